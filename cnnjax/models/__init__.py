@@ -1,0 +1,93 @@
+"""Every network by name: the merged table of variants.
+
+>>> import cnnjax
+>>> cnnjax.list_models("resnet1*")
+['resnet101', 'resnet110', 'resnet152', 'resnet18']
+>>> cnnjax.model_info("resnet50").num_params
+25557032
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import fnmatch
+from types import MappingProxyType
+from typing import Any
+
+import flax.linen as nn
+
+from cnnjax.models import lenet, resnet
+from cnnjax.models.variant import ModelInfo, Variant
+
+__all__ = ["VARIANTS", "ModelInfo", "Variant", "create_model", "list_models", "model_info"]
+
+
+def _merge(*tables: dict[str, Variant]) -> MappingProxyType[str, Variant]:
+    merged: dict[str, Variant] = {}
+    for table in tables:
+        if twice := merged.keys() & table.keys():
+            raise ValueError(f"variants defined by two families: {sorted(twice)}")
+        merged |= table
+    return MappingProxyType(merged)
+
+
+VARIANTS = _merge(lenet.VARIANTS, resnet.VARIANTS)
+
+
+def _variant(name: str) -> Variant:
+    if name not in VARIANTS:
+        near = difflib.get_close_matches(name, VARIANTS, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "cnnjax.list_models() lists what there is"
+        raise ValueError(f"unknown model {name!r}; {hint}")
+    return VARIANTS[name]
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Return the names of all variants that match a shell pattern, sorted.
+
+    Args:
+      pattern: as in ``fnmatch``: ``*``, ``?`` and ``[...]``.
+    """
+    return sorted(fnmatch.filter(VARIANTS, pattern))
+
+
+def model_info(name: str) -> ModelInfo:
+    """Return the published facts of a variant.
+
+    Raises:
+      ValueError: no variant has that name; the message lists near ones.
+    """
+    return _variant(name).info
+
+
+def create_model(name: str, *, num_classes: int = 1000, **fields: Any) -> nn.Module:
+    """Return a named network as a ``flax.linen.Module``.
+
+    Args:
+      name: a variant, see `list_models`.
+      num_classes: outputs of the last dense layer; 0 for a network that returns the features before it. The published
+        number is ``model_info(name).num_classes``. Image-to-image networks have no such layer.
+      **fields: other fields of the network, among them ``dtype`` (of the computation), ``param_dtype`` and
+        ``axis_name`` (for synchronised batch norm); they take precedence over the variant's own.
+    Returns:
+      A module whose ``__call__`` takes float[batch, height, width, channels] and ``train=False``.
+    Raises:
+      ValueError: an unknown name (near names are listed), an unknown field (the fields are listed), or a negative
+        ``num_classes``.
+    """
+    variant = _variant(name)
+    known = {f.name for f in dataclasses.fields(variant.network)} - {"parent", "name"}
+    if unknown := sorted(fields.keys() - known):
+        raise ValueError(
+            f"{name} has no field {', '.join(map(repr, unknown))}; its fields are {', '.join(sorted(known))}"
+        )
+    if not isinstance(num_classes, int) or num_classes < 0:
+        raise ValueError(
+            f"num_classes must be a whole number of at least 0 (0: features instead of logits), got {num_classes!r}"
+        )
+    if "num_classes" in known:
+        fields["num_classes"] = num_classes
+    elif num_classes != 1000:
+        raise ValueError(f"{name} returns images and has no classes; leave num_classes out, got {num_classes}")
+    return variant.network(**{**variant.fields, **fields})

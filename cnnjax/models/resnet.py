@@ -1,0 +1,312 @@
+"""ResNet v1, with its wide and aggregated (ResNeXt) relatives, for ImageNet and CIFAR.
+
+He, Zhang, Ren and Sun 2015, "Deep residual learning for image recognition", arXiv:1512.03385v1, tables 1 and 6.
+Zagoruyko and Komodakis 2016, "Wide residual networks", arXiv:1605.07146v4 (bottleneck form, section 3.5).
+Xie, Girshick, Dollar, Tu and He 2017, "Aggregated residual transformations", arXiv:1611.05431v2, table 1.
+
+Differs from the papers, as torchvision does: bottlenecks take their stride in the 3x3 convolution ("v1.5"), not in the
+first 1x1. CIFAR networks follow section 4.2: three stages of two-layer blocks with parameter-free shortcuts (option A:
+every second pixel, and zeros for the new channels, half of them below and half above the old ones; the paper leaves
+their place open).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Dtype, Initializer
+
+from cnnjax.models.variant import CIFAR10_MEAN, CIFAR10_STD, ModelInfo, Variant
+from cnnjax.nn import (
+    BatchNorm,
+    ClassifierHead,
+    Conv,
+    StochasticDepth,
+    check_images,
+    he_fan_out,
+    max_pool,
+    stochastic_depth_rates,
+)
+
+
+class Row(NamedTuple):
+    """A column of the papers' tables; parameters, multiply-adds (1e9) and top-1 (%) are torchvision's, V1 weights."""
+
+    stage_sizes: tuple[int, ...]
+    bottleneck: bool
+    groups: int
+    group_width: int
+    num_params: int
+    gmacs: float
+    top1: float
+
+
+HE2015, XIE2017, ZAGORUYKO2016 = (
+    "He et al. 2015, arXiv:1512.03385",
+    "Xie et al. 2017, arXiv:1611.05431",
+    "Zagoruyko and Komodakis 2016, arXiv:1605.07146",
+)
+# fmt: off
+IMAGENET = {
+    # arXiv:1512.03385, table 1
+    "resnet18":  Row((2, 2, 2, 2),  False, 1, 64, 11_689_512, 1.814, 69.758),
+    "resnet34":  Row((3, 4, 6, 3),  False, 1, 64, 21_797_672, 3.664, 73.314),
+    "resnet50":  Row((3, 4, 6, 3),  True,  1, 64, 25_557_032, 4.089, 76.130),
+    "resnet101": Row((3, 4, 23, 3), True,  1, 64, 44_549_160, 7.801, 77.374),
+    "resnet152": Row((3, 8, 36, 3), True,  1, 64, 60_192_808, 11.514, 78.312),
+    # arXiv:1611.05431, table 1 and section 5.1
+    "resnext50_32x4d":  Row((3, 4, 6, 3),  True, 32, 4, 25_028_904, 4.230, 77.618),
+    "resnext101_32x8d": Row((3, 4, 23, 3), True, 32, 8, 88_791_336, 16.414, 79.312),
+    "resnext101_64x4d": Row((3, 4, 23, 3), True, 64, 4, 83_455_272, 15.460, 83.246),
+    # arXiv:1605.07146, section 3.5
+    "wide_resnet50_2":  Row((3, 4, 6, 3),  True, 1, 128, 68_883_240, 11.398, 78.468),
+    "wide_resnet101_2": Row((3, 4, 23, 3), True, 1, 128, 126_886_696, 22.753, 78.848),
+}
+# arXiv:1512.03385, table 6: depth 6n + 2, n blocks a stage; trainable parameters
+CIFAR = {
+    "resnet20":  (3, 269_722),
+    "resnet32":  (5, 464_154),
+    "resnet44":  (7, 658_586),
+    "resnet56":  (9, 853_018),
+    "resnet110": (18, 1_727_962),
+}
+# fmt: on
+
+
+ModuleDef = Callable[..., Any]
+
+
+class ResidualBlock(nn.Module):
+    """What the two blocks share: y = activation(F(x) + shortcut(x)), equations 1 and 2 of arXiv:1512.03385.
+
+    Args:
+      x: float[batch, height, width, in_features].
+      train: True normalises with the batch's statistics and may drop F.
+    Returns:
+      float[batch, ceil(height / strides), ceil(width / strides), out_features].
+    """
+
+    features: int
+    strides: int
+    conv: ModuleDef
+    norm: ModuleDef
+    activation: Callable[[jax.Array], jax.Array]
+    shortcut: Literal["projection", "zero_pad"] = "projection"
+    groups: int = 1
+    group_width: int = 64
+    zero_init: bool = False
+    stochastic_depth_rate: float = 0.0
+
+    @property
+    def out_features(self) -> int:
+        """Channels of the block's output."""
+        return self.features
+
+    @property
+    def last_scale_init(self) -> Initializer:
+        """Where the scale of F's last normalisation starts."""
+        return nn.initializers.zeros if self.zero_init else nn.initializers.ones
+
+    def residual(self, x: jax.Array, train: bool) -> jax.Array:
+        """Return F(x)."""
+        raise NotImplementedError
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Apply the block to ``x``."""
+        y = self.residual(x, train)
+        y = StochasticDepth(self.stochastic_depth_rate)(y, train)
+        if self.strides != 1 or x.shape[-1] != self.out_features:
+            if self.shortcut == "projection":
+                x = self.conv(self.out_features, (1, 1), strides=self.strides, padding=0, name="proj_conv")(x)
+                x = self.norm(use_running_average=not train, name="proj_norm")(x)
+            else:
+                missing = self.out_features - x.shape[-1]
+                x = x[:, :: self.strides, :: self.strides]
+                x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (missing // 2, missing - missing // 2)))
+        return self.activation(x + y)
+
+
+class BasicBlock(ResidualBlock):
+    """Two 3x3 convolutions (figure 5, left)."""
+
+    def residual(self, x: jax.Array, train: bool) -> jax.Array:
+        """Return F(x)."""
+        x = self.conv(self.features, (3, 3), strides=self.strides, padding=1, name="conv1")(x)
+        x = self.activation(self.norm(use_running_average=not train, name="norm1")(x))
+        x = self.conv(self.features, (3, 3), padding=1, name="conv2")(x)
+        return self.norm(use_running_average=not train, scale_init=self.last_scale_init, name="norm2")(x)
+
+
+class Bottleneck(ResidualBlock):
+    """1x1, 3x3 and 1x1 convolutions; the middle one may be wider or in groups (figure 5, right; ResNeXt figure 3c)."""
+
+    @property
+    def out_features(self) -> int:
+        """Channels of the block's output."""
+        return 4 * self.features
+
+    def residual(self, x: jax.Array, train: bool) -> jax.Array:
+        """Return F(x)."""
+        width = self.features * self.group_width // 64 * self.groups
+        x = self.conv(width, (1, 1), padding=0, name="conv1")(x)
+        x = self.activation(self.norm(use_running_average=not train, name="norm1")(x))
+        x = self.conv(width, (3, 3), strides=self.strides, padding=1, feature_group_count=self.groups, name="conv2")(x)
+        x = self.activation(self.norm(use_running_average=not train, name="norm2")(x))
+        x = self.conv(self.out_features, (1, 1), padding=0, name="conv3")(x)
+        return self.norm(use_running_average=not train, scale_init=self.last_scale_init, name="norm3")(x)
+
+
+class Stem(nn.Module):
+    """First convolution: 7x7 with stride 2 and a 3x3 max pool of stride 2 (ImageNet), or 3x3 (CIFAR)."""
+
+    features: int
+    small_images: bool
+    conv: ModuleDef
+    norm: ModuleDef
+    activation: Callable[[jax.Array], jax.Array]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Map float[batch, height, width, channels] to [batch, height / 4 or height, width / 4 or width, features]."""
+        if self.small_images:
+            x = self.conv(self.features, (3, 3), padding=1, name="conv1")(x)
+        else:
+            x = self.conv(self.features, (7, 7), strides=2, padding=3, name="conv1")(x)
+        x = self.activation(self.norm(use_running_average=not train, name="norm1")(x))
+        return x if self.small_images else max_pool(x, 3, 2, padding=1)
+
+
+class Stage(nn.Module):
+    """Blocks of equal size, the first of which changes resolution and width."""
+
+    make_block: Callable[..., ResidualBlock]
+    strides: int
+    stochastic_depth_rates: tuple[float, ...]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Apply the blocks to ``x``."""
+        for index, rate in enumerate(self.stochastic_depth_rates, start=1):
+            strides = self.strides if index == 1 else 1
+            x = self.make_block(strides=strides, stochastic_depth_rate=rate, name=f"block{index}")(x, train)
+        return x
+
+
+class ResNet(nn.Module):
+    """ResNet v1: stem, stages of residual blocks, global average pooling, classifier.
+
+    Source: He et al. 2015, arXiv:1512.03385, table 1 and section 4.2; differs: see the head of this file.
+
+    Attributes:
+      stage_sizes: blocks a stage; each stage but the first halves the resolution and doubles the width.
+      bottleneck: three-layer blocks instead of two-layer ones.
+      features: width of the first stage.
+      groups, group_width: groups of the 3x3 convolution in bottlenecks and their width at 64 features.
+      small_images: the stem of the CIFAR networks.
+      shortcut: "projection" (option B) or "zero_pad" (option A) where a block changes the shape.
+      stochastic_depth_rate: probability to drop the last block, rising linearly from 0 at the first.
+      zero_init_residual: start the last normalisation of each block at 0, so that blocks begin as identities.
+      remat: recompute the inside of each stage in the backward pass instead of keeping it.
+
+    Args:
+      images: float[batch, height, width, channels], zero mean and unit variance a channel; 32 pixels or more (4 for the
+        CIFAR networks).
+      train: normalise with the batch's statistics, move the running ones (``mutable=["batch_stats"]``), drop blocks.
+    Returns:
+      float32[batch, num_classes] logits, before softmax; float32[batch, features] when ``num_classes`` is 0.
+    Raises:
+      ValueError: images too small.
+    """
+
+    stage_sizes: tuple[int, ...]
+    bottleneck: bool = True
+    num_classes: int = 1000
+    features: int = 64
+    groups: int = 1
+    group_width: int = 64
+    small_images: bool = False
+    shortcut: Literal["projection", "zero_pad"] = "projection"
+    stochastic_depth_rate: float = 0.0
+    zero_init_residual: bool = False
+    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    remat: bool = False
+    axis_name: str | None = None
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @property
+    def min_size(self) -> int:
+        """Smallest legal height and width, pixels: one pixel is left after the last stage."""
+        return 2 ** (len(self.stage_sizes) - 1) * (1 if self.small_images else 4)
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Return the logits of ``images``."""
+        check_images(images, min_size=self.min_size)
+        types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        conv = partial(Conv, use_bias=False, kernel_init=he_fan_out, **types)
+        norm = partial(BatchNorm, axis_name=self.axis_name, **types)
+        rates = stochastic_depth_rates(self.stochastic_depth_rate, self.stage_sizes)
+        stage_class = nn.remat(Stage, static_argnums=(2,)) if self.remat else Stage
+
+        x = Stem(self.features, self.small_images, conv, norm, self.activation, name="stem")(images, train)
+        for index, stage_rates in enumerate(rates):
+            block = partial(
+                Bottleneck if self.bottleneck else BasicBlock,
+                features=self.features * 2**index,
+                conv=conv,
+                norm=norm,
+                activation=self.activation,
+                shortcut=self.shortcut,
+                groups=self.groups,
+                group_width=self.group_width,
+                zero_init=self.zero_init_residual,
+            )
+            x = stage_class(block, 1 if index == 0 else 2, stage_rates, name=f"stage{index + 1}")(x, train)
+        return ClassifierHead(self.num_classes, **types, name="head")(x, train)
+
+
+def _imagenet(name: str, row: Row) -> Variant:
+    paper = f"{XIE2017}, table 1" if "resnext" in name else f"{ZAGORUYKO2016}, section 3.5"
+    info = ModelInfo(
+        family="resnet",
+        paper=f"{HE2015}, table 1" if name.startswith("resnet") else paper,
+        num_params=row.num_params,
+        gmacs=row.gmacs,
+        top1=row.top1,
+        weights="torchvision IMAGENET1K_V1",
+    )
+    fields = ("stage_sizes", "bottleneck", "groups", "group_width")
+    return Variant(ResNet, {field: getattr(row, field) for field in fields}, info)
+
+
+def _cifar(blocks: int, num_params: int) -> Variant:
+    info = ModelInfo(
+        family="resnet",
+        paper=f"{HE2015}, table 6",
+        num_params=num_params,
+        num_classes=10,
+        input_size=(32, 32),
+        min_size=4,
+        mean=CIFAR10_MEAN,
+        std=CIFAR10_STD,
+    )
+    fields = {
+        "stage_sizes": (blocks,) * 3,
+        "bottleneck": False,
+        "features": 16,
+        "small_images": True,
+        "shortcut": "zero_pad",
+    }
+    return Variant(ResNet, fields, info)
+
+
+VARIANTS = {name: _imagenet(name, row) for name, row in IMAGENET.items()} | {
+    name: _cifar(*row) for name, row in CIFAR.items()
+}

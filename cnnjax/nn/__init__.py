@@ -1,0 +1,27 @@
+"""Layers that two or more families of networks share."""
+
+from cnnjax.nn.attention import SqueezeExcite
+from cnnjax.nn.conv import Conv, ConvTranspose
+from cnnjax.nn.head import ClassifierHead
+from cnnjax.nn.images import check_images
+from cnnjax.nn.initializers import he_fan_out, torch_uniform
+from cnnjax.nn.normalization import BatchNorm, local_response_norm
+from cnnjax.nn.pooling import avg_pool, global_avg_pool, max_pool
+from cnnjax.nn.regularization import StochasticDepth, stochastic_depth_rates
+
+__all__ = [
+    "BatchNorm",
+    "ClassifierHead",
+    "Conv",
+    "ConvTranspose",
+    "SqueezeExcite",
+    "StochasticDepth",
+    "avg_pool",
+    "check_images",
+    "global_avg_pool",
+    "he_fan_out",
+    "local_response_norm",
+    "max_pool",
+    "stochastic_depth_rates",
+    "torch_uniform",
+]

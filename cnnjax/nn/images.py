@@ -1,0 +1,38 @@
+"""What every network asks of its input."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def check_images(images: jax.Array, *, min_size: int = 1, divisor: int = 1) -> None:
+    """Raise a clear error unless ``images`` is a float batch that a network can take.
+
+    Args:
+      images: float[batch, height, width, channels].
+      min_size: smallest legal height and width, pixels.
+      divisor: height and width must be multiples of it.
+    Raises:
+      TypeError: not a floating-point array.
+      ValueError: not four dimensions, smaller than ``min_size``, or not a multiple of ``divisor``.
+    """
+    if images.ndim != 4:
+        raise ValueError(f"images must be float[batch, height, width, channels], got shape {images.shape}")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise TypeError(
+            f"images must be floating-point, got {images.dtype}; normalise them first, for example "
+            "(images / 255 - mean) / std"
+        )
+    height, width = images.shape[1:3]
+    if height < min_size or width < min_size:
+        raise ValueError(
+            f"images of {height}x{width} pixels are too small for this network: the smallest legal size is "
+            f"{min_size}x{min_size}; resize the images or take another network"
+        )
+    if height % divisor or width % divisor:
+        smallest = -(-min_size // divisor) * divisor
+        raise ValueError(
+            f"images of {height}x{width} pixels do not fit this network: height and width must be multiples of "
+            f"{divisor}, the smallest {smallest}x{smallest}; resize, pad or crop the images"
+        )

@@ -1,0 +1,14 @@
+"""Initial values that published networks start from, beyond those of ``flax.linen.initializers``."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+from flax.typing import Initializer
+
+# Normal with variance 2 / (outputs * kernel area). He et al. 2015, arXiv:1502.01852, equation 14; torchvision's
+# choice for convolutions before ReLU.
+he_fan_out: Initializer = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+# Uniform within 1 / sqrt(inputs * kernel area): PyTorch's default for convolutions and dense layers, which
+# torchvision's reference results were trained from.
+torch_uniform: Initializer = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")

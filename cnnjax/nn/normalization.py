@@ -1,0 +1,122 @@
+"""Normalisation layers."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class BatchNorm(nn.BatchNorm):
+    """Normalise each channel over the batch, with running statistics as the published networks keep them.
+
+    y = scale * (x - mean) / sqrt(var + epsilon) + bias. Statistics are float32 whatever the compute type. Batches
+    are normalised with the biased variance, while the running variance takes the unbiased one, as PyTorch and the
+    fused kernel of TensorFlow do and ``flax.linen.BatchNorm`` does not; set ``unbiased_running_var=False`` for Flax's
+    rule. Variables are named as in ``flax.linen.BatchNorm``; of its fields, ``axis`` must stay -1 and
+    ``axis_index_groups`` None.
+
+    Source: Ioffe and Szegedy 2015, arXiv:1502.03167, algorithms 1 and 2; differs: running averages with ``momentum``
+    replace the average over training batches.
+
+    Args:
+      x: float[batch, ..., features].
+      use_running_average: normalise with the stored statistics and leave them as they are.
+      mask: bool or number broadcastable to ``x.shape[:-1] + (1,)``; positions where it is 0 count in no statistic.
+    Returns:
+      An array like ``x``, in ``dtype`` (the type of ``x`` when ``dtype`` is None).
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    unbiased_running_var: bool = True
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, use_running_average: bool | None = None, *, mask: jax.Array | None = None
+    ) -> jax.Array:
+        """Normalise ``x``; in training mode also move the running statistics."""
+        if self.axis != -1 or self.axis_index_groups is not None:
+            raise ValueError(
+                "BatchNorm needs axis=-1 and axis_index_groups=None, got "
+                f"axis={self.axis} and axis_index_groups={self.axis_index_groups}"
+            )
+        use_running_average = nn.merge_param("use_running_average", self.use_running_average, use_running_average)
+        features = x.shape[-1]
+        ra_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), jnp.float32)
+        ra_var = self.variable("batch_stats", "var", jnp.ones, (features,), jnp.float32)
+        scale = self.param("scale", self.scale_init, (features,), self.param_dtype) if self.use_scale else None
+        bias = self.param("bias", self.bias_init, (features,), self.param_dtype) if self.use_bias else None
+
+        if use_running_average:
+            mean, var = ra_mean.value, ra_var.value
+        else:
+            mean, var, count = self._batch_statistics(x, mask)
+            if not self.is_initializing():
+                running = var * (count / jnp.maximum(count - 1, 1)) if self.unbiased_running_var else var
+                ra_mean.value = self.momentum * ra_mean.value + (1 - self.momentum) * mean
+                ra_var.value = self.momentum * ra_var.value + (1 - self.momentum) * running
+
+        # One multiply and one add a value: scale and bias absorb the statistics while these are still vectors.
+        factor = jax.lax.rsqrt(var + self.epsilon)
+        if scale is not None:
+            factor = factor * scale.astype(jnp.float32)
+        y = (x.astype(jnp.float32) - jnp.expand_dims(mean, range(x.ndim - 1))) * jnp.expand_dims(
+            factor, range(x.ndim - 1)
+        )
+        if bias is not None:
+            y = y + jnp.expand_dims(bias.astype(jnp.float32), range(x.ndim - 1))
+        return y.astype(self.dtype or x.dtype)
+
+    def _batch_statistics(self, x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Return mean, biased variance and the number of positions they were taken over."""
+        x = x.astype(jnp.float32)
+        axes = tuple(range(x.ndim - 1))
+        axis_name = None if self.is_initializing() else self.axis_name
+        if mask is None:
+            count = jnp.asarray(x.size // x.shape[-1], jnp.float32)
+            weight: jax.Array | float = 1.0
+        else:
+            weight = jnp.broadcast_to(mask, (*x.shape[:-1], 1)).astype(jnp.float32)
+            count = weight.sum()
+        total = (x * weight).sum(axes)
+        if axis_name is not None:
+            count, total = jax.lax.psum((count, total), axis_name)
+        safe_count = jnp.maximum(count, 1)
+        mean = total / safe_count
+        if self.use_fast_variance:
+            square = (x * x * weight).sum(axes)
+            square = jax.lax.psum(square, axis_name) if axis_name is not None else square
+            var = jnp.maximum(square / safe_count - mean * mean, 0)
+        else:
+            centred = x - jnp.expand_dims(mean, axes)
+            square = (centred * centred * weight).sum(axes)
+            square = jax.lax.psum(square, axis_name) if axis_name is not None else square
+            var = square / safe_count
+        return mean, var, count
+
+
+def local_response_norm(x: jax.Array, size: int, *, alpha: float, beta: float, k: float) -> jax.Array:
+    """Divide each value by a power of the energy of its neighbours in the channel dimension.
+
+    y[i] = x[i] / (k + alpha * sum of x[j]^2 over the ``size`` channels around i)^beta, zeros beyond the ends.
+
+    Source: Krizhevsky et al. 2012, "ImageNet classification with deep convolutional neural networks", section 3.3;
+    differs: nothing. PyTorch and Caffe divide their alpha by ``size``: pass ``alpha / size`` to repeat theirs.
+
+    Args:
+      x: float[batch, height, width, channels].
+      size: number of channels in the neighbourhood (n in the paper), odd.
+      alpha, beta, k: constants of the paper, which takes 1e-4, 0.75 and 2 with size 5.
+    Returns:
+      An array like ``x``.
+    Raises:
+      ValueError: an even or non-positive size.
+    """
+    if size < 1 or size % 2 == 0:
+        raise ValueError(f"size must be odd and positive, so that the neighbourhood is centred, got {size}")
+    window = (1,) * (x.ndim - 1) + (size,)
+    pads = ((0, 0),) * (x.ndim - 1) + ((size // 2, size // 2),)
+    values = x.astype(jnp.float32)
+    energy = jax.lax.reduce_window(values * values, 0.0, jax.lax.add, window, (1,) * x.ndim, pads)
+    return (values * (k + alpha * energy) ** -beta).astype(x.dtype)

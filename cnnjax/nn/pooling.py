@@ -1,0 +1,134 @@
+"""Pooling layers' functions, with the padding and rounding rules that published networks differ in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Padding = str | int | Sequence[tuple[int, int]]
+
+
+def _pads(
+    shape: Sequence[int], window: Sequence[int], strides: Sequence[int], padding: Padding, ceil_mode: bool
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Return (declared padding, padding in effect) a spatial dimension; ceil_mode only adds to the second."""
+    if isinstance(padding, str):
+        declared = list(lax.padtype_to_pads(shape, window, strides, padding))
+    elif isinstance(padding, int):
+        declared = [(padding, padding)] * len(shape)
+    else:
+        declared = [tuple(pair) for pair in padding]  # type: ignore[misc]
+    effective = []
+    for size, k, s, (low, high) in zip(shape, window, strides, declared, strict=True):
+        padded = size + low + high
+        if padded < k:
+            raise ValueError(
+                f"pooling window {tuple(window)} does not fit an input of size {tuple(shape)} with padding {declared}; "
+                "use larger images"
+            )
+        extra = 0
+        if ceil_mode:
+            outputs = -(-(padded - k) // s) + 1
+            # PyTorch drops a last window that would start in the padding on the right.
+            if (outputs - 1) * s >= size + low:
+                outputs -= 1
+            extra = max(0, (outputs - 1) * s + k - padded)
+        effective.append((low, high + extra))
+    return declared, effective
+
+
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def max_pool(
+    x: jax.Array,
+    window: int | Sequence[int],
+    strides: int | Sequence[int] | None = None,
+    padding: Padding = "VALID",
+    *,
+    ceil_mode: bool = False,
+) -> jax.Array:
+    """Take the maximum of each window; padding never wins.
+
+    Args:
+      x: float[batch, height, width, channels].
+      window: height and width of the window.
+      strides: step between windows; None means the window's size.
+      padding: "SAME" (TensorFlow's rule), "VALID", one number for all sides (PyTorch's rule), or
+        ((top, bottom), (left, right)).
+      ceil_mode: keep a last window that only partly covers the input, as PyTorch's argument of that name.
+    Returns:
+      float[batch, out_height, out_width, channels].
+    Raises:
+      ValueError: the window is larger than the padded input.
+    """
+    window = _pair(window)
+    strides = window if strides is None else _pair(strides)
+    _, pads = _pads(x.shape[1:3], window, strides, padding, ceil_mode)
+    return lax.reduce_window(
+        x,
+        -jnp.inf,
+        lax.max,
+        (1, *window, 1),
+        (1, *strides, 1),
+        ((0, 0), *pads, (0, 0)),
+    )
+
+
+def avg_pool(
+    x: jax.Array,
+    window: int | Sequence[int],
+    strides: int | Sequence[int] | None = None,
+    padding: Padding = "VALID",
+    *,
+    count_include_pad: bool = True,
+    ceil_mode: bool = False,
+) -> jax.Array:
+    """Take the mean of each window.
+
+    Args:
+      x: float[batch, height, width, channels].
+      window: height and width of the window.
+      strides: step between windows; None means the window's size.
+      padding: as in `max_pool`.
+      count_include_pad: divide by the window's size, padding included (PyTorch's default); otherwise by the number of
+        real values under the window (TensorFlow's rule).
+      ceil_mode: as in `max_pool`; what it adds on the right never counts, as in PyTorch.
+    Returns:
+      float[batch, out_height, out_width, channels], in the type of ``x``, summed in float32.
+    Raises:
+      ValueError: the window is larger than the padded input.
+    """
+    window = _pair(window)
+    strides = window if strides is None else _pair(strides)
+    declared, pads = _pads(x.shape[1:3], window, strides, padding, ceil_mode)
+
+    def window_sum(values: jax.Array, effective: Sequence[tuple[int, int]]) -> jax.Array:
+        return lax.reduce_window(
+            values,
+            0.0,
+            lax.add,
+            (1, *window, 1),
+            (1, *strides, 1),
+            ((0, 0), *effective, (0, 0)),
+        )
+
+    total = window_sum(x.astype(jnp.float32), pads)
+    if pads == [(0, 0), (0, 0)] or (count_include_pad and pads == declared):
+        return (total / (window[0] * window[1])).astype(x.dtype)
+    height, width = x.shape[1:3]
+    if count_include_pad:
+        (top, bottom), (left, right) = declared
+        ones = jnp.ones((1, top + height + bottom, left + width + right, 1), jnp.float32)
+        rest = [(0, p[1] - d[1]) for p, d in zip(pads, declared, strict=True)]
+        return (total / window_sum(ones, rest)).astype(x.dtype)
+    return (total / window_sum(jnp.ones((1, height, width, 1), jnp.float32), pads)).astype(x.dtype)
+
+
+def global_avg_pool(x: jax.Array) -> jax.Array:
+    """Average over height and width in float32: float[batch, height, width, channels] -> [batch, channels]."""
+    return x.mean((1, 2), dtype=jnp.float32).astype(x.dtype)

@@ -1,0 +1,178 @@
+"""What every variant owes its users; runs over the whole table, by shape inference unless a value is needed."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+import cnnjax
+from cnnjax.models import VARIANTS
+
+NAMES = cnnjax.list_models()
+TOP_LEVEL = re.compile(r"stem|stage[1-9]\d*|head|aux[1-9]\d*|encoder|decoder")
+NUMBERED = re.compile(r"[a-z]+(_[a-z]+)*([1-9]\d*)?")
+# The cheapest variant of each family stands for it where a test has to compute.
+SAMPLES = sorted(
+    min((name for name in NAMES if VARIANTS[name].info.family == family), key=lambda n: VARIANTS[n].info.num_params)
+    for family in {variant.info.family for variant in VARIANTS.values()}
+)
+
+
+def published(name, **fields):
+    """Return the variant with its published number of classes, and abstract images it was published for."""
+    info = cnnjax.model_info(name)
+    classes = {} if info.num_classes is None else {"num_classes": info.num_classes}
+    model = cnnjax.create_model(name, **(classes | fields))
+    return model, jax.ShapeDtypeStruct((2, *info.input_size, info.channels), jnp.float32)
+
+
+def shapes(model, images):
+    """Return the shapes of the variables of ``model``."""
+    return jax.eval_shape(model.init, jax.random.key(0), images)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shapes_types_and_paths(name):
+    info = cnnjax.model_info(name)
+    model, images = published(name, dtype=jnp.bfloat16)
+    variables = shapes(model, images)
+    params = variables["params"]
+
+    # Exact size, and storage in float32 whatever the compute type.
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == info.num_params
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+    check_paths(params, classifier=info.num_classes is not None)
+
+    # Outputs in float32.
+    out = jax.eval_shape(model.apply, variables, images)
+    assert out.dtype == jnp.float32
+    if info.num_classes is None:
+        assert out.ndim == 4
+    else:
+        assert out.shape == (2, info.num_classes)
+        check_features(model.clone(num_classes=0), variables, images)
+
+    # Training changes batch statistics and nothing else.
+    out, updates = jax.eval_shape(
+        lambda v, x, k: model.apply(v, x, train=True, mutable=["batch_stats"], rngs={"dropout": k}),
+        variables,
+        images,
+        jax.random.key(1),
+    )
+    assert out.dtype == jnp.float32
+    expected = {k: v for k, v in variables.items() if k == "batch_stats"}
+    assert jax.tree.structure(dict(updates)) == jax.tree.structure(expected)
+
+
+def check_features(model, variables, images):
+    """Without classes the network returns what its classifier would have seen, and has no classifier."""
+    features = jax.eval_shape(model.apply, variables, images)
+    kernel = variables["params"]["head"]["classifier"]["kernel"]
+    assert features.shape == (2, kernel.shape[-2])
+    assert features.dtype == jnp.float32
+    assert "classifier" not in shapes(model, images)["params"].get("head", {})
+
+
+def check_paths(params, *, classifier):
+    for path in traverse_util.flatten_dict(params):
+        assert TOP_LEVEL.fullmatch(path[0]), path
+        assert all(NUMBERED.fullmatch(part) for part in path[1:]), path
+    if classifier:
+        assert "classifier" in params["head"]
+    for group in ("stage", "block"):
+        check_numbers_run_from_one(params, group)
+
+
+def check_numbers_run_from_one(tree, group):
+    numbers = sorted(int(m[1]) for key in tree if (m := re.fullmatch(rf"{group}(\d+)", key)))
+    assert numbers == list(range(1, len(numbers) + 1))
+    for value in tree.values():
+        if hasattr(value, "items"):
+            check_numbers_run_from_one(value, group)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_too_small_images_are_refused_with_the_smallest_legal_size(name):
+    info = cnnjax.model_info(name)
+    model, _ = published(name)
+
+    def init(size):
+        return shapes(model, jax.ShapeDtypeStruct((1, size, size, info.channels), jnp.float32))
+
+    assert init(info.min_size)["params"]
+    if info.min_size > 1:
+        with pytest.raises(ValueError, match=rf"smallest (legal size is )?{info.min_size}x{info.min_size}"):
+            init(info.min_size - 1)
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_gradients_and_evaluation_mode(name):
+    info = cnnjax.model_info(name)
+    model, _ = published(name)
+    # Two pixels more than the smallest, so that normalisation has something to average in the last stage.
+    size = max(info.min_size * 2, 16) if info.min_size > 1 else 16
+    images = jax.random.normal(jax.random.key(0), (4, size, size, info.channels))
+    variables = jax.jit(model.init)(jax.random.key(1), images)
+
+    @jax.jit
+    def evaluate(variables):
+        out, updates = model.apply(variables, images, mutable=True)
+        return out, {k: v for k, v in updates.items() if k != "params"}
+
+    first, kept = evaluate(variables)
+    again, _ = evaluate(variables)
+    np.testing.assert_array_equal(first, again)
+    for path, leaf in traverse_util.flatten_dict(kept).items():
+        np.testing.assert_array_equal(leaf, traverse_util.flatten_dict(variables)[path])
+
+    @jax.jit
+    def gradients(params):
+        def loss(params):
+            out, updates = model.apply(
+                variables | {"params": params},
+                images,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": jax.random.key(2)},
+            )
+            return (out**2).mean(), updates
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    grads, updates = gradients(variables["params"])
+    for path, leaf in traverse_util.flatten_dict(grads, sep="/").items():
+        assert np.isfinite(leaf).all(), path
+        assert np.abs(leaf).max() > 0, path
+    for path, leaf in traverse_util.flatten_dict(updates.get("batch_stats", {}), sep="/").items():
+        assert np.isfinite(leaf).all(), path
+        assert (leaf != traverse_util.flatten_dict(variables["batch_stats"], sep="/")[path]).any(), path
+
+
+def test_unknown_names_and_fields_are_explained():
+    with pytest.raises(ValueError, match="resnet50"):
+        cnnjax.create_model("resnet_50")
+    with pytest.raises(ValueError, match="unknown model 'qqqq'; cnnjax.list_models"):
+        cnnjax.model_info("qqqq")
+    with pytest.raises(ValueError, match="no field 'depth'; its fields are .*stage_sizes"):
+        cnnjax.create_model("resnet18", depth=3)
+    with pytest.raises(ValueError, match="num_classes must be a whole number of at least 0.*-1"):
+        cnnjax.create_model("resnet18", num_classes=-1)
+
+
+def test_images_that_no_network_can_take_are_refused():
+    model = cnnjax.create_model("lenet5", num_classes=10)
+    with pytest.raises(TypeError, match="uint8.*normalise"):
+        model.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1), jnp.uint8))
+    with pytest.raises(ValueError, match=r"batch, height, width, channels.*\(28, 28, 1\)"):
+        model.init(jax.random.key(0), jnp.zeros((28, 28, 1)))
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+    with pytest.raises(ValueError, match="stage1/conv1: the kernel takes 1 input channels.*with 3"):
+        model.apply(variables, jnp.zeros((1, 28, 28, 3)))
+
+
+def test_lists_are_sorted_and_filtered():
+    assert cnnjax.list_models("resnext*") == ["resnext101_32x8d", "resnext101_64x4d", "resnext50_32x4d"]
+    assert sorted(NAMES) == NAMES
