@@ -16,8 +16,8 @@ from cnnjax.nn.initializers import torch_uniform
 class SqueezeExcite(nn.Module):
     """Scale each channel by a gate computed from all channels' means: x * gate(W2 activation(W1 mean(x))).
 
-    Source: Hu, Shen and Sun 2018, arXiv:1709.01507, equations 2 to 4; differs: the two dense layers carry biases and are
-    written as 1x1 convolutions, as in the published weights.
+    Source: Hu, Shen and Sun 2018, arXiv:1709.01507, equations 2 to 4; differs: the two dense layers carry biases
+    and are 1x1 convolutions, as in the published weights.
 
     Args:
       x: float[batch, height, width, channels].
