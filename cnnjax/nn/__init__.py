@@ -2,6 +2,7 @@
 
 from cnnjax.nn.attention import SqueezeExcite
 from cnnjax.nn.conv import Conv, ConvTranspose
+from cnnjax.nn.dilation import StageGeometry, dilate_stages
 from cnnjax.nn.head import ClassifierHead
 from cnnjax.nn.images import check_images
 from cnnjax.nn.initializers import he_fan_out, torch_uniform
@@ -15,9 +16,11 @@ __all__ = [
     "Conv",
     "ConvTranspose",
     "SqueezeExcite",
+    "StageGeometry",
     "StochasticDepth",
     "avg_pool",
     "check_images",
+    "dilate_stages",
     "global_avg_pool",
     "he_fan_out",
     "local_response_norm",
