@@ -17,7 +17,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from cnnjax.models import lenet, resnet
+from cnnjax.models import autoencoder, dncnn, lenet, resnet
 from cnnjax.models.variant import ModelInfo, Variant
 
 __all__ = ["VARIANTS", "ModelInfo", "Variant", "create_model", "list_models", "model_info"]
@@ -32,7 +32,12 @@ def _merge(*tables: dict[str, Variant]) -> MappingProxyType[str, Variant]:
     return MappingProxyType(merged)
 
 
-VARIANTS = _merge(lenet.VARIANTS, resnet.VARIANTS)
+VARIANTS = _merge(
+    autoencoder.VARIANTS,
+    dncnn.VARIANTS,
+    lenet.VARIANTS,
+    resnet.VARIANTS,
+)
 
 
 def _variant(name: str) -> Variant:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 
@@ -24,27 +24,37 @@ class ModelInfo:
       family: file of ``cnnjax.models`` it is in.
       paper: authors, year, arXiv id and table.
       num_params: trainable parameters, published, with ``num_classes`` outputs and ``channels`` input channels.
-      num_classes: outputs of the published network (None for image-to-image networks).
+      task: what the network returns: logits of the image (classification), logits of each pixel (segmentation), or an
+        image like its input (restoration).
+      num_classes: outputs of the published network (None for restoration).
       input_size: height and width it was published for, pixels.
+      output_size: height and width of what a segmentation or restoration network returns for ``input_size`` (None: as
+        its input).
       channels: channels of its input.
       min_size: smallest legal height and width, pixels.
+      size_step: legal heights and widths are ``min_size`` plus multiples of it.
       mean, std: normalisation a channel, for pixels in [0, 1].
       gmacs: published multiply-adds of one forward pass at ``input_size``, in 1e9 (None: not published).
       top1: ImageNet-1k validation accuracy of the reference weights, percent (None: there are none).
-      weights: the reference weights that ``top1`` belongs to.
+      result: a published result other than ``top1``, in words (None: there is none).
+      weights: the reference weights that ``top1`` or ``result`` belongs to.
     """
 
     family: str
     paper: str
     num_params: int
+    task: Literal["classification", "segmentation", "restoration"] = "classification"
     num_classes: int | None = 1000
     input_size: tuple[int, int] = (224, 224)
+    output_size: tuple[int, int] | None = None
     channels: int = 3
     min_size: int = 32
+    size_step: int = 1
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     gmacs: float | None = None
     top1: float | None = None
+    result: str | None = None
     weights: str | None = None
 
 

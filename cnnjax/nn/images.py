@@ -6,16 +6,16 @@ import jax
 import jax.numpy as jnp
 
 
-def check_images(images: jax.Array, *, min_size: int = 1, divisor: int = 1) -> None:
+def check_images(images: jax.Array, *, min_size: int = 1, size_step: int = 1) -> None:
     """Raise a clear error unless ``images`` is a float batch that a network can take.
 
     Args:
       images: float[batch, height, width, channels].
       min_size: smallest legal height and width, pixels.
-      divisor: height and width must be multiples of it.
+      size_step: legal heights and widths are ``min_size`` plus multiples of it.
     Raises:
       TypeError: not a floating-point array.
-      ValueError: not four dimensions, smaller than ``min_size``, or not a multiple of ``divisor``.
+      ValueError: not four dimensions, smaller than ``min_size``, or between two legal sizes.
     """
     if images.ndim != 4:
         raise ValueError(f"images must be float[batch, height, width, channels], got shape {images.shape}")
@@ -30,9 +30,10 @@ def check_images(images: jax.Array, *, min_size: int = 1, divisor: int = 1) -> N
             f"images of {height}x{width} pixels are too small for this network: the smallest legal size is "
             f"{min_size}x{min_size}; resize the images or take another network"
         )
-    if height % divisor or width % divisor:
-        smallest = -(-min_size // divisor) * divisor
+    if (height - min_size) % size_step or (width - min_size) % size_step:
+        below = [size - (size - min_size) % size_step for size in (height, width)]
         raise ValueError(
-            f"images of {height}x{width} pixels do not fit this network: height and width must be multiples of "
-            f"{divisor}, the smallest {smallest}x{smallest}; resize, pad or crop the images"
+            f"images of {height}x{width} pixels do not fit this network: height and width must be {min_size} plus a "
+            f"multiple of {size_step}, the smallest {min_size}x{min_size}; resize, pad or crop the images, for example "
+            f"to {below[0]}x{below[1]}"
         )

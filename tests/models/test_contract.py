@@ -16,7 +16,10 @@ TOP_LEVEL = re.compile(r"stem|stage[1-9]\d*|head|aux[1-9]\d*|encoder|decoder")
 NUMBERED = re.compile(r"[a-z]+(_[a-z]+)*([1-9]\d*)?")
 # The cheapest variant of each family stands for it where a test has to compute.
 SAMPLES = sorted(
-    min((name for name in NAMES if VARIANTS[name].info.family == family), key=lambda n: VARIANTS[n].info.num_params)
+    min(
+        (name for name in NAMES if VARIANTS[name].info.family == family),
+        key=lambda n: (VARIANTS[n].info.num_params, VARIANTS[n].info.min_size),
+    )
     for family in {variant.info.family for variant in VARIANTS.values()}
 )
 
@@ -49,11 +52,9 @@ def test_shapes_types_and_paths(name):
     # Outputs in float32.
     out = jax.eval_shape(model.apply, variables, images)
     assert out.dtype == jnp.float32
-    if info.num_classes is None:
-        assert out.ndim == 4
-    else:
-        assert out.shape == (2, info.num_classes)
-        check_features(model.clone(num_classes=0), variables, images)
+    assert out.shape == output_shape(info)
+    if info.num_classes is not None:
+        check_features(model.clone(num_classes=0), variables, images, ndim=len(out.shape))
 
     # Training changes batch statistics and nothing else.
     out, updates = jax.eval_shape(
@@ -67,11 +68,22 @@ def test_shapes_types_and_paths(name):
     assert jax.tree.structure(dict(updates)) == jax.tree.structure(expected)
 
 
-def check_features(model, variables, images):
+def output_shape(info):
+    """Return the shape of what a variant gives for two images of the size it was published for."""
+    assert (info.num_classes is None) == (info.task == "restoration")
+    if info.task == "classification":
+        assert info.output_size is None
+        return (2, info.num_classes)
+    channels = info.channels if info.num_classes is None else info.num_classes
+    return (2, *(info.output_size or info.input_size), channels)
+
+
+def check_features(model, variables, images, *, ndim):
     """Without classes the network returns what its classifier would have seen, and has no classifier."""
     features = jax.eval_shape(model.apply, variables, images)
     kernel = variables["params"]["head"]["classifier"]["kernel"]
-    assert features.shape == (2, kernel.shape[-2])
+    assert len(features.shape) == ndim
+    assert (features.shape[0], features.shape[-1]) == (2, kernel.shape[-2])
     assert features.dtype == jnp.float32
     assert "classifier" not in shapes(model, images)["params"].get("head", {})
 
@@ -106,6 +118,12 @@ def test_too_small_images_are_refused_with_the_smallest_legal_size(name):
     if info.min_size > 1:
         with pytest.raises(ValueError, match=rf"smallest (legal size is )?{info.min_size}x{info.min_size}"):
             init(info.min_size - 1)
+    if info.size_step > 1:
+        assert init(info.min_size + info.size_step)["params"]
+        with pytest.raises(
+            ValueError, match=rf"multiple of {info.size_step}.*smallest {info.min_size}x{info.min_size}"
+        ):
+            init(info.min_size + 1)
 
 
 @pytest.mark.parametrize("name", SAMPLES)
