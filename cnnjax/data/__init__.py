@@ -1,0 +1,18 @@
+"""Where examples come from, and what happens to them before the step."""
+
+from cnnjax.data.device import Preprocess, random_crop, random_mirror
+from cnnjax.data.pipeline import BatchStream, DataPipeline, EvaluationBatches
+from cnnjax.data.source import ArraySplit, DataError, ImageDataset, load_dataset
+
+__all__ = [
+    "ArraySplit",
+    "BatchStream",
+    "DataError",
+    "DataPipeline",
+    "EvaluationBatches",
+    "ImageDataset",
+    "Preprocess",
+    "load_dataset",
+    "random_crop",
+    "random_mirror",
+]

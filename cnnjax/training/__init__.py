@@ -1,0 +1,31 @@
+"""Training: config, state, losses, steps, checkpoints and the loop around them."""
+
+from cnnjax.training.checkpoint import CheckpointError, CheckpointMismatchError, Checkpoints
+from cnnjax.training.config import RECIPES, ConfigError, TrainConfig, parse_config
+from cnnjax.training.loop import Interrupted, Setup, TrainingError, fit
+from cnnjax.training.losses import cross_entropy
+from cnnjax.training.optim import make_optimizer, make_schedule
+from cnnjax.training.parallel import Devices
+from cnnjax.training.state import TrainState
+from cnnjax.training.steps import eval_step, train_step
+
+__all__ = [
+    "RECIPES",
+    "CheckpointError",
+    "CheckpointMismatchError",
+    "Checkpoints",
+    "ConfigError",
+    "Devices",
+    "Interrupted",
+    "Setup",
+    "TrainConfig",
+    "TrainState",
+    "TrainingError",
+    "cross_entropy",
+    "eval_step",
+    "fit",
+    "make_optimizer",
+    "make_schedule",
+    "parse_config",
+    "train_step",
+]

@@ -1,0 +1,263 @@
+"""Checkpoints of a run: written asynchronously and atomically by Orbax, and verified when they are read.
+
+A checkpoint holds the training state as nested dictionaries of arrays, and a JSON object with what else a run needs to
+go on. Checksums of every array lie beside them, because Orbax reads arrays whose bytes have changed without an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import serialization, traverse_util
+from orbax.checkpoint import checkpoint_managers
+
+State = TypeVar("State")
+# The newest may turn out to be damaged, so that there is always one before it.
+LATEST = 2
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written or read, and what to do about it."""
+
+
+class CheckpointMismatchError(CheckpointError):
+    """A checkpoint of another network or optimizer."""
+
+
+class LatestAndBest(checkpoint_managers.PreservationPolicy):
+    """Keep the latest checkpoints and the one of step ``best_step``."""
+
+    best_step: int | None = None
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        """Return one answer a checkpoint, oldest first."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        return [step in steps[-LATEST:] or step == self.best_step for step in steps]
+
+
+class Checkpoints:
+    """The checkpoints of a run, in one folder; a context manager that waits for the last write.
+
+    Args:
+      directory: made if it is not there. Damaged checkpoints are moved to ``corrupt`` beside it.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.directory = Path(directory).absolute()
+        self._policy = LatestAndBest()
+        # Orbax reports on each of its files; what a user has to know is said by the errors here.
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        with _writing(self.directory):
+            self._manager = ocp.CheckpointManager(
+                self.directory,
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=self._policy, cleanup_tmp_directories=True, save_root_metadata=False
+                ),
+                item_handlers={"state": ocp.PyTreeCheckpointHandler(), "run": ocp.JsonCheckpointHandler()},
+            )
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        try:
+            self.wait()
+        except CheckpointError:
+            # An error on its way out explains more than that its last checkpoint could not be written either.
+            if kind is None:
+                raise
+        finally:
+            self._manager.close()
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps there are checkpoints of, in order."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: Any, run: Mapping[str, Any], *, best_step: int | None = None) -> None:
+        """Start writing a checkpoint; the arrays are copied first, so ``state`` may be donated at once.
+
+        Args:
+          step: names the checkpoint; does nothing if there is one.
+          state: a pytree that Flax can turn into a dictionary, such as a TrainState.
+          run: anything that JSON can hold.
+          best_step: checkpoint to keep beside the latest two.
+        Raises:
+          CheckpointError: this one or the one before it could not be written, for example because the disk is full.
+            What was written before is untouched.
+        """
+        if step in self._manager.all_steps():
+            return
+        self._policy.best_step = best_step
+        leaves = {path: np.array(leaf) for path, leaf in _flatten(state).items()}
+        body = dict(run)
+        meta = {
+            "run": body,
+            "run_checksum": _json_checksum(body),
+            "checksums": {path: _checksum(leaf) for path, leaf in leaves.items()},
+        }
+        with _writing(self.directory):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeSave(traverse_util.unflatten_dict(leaves, sep="/")),
+                    run=ocp.args.JsonSave(meta),
+                ),
+            )
+
+    def wait(self) -> None:
+        """Wait until everything is written; raises CheckpointError if something could not be."""
+        with _writing(self.directory):
+            self._manager.wait_until_finished()
+
+    def restore(self, step: int, target: State) -> tuple[State, dict[str, Any]]:
+        """Return the state and the run's JSON object of a step.
+
+        Args:
+          step: one of `steps`.
+          target: a state of the same structure, shapes and types; its values do not matter.
+        Raises:
+          CheckpointError: damaged.
+          CheckpointMismatchError: of another network or optimizer; the differing paths are listed with both shapes.
+        """
+        leaves, run = self.read(step)
+        expected = _flatten(target)
+        if problems := _differences(leaves, expected):
+            raise CheckpointMismatchError(
+                f"checkpoint {step} in {self.directory} does not fit this model and optimizer:\n" + "\n".join(problems)
+            )
+        nested = traverse_util.flatten_dict(_to_dict(target), keep_empty_nodes=True, sep="/")
+        filled = {path: leaves.get(path, value) for path, value in nested.items()}
+        if "rng" in filled:
+            filled["rng"] = jax.random.wrap_key_data(filled["rng"])
+        return serialization.from_state_dict(target, traverse_util.unflatten_dict(filled, sep="/")), run
+
+    def read(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Return the arrays of a step by path (``params/stem/conv1/kernel``), and the run's JSON object.
+
+        Raises:
+          CheckpointError: damaged: something is missing, unreadable or not what was written.
+        """
+        problem = f"checkpoint {step} in {self.directory} is damaged: "
+        try:
+            meta = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
+            tree = self._manager.item_metadata(step)["state"]
+            if tree is None:
+                raise CheckpointError(f"{problem}the list of its arrays is missing")
+            as_numpy = jax.tree.map(
+                lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), tree.tree, is_leaf=lambda x: hasattr(x, "shape")
+            )
+            args = ocp.args.Composite(state=ocp.args.PyTreeRestore(restore_args=as_numpy))
+            state = self._manager.restore(step, args=args).state
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(problem + " ".join(str(error).split())[:200]) from error
+        leaves = traverse_util.flatten_dict(state, sep="/")
+        if not isinstance(meta, dict) or not {"run", "run_checksum", "checksums"} <= meta.keys():
+            raise CheckpointError(f"{problem}its description is incomplete")
+        if _json_checksum(meta["run"]) != meta["run_checksum"]:
+            raise CheckpointError(f"{problem}its description is not what was written")
+        if leaves.keys() != meta["checksums"].keys():
+            raise CheckpointError(f"{problem}arrays are missing")
+        for path, leaf in leaves.items():
+            if _checksum(leaf) != meta["checksums"][path]:
+                raise CheckpointError(f"{problem}array {path} is not what was written")
+        return leaves, meta["run"]
+
+    def restore_newest(self, target: State) -> tuple[int, State, dict[str, Any], list[str]] | None:
+        """Return the newest good checkpoint as (step, state, run, what is wrong with newer ones), or None if empty.
+
+        Damaged ones are moved to the folder ``corrupt`` beside this one, since a run that goes on from before them will
+        write these steps again.
+
+        Raises:
+          CheckpointError: there are checkpoints, but every one is damaged; none is moved then.
+          CheckpointMismatchError: see `restore`.
+        """
+        damaged: dict[int, str] = {}
+        for step in reversed(self.steps):
+            try:
+                state, run = self.restore(step, target)
+            except CheckpointMismatchError:
+                raise
+            except CheckpointError as error:
+                damaged[step] = str(error)
+                continue
+            for bad in damaged:
+                self._set_aside(bad)
+            self._policy.best_step = run.get("best_step")
+            return step, state, run, list(damaged.values())
+        if damaged:
+            raise CheckpointError(
+                "\n".join([*damaged.values(), "no good checkpoint is left; give another --workdir to start again"])
+            )
+        return None
+
+    def _set_aside(self, step: int) -> None:
+        corrupt = self.directory.parent / "corrupt"
+        corrupt.mkdir(exist_ok=True)
+        number = 1
+        while (corrupt / f"{step}-{number}").exists():
+            number += 1
+        (self.directory / str(step)).rename(corrupt / f"{step}-{number}")
+        self._manager.reload()
+
+
+@contextlib.contextmanager
+def _writing(directory: Path) -> Iterator[None]:
+    """Turn what the file system and Orbax's threads raise into one error."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        if "No space left" in reason:
+            reason = "no space left on the disk; free some and start the same command again"
+        raise CheckpointError(
+            f"could not write a checkpoint to {directory}: {reason[:300]} (earlier checkpoints are intact)"
+        ) from error
+
+
+def _to_dict(state: Any) -> Any:
+    """Return nested dictionaries; random keys become the numbers they consist of."""
+
+    def plain(leaf: Any) -> Any:
+        is_key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return jax.random.key_data(leaf) if is_key else leaf
+
+    return serialization.to_state_dict(jax.tree.map(plain, state))
+
+
+def _flatten(state: Any) -> dict[str, Any]:
+    """Return the arrays of ``state`` by path."""
+    flat = traverse_util.flatten_dict(_to_dict(state), sep="/")
+    return {path: leaf for path, leaf in flat.items() if leaf is not None}
+
+
+def _differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    def describe(leaf: Any) -> str:
+        return f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
+
+    lines = [f"  {path}: only in the checkpoint, {describe(found[path])}" for path in found.keys() - expected.keys()]
+    lines += [f"  {path}: only in the model, {describe(expected[path])}" for path in expected.keys() - found.keys()]
+    for path in found.keys() & expected.keys():
+        here, there = describe(found[path]), describe(expected[path])
+        if here != there:
+            lines.append(f"  {path}: {here} in the checkpoint, {there} in the model")
+    return sorted(lines)
+
+
+def _checksum(leaf: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+
+
+def _json_checksum(value: Any) -> int:
+    return zlib.crc32(json.dumps(value, sort_keys=True).encode())

@@ -1,0 +1,104 @@
+"""Where steps run. Nothing outside this file knows of devices."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnnjax.training.metrics import Sums
+from cnnjax.training.state import TrainState
+
+ParallelMode = Literal["auto", "jit", "pmap"]
+AXIS = "devices"
+
+
+class TrainStep(Protocol):
+    """A step as `cnnjax.training.steps.train_step` is one."""
+
+    def __call__(
+        self, state: TrainState, batch: Mapping[str, jax.Array], *, axis_name: str | None
+    ) -> tuple[TrainState, Sums]:
+        """Return the new state, and sums over the batch."""
+
+
+class EvalStep(Protocol):
+    """A step as `cnnjax.training.steps.eval_step` is one."""
+
+    def __call__(self, state: TrainState, batch: Mapping[str, jax.Array], *, axis_name: str | None) -> Sums:
+        """Return sums over the batch."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """One device (``jit``), or all local devices that share each batch (``pmap``)."""
+
+    mode: Literal["jit", "pmap"]
+    count: int
+
+    @classmethod
+    def choose(cls, mode: ParallelMode) -> Devices:
+        """Return what ``mode`` means here: ``auto`` is ``jit`` on one device and ``pmap`` on several."""
+        count = jax.local_device_count()
+        if mode == "pmap" or (mode == "auto" and count > 1):
+            return cls("pmap", count)
+        return cls("jit", 1)
+
+    def check_batch_size(self, batch_size: int) -> None:
+        """Raise unless the devices can share a batch equally."""
+        if batch_size % self.count:
+            near = max(batch_size // self.count, 1) * self.count
+            raise ValueError(
+                f"batch_size must be divisible by the {self.count} devices, got {batch_size}; take {near}, "
+                "or --parallel jit for one device"
+            )
+
+    def compile_train(self, step: TrainStep) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
+        """Return (state, sums, batch) -> (state, sums + the batch's sums); state and sums are donated."""
+
+        def accumulate(state: TrainState, sums: Sums, batch: Any, axis_name: str | None) -> tuple[TrainState, Sums]:
+            state, new = step(state, batch, axis_name=axis_name)
+            return state, jax.tree.map(jnp.add, sums, new)
+
+        if self.mode == "jit":
+            return jax.jit(partial(accumulate, axis_name=None), donate_argnums=(0, 1))
+        return jax.pmap(partial(accumulate, axis_name=AXIS), axis_name=AXIS, donate_argnums=(0, 1))
+
+    def compile_eval(self, step: EvalStep) -> Callable[[Any, Any], Any]:
+        """Return (state, batch) -> sums."""
+        if self.mode == "jit":
+            return jax.jit(partial(step, axis_name=None))
+        return jax.pmap(partial(step, axis_name=AXIS), axis_name=AXIS)
+
+    def replicate(self, tree: Any) -> Any:
+        """Put a copy of ``tree`` on every device."""
+        if self.mode == "jit":
+            return jax.device_put(tree, jax.local_devices()[0])
+        devices = jax.local_devices()
+        return jax.device_put(
+            jax.tree.map(lambda leaf: jnp.stack([leaf] * self.count), tree), _split_first_axis(devices)
+        )
+
+    def unreplicate(self, tree: Any) -> Any:
+        """Return the first device's copy."""
+        return tree if self.mode == "jit" else jax.tree.map(lambda leaf: leaf[0], tree)
+
+    def shard(self, batch: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """Divide a host batch among the devices."""
+        if self.mode == "jit":
+            return batch
+        return {key: value.reshape(self.count, -1, *value.shape[1:]) for key, value in batch.items()}
+
+    def pad_batch_size(self, batch_size: int) -> int:
+        """Return the smallest multiple of the number of devices that is at least ``batch_size``."""
+        return -(-batch_size // self.count) * self.count
+
+
+def _split_first_axis(devices: list[jax.Device]) -> jax.sharding.Sharding:
+    mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))

@@ -1,0 +1,169 @@
+"""The folder of a run: what it was started with, what it measured, what came out."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cnnjax.training.config import ConfigError, TrainConfig
+
+# Where a run lies and what it runs on may change between two parts of it; everything else is part of what it computes.
+FREE_FIELDS = {"workdir", "data_dir", "parallel", "memory_budget_mib"}
+PACKAGES = ("cnnjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
+
+
+class RunDirectory:
+    """The files of a run.
+
+    ``config.json``: everything needed to repeat it. ``metrics.jsonl``: one record a line, by step. ``checkpoints/``.
+    ``curves.png``. ``result.json``: there once the run is complete.
+
+    Args:
+      path: where; nothing is made before `create`.
+      config: of the run.
+    Raises:
+      ConfigError: ``path`` holds a run of another config; the differing fields are listed.
+    """
+
+    def __init__(self, path: Path, config: TrainConfig) -> None:
+        self.path = path
+        self.config = config
+        if self.config_file.exists():
+            self._compare()
+
+    @property
+    def config_file(self) -> Path:
+        """What the run was started with."""
+        return self.path / "config.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        """What the run measured."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def result_file(self) -> Path:
+        """What came out."""
+        return self.path / "result.json"
+
+    @property
+    def checkpoint_directory(self) -> Path:
+        """Where its checkpoints lie."""
+        return self.path / "checkpoints"
+
+    @property
+    def curves_file(self) -> Path:
+        """Loss and accuracy over epochs."""
+        return self.path / "curves.png"
+
+    def _compare(self) -> None:
+        try:
+            saved = json.loads(self.config_file.read_text())["config"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{self.config_file} cannot be read ({error}); restore it, or give another --workdir"
+            ) from error
+        ours = self.config.to_json()
+        differing = [
+            f"  {field}: {saved.get(field, 'not there')!r} there, {ours.get(field, 'not there')!r} now"
+            for field in sorted((saved.keys() | ours.keys()) - FREE_FIELDS)
+            if saved.get(field, None) != ours.get(field, None)
+        ]
+        if differing:
+            raise ConfigError(
+                f"workdir {str(self.path)!r} holds a run of another config:\n"
+                + "\n".join(differing)
+                + "\ngive the same flags to go on with it, or another --workdir to start afresh"
+            )
+
+    def create(self, resolved: Mapping[str, Any]) -> None:
+        """Make the folder and write ``config.json``, unless they are there.
+
+        Args:
+          resolved: what the config left to the data and the network.
+        Raises:
+          ConfigError: the folder cannot be made or written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"workdir {str(self.path)!r} cannot be made: {error.strerror}; give another") from error
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            raise ConfigError(f"workdir {str(self.path)!r} cannot be written; change its permissions or give another")
+        if self.config_file.exists():
+            return
+        write_json(
+            self.config_file,
+            {
+                "config": self.config.to_json(),
+                "resolved": dict(resolved),
+                "versions": {name: importlib.metadata.version(name) for name in PACKAGES}
+                | {"python": platform.python_version()},
+                "git_commit": git_commit(),
+            },
+        )
+
+    def result(self) -> dict[str, Any] | None:
+        """Return the result of a complete run, or None."""
+        return json.loads(self.result_file.read_text()) if self.result_file.exists() else None
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Write ``result.json``, which marks the run as complete."""
+        write_json(self.result_file, result)
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return the records of ``metrics.jsonl``; a last line that was cut off is left out."""
+        if not self.metrics_file.exists():
+            return []
+        records = []
+        for line in self.metrics_file.read_text().splitlines():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return records
+
+    def forget_after(self, step: int) -> None:
+        """Drop the records after ``step``, which a run that goes on from there will write again."""
+        kept = [record for record in self.records() if record["step"] <= step]
+        if self.metrics_file.exists():
+            write_text(self.metrics_file, "".join(json.dumps(record) + "\n" for record in kept))
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add a record to ``metrics.jsonl``, on the disk when this returns."""
+        with self.metrics_file.open("a") as file:
+            file.write(json.dumps(dict(record)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def git_commit() -> str | None:
+    """Return the commit of the source that runs, ``-dirty`` if it was changed since; None outside a git checkout."""
+    source = Path(__file__).parent
+    command = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)

@@ -1,0 +1,79 @@
+"""Everything that a training step reads and changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+
+class TrainState(struct.PyTreeNode):
+    """The state of a run; a pytree, to be donated to the step.
+
+    Attributes:
+      step: int32[], number of steps taken.
+      params, batch_stats: the network's variables; ``batch_stats`` is empty without batch normalisation.
+      opt_state: of ``tx``.
+      rng: random key that all draws of the run derive from, by folding in the step. It never changes.
+      ema: exponential moving averages of ``params`` and ``batch_stats``, or None.
+      apply_fn: the network's ``apply`` (not part of the pytree).
+      tx: the optimizer (not part of the pytree).
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: optax.OptState
+    rng: jax.Array
+    ema: Any = None
+    apply_fn: Callable[..., Any] = struct.field(pytree_node=False, default=None)
+    tx: optax.GradientTransformation = struct.field(pytree_node=False, default=None)
+
+    @classmethod
+    def create(
+        cls, model: nn.Module, tx: optax.GradientTransformation, rng: jax.Array, images: jax.Array, *, ema: bool = False
+    ) -> TrainState:
+        """Initialise ``model`` for ``images`` (float[batch, height, width, channels]) and ``tx`` for its parameters.
+
+        Args:
+          model: a network whose ``__call__`` takes images and ``train``.
+          tx: the optimizer.
+          rng: random key; parameters are drawn from one half of it, the run's draws from the other.
+          images: only their shape and type matter.
+          ema: also keep moving averages.
+        """
+        init_rng, run_rng = jax.random.split(rng)
+
+        def init(key: jax.Array) -> tuple[Any, Any, optax.OptState]:
+            variables = model.init(key, jnp.zeros(images.shape, images.dtype))
+            params = variables["params"]
+            return params, variables.get("batch_stats", {}), tx.init(params)
+
+        params, batch_stats, opt_state = jax.jit(init)(init_rng)
+        # A copy, because state and averages are donated to the same step.
+        averages = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if ema else None
+        return cls(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            rng=run_rng,
+            ema=averages,
+            apply_fn=model.apply,
+            tx=tx,
+        )
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The network's variables, to be passed to ``apply``."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+    @property
+    def eval_variables(self) -> dict[str, Any]:
+        """The variables to evaluate with: the moving averages where there are any."""
+        return self.variables if self.ema is None else self.ema

@@ -1,0 +1,126 @@
+"""The training and the evaluation step: pure functions, the same under ``jit``, ``pmap`` and ``shard_map``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from cnnjax.training.losses import cross_entropy
+from cnnjax.training.metrics import Sums, classification_sums
+from cnnjax.training.state import TrainState
+
+Batch = Mapping[str, jax.Array]
+Preprocess = Callable[[jax.Array, "jax.Array | None"], jax.Array]
+
+
+def _identity(images: jax.Array, key: jax.Array | None) -> jax.Array:
+    return images
+
+
+def _mask(batch: Batch) -> jax.Array:
+    if "mask" in batch:
+        return batch["mask"].astype(bool)
+    return jnp.ones(batch["label"].shape, bool)
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    axis_name: str | None = None,
+    preprocess: Preprocess = _identity,
+    label_smoothing: float = 0.0,
+    ema_decay: float = 0.0,
+) -> tuple[TrainState, Sums]:
+    """Take one optimizer step on one batch.
+
+    The loss is the mean over the real examples of the whole batch, on all devices of ``axis_name`` together; so N
+    devices take the same step as one. Random draws depend on the state's key, the step and the device only.
+
+    Args:
+      state: donate it.
+      batch: ``image`` [batch, height, width, channels] as ``preprocess`` takes it, ``label`` int[batch], and optionally
+        ``mask`` [batch]: examples where it is 0 count nowhere, in batch statistics neither.
+      axis_name: mapped axis over which gradients, running statistics and metrics are averaged; None on one device.
+      preprocess: maps (images, key) to float images; augments if the key is not None.
+      label_smoothing: see `cross_entropy`.
+      ema_decay: of the moving averages, if the state has them.
+    Returns:
+      The new state, and sums over the batch (see `cnnjax.training.metrics`), equal on all devices.
+    """
+    key = jax.random.fold_in(state.rng, state.step)
+    params = state.params
+    if axis_name is not None:
+        key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+        # Under shard_map, gradients of replicated values are summed over the axis unasked; we sum them ourselves.
+        params = jax.tree.map(lambda leaf: jax.lax.pcast(leaf, axis_name, to="varying"), params)
+    augment_key, dropout_key = jax.random.split(key)
+    images = preprocess(batch["image"], augment_key)
+    mask = _mask(batch)
+    total = jnp.maximum(_sum_over_devices(mask.sum(dtype=jnp.int32), axis_name), 1).astype(jnp.float32)
+
+    def objective(params: Any) -> tuple[jax.Array, tuple[Any, Sums]]:
+        with nn.intercept_methods(_mask_batch_statistics(mask if "mask" in batch else None)):
+            logits, updates = state.apply_fn(
+                {"params": params, "batch_stats": state.batch_stats},
+                images,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": dropout_key},
+            )
+        losses = cross_entropy(logits, batch["label"], label_smoothing=label_smoothing)
+        sums = classification_sums(losses, logits, batch["label"], mask)
+        return sums["loss_sum"] / total, (updates.get("batch_stats", {}), sums)
+
+    grads, (batch_stats, sums) = jax.grad(objective, has_aux=True)(params)
+    if axis_name is not None:
+        # Each device's statistics weigh as much as it has real examples.
+        share = mask.sum(dtype=jnp.int32).astype(jnp.float32) / total
+        batch_stats = jax.tree.map(lambda leaf: leaf * share, batch_stats)
+        grads, batch_stats, sums = jax.lax.psum((grads, batch_stats, sums), axis_name)
+    updates, opt_state = state.tx.update(grads, state.opt_state, state.params)
+    new_params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if ema is not None:
+        ema = optax.incremental_update({"params": new_params, "batch_stats": batch_stats}, ema, 1 - ema_decay)
+    new_state = state.replace(
+        step=state.step + 1, params=new_params, batch_stats=batch_stats, opt_state=opt_state, ema=ema
+    )
+    return new_state, sums
+
+
+def eval_step(
+    state: TrainState, batch: Batch, *, axis_name: str | None = None, preprocess: Preprocess = _identity
+) -> Sums:
+    """Return the sums of loss and metrics over the real examples of a batch, and change nothing.
+
+    Args:
+      state: evaluated with its moving averages if it has them.
+      batch: as in `train_step`.
+      axis_name: mapped axis over which the sums are taken; None on one device.
+      preprocess: called without a key, so it does not augment.
+    """
+    logits = state.apply_fn(state.eval_variables, preprocess(batch["image"], None), train=False)
+    losses = cross_entropy(logits, batch["label"])
+    return _sum_over_devices(classification_sums(losses, logits, batch["label"], _mask(batch)), axis_name)
+
+
+def _sum_over_devices(tree: Any, axis_name: str | None) -> Any:
+    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+
+def _mask_batch_statistics(mask: jax.Array | None) -> Callable[..., Any]:
+    """Return an interceptor that gives each batch normalisation of any network the mask of real examples."""
+
+    def interceptor(next_fun: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        if mask is not None and isinstance(context.module, nn.BatchNorm) and context.method_name == "__call__":
+            x = args[0] if args else kwargs["x"]
+            kwargs = {**kwargs, "mask": mask.reshape((-1,) + (1,) * (x.ndim - 1))}
+        return next_fun(*args, **kwargs)
+
+    return interceptor
