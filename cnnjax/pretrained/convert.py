@@ -1,0 +1,376 @@
+"""State dicts of other libraries into our variables, and back, by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import importlib.util
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from cnnjax.models import VARIANTS, create_model, list_models, model_info
+from cnnjax.pretrained.layouts import Layout, default_layout, leaf_names
+from cnnjax.pretrained.names import SOURCES, Absent, Rules
+
+# Counters of a library's own that no network reads.
+IGNORED = re.compile(r"(.*[./])?(num_batches_tracked|seed_generator_state)")
+CLASSIFIERS = re.compile(r"(head|aux\d+)/classifier(/\w+)?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One array: where it is with us and in the source.
+
+    Attributes:
+      collection: "params" or "batch_stats".
+      path: ours within the collection, with slashes.
+      name: the source's, or `Absent` where it stores none.
+      layout: from our array to the source's and back.
+      shape, dtype: of our array.
+    """
+
+    collection: str
+    path: str
+    name: str | Absent
+    layout: Layout
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def source_shape(self) -> tuple[int, ...]:
+        """Shape of the source's array."""
+        return self.layout.source_shape(self.shape)
+
+    @property
+    def where(self) -> str:
+        """Our side of a message."""
+        return f"ours: {self.collection}/{self.path} {list(self.shape)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All entries of a model in one source, in the order in which the network runs."""
+
+    entries: tuple[Entry, ...]
+    constants: Mapping[str, np.ndarray]
+    first_kernel: str
+    channels: int
+
+
+def sources(name: str) -> list[str]:
+    """Return the sources whose weights a variant converts from and to.
+
+    Every variant has "torch": a PyTorch state dict under our own names, with dots for slashes.
+
+    Args:
+      name: a variant, see `cnnjax.list_models`.
+    """
+    return [source for source in SOURCES if source in _all_rules(name, _published_model(name))]
+
+
+def from_state_dict(
+    name: str,
+    state_dict: Mapping[str, Any],
+    *,
+    source: str = "torchvision",
+    num_classes: int | None = None,
+    redraw_head: jax.Array | None = None,
+    **fields: Any,
+) -> dict[str, Any]:
+    """Return the variables of a variant from another library's weights.
+
+    Arrays are matched by name and never reshaped to fit; every array on either side must find its partner. PyTorch's
+    ``num_batches_tracked`` is left out. The network takes as many input channels as the weights' first layer does.
+
+    >>> import torchvision                                                           # doctest: +SKIP
+    >>> state = {k: v.numpy() for k, v in torchvision.models.resnet50().state_dict().items()}  # doctest: +SKIP
+    >>> variables = cnnjax.pretrained.from_state_dict("resnet50", state)             # doctest: +SKIP
+
+    Args:
+      name: a variant, see `cnnjax.list_models`.
+      state_dict: name -> array, as the source names and lays them out. For "keras" the names are ``weight.path`` of
+        Keras 3, of a model built after ``keras.backend.clear_session()``.
+      source: "torchvision", "timm", "keras", or "torch" (a PyTorch state dict under our own names, see
+        `to_state_dict`); `sources` says which a variant has.
+      num_classes: outputs of the classifier; None means the published number. 0 leaves the classifier out.
+      redraw_head: a random key from which to draw new classifiers (those of auxiliary heads too), whatever number of
+        classes the weights have. None takes them from the weights.
+      **fields: other fields of the network that decide shapes, as in `cnnjax.create_model`.
+    Returns:
+      {"params": ..., "batch_stats": ...} of arrays, for ``create_model(name, num_classes=..., **fields).apply``.
+    Raises:
+      ValueError: unknown name or source; or the weights do not fit: the message lists every missing, unexpected and
+        misshaped array with its name on both sides, and the variant that the weights look like.
+    """
+    model = _model(name, num_classes, fields)
+    plan = _plan(name, source, model)
+    channels = _channels_of(plan, state_dict)
+    if channels != plan.channels:
+        plan = _plan(name, source, model, channels)
+    given = {key: value for key, value in state_dict.items() if not IGNORED.fullmatch(key)}
+    redrawn = {entry.path for entry in plan.entries if redraw_head is not None and CLASSIFIERS.fullmatch(entry.path)}
+    optional = {entry.name for entry in plan.entries if entry.path in redrawn} | plan.constants.keys()
+    if num_classes == 0:
+        whole = _plan(name, source, _model(name, None, fields))
+        optional |= {entry.name for entry in whole.entries if CLASSIFIERS.fullmatch(entry.path)}
+    wanted = [entry for entry in plan.entries if entry.path not in redrawn]
+    _check(
+        [(entry.name, entry.source_shape, entry.where) for entry in wanted if isinstance(entry.name, str)],
+        {key: np.shape(value) for key, value in given.items() if key not in optional},
+        f"{name}: the state dict does not fit (source={source!r})",
+        lambda: _hint(name, source, given),
+    )
+    flat: dict[tuple[str, ...], jax.Array] = {}
+    for entry in wanted:
+        if isinstance(entry.name, Absent):
+            array = np.full(entry.shape, entry.name.value, entry.dtype)
+        else:
+            array = entry.layout.to_ours(np.asarray(given[entry.name]))
+        flat[entry.collection, *entry.path.split("/")] = jnp.asarray(array, entry.dtype)
+    if redraw_head is not None:
+        flat |= _draw(name, model, channels, redraw_head)
+    return traverse_util.unflatten_dict(flat)
+
+
+def to_state_dict(
+    name: str, variables: Mapping[str, Any], *, source: str = "torchvision", **fields: Any
+) -> dict[str, np.ndarray]:
+    """Return a variant's variables as the weights of another library, the exact inverse of `from_state_dict`.
+
+    PyTorch's module loads the result with ``strict=True`` (once turned into tensors): each batch normalisation gets a
+    ``num_batches_tracked`` of 0.
+
+    Args:
+      name: a variant, see `cnnjax.list_models`.
+      variables: {"params": ..., "batch_stats": ...}, with any number of classes and input channels.
+      source: as in `from_state_dict`. "torch" works for every variant: our paths with dots for slashes, in PyTorch's
+        layouts, for example ``stage1.block1.conv1.weight``.
+      **fields: other fields of the network that decide shapes, as in `cnnjax.create_model`.
+    Returns:
+      name -> array.
+    Raises:
+      ValueError: unknown name or source; the variables are not those of this variant (all differences are listed); or
+        an array holds other values than the constant that the source stands for.
+    """
+    flat = {
+        (collection, path): np.asarray(value)
+        for collection in ("params", "batch_stats")
+        for path, value in traverse_util.flatten_dict(variables.get(collection, {}), sep="/").items()
+    }
+    kernel = flat.get(("params", "head/classifier/kernel"))
+    known = {field.name for field in dataclasses.fields(VARIANTS[name].network)} if name in VARIANTS else set()
+    classes = (kernel.shape[-1] if kernel is not None else 0) if "num_classes" in known else None
+    model = _model(name, classes, fields)
+    plan = _plan(name, source, model)
+    first = flat.get(("params", plan.first_kernel))
+    expected = next(entry for entry in plan.entries if entry.path == plan.first_kernel)
+    if first is not None and first.ndim == len(expected.shape) == 4 and first.shape[-2] != expected.shape[-2]:
+        plan = _plan(name, source, model, plan.channels * first.shape[-2] // expected.shape[-2])
+    _check(
+        [
+            (f"{entry.collection}/{entry.path}", entry.shape, f"{source}: {entry.name} {list(entry.source_shape)}")
+            for entry in plan.entries
+        ],
+        {"/".join(path): value.shape for path, value in flat.items()},
+        f"{name}: the variables are not those of this network",
+        lambda: "",
+    )
+    state: dict[str, np.ndarray] = {}
+    for entry in plan.entries:
+        array = flat[entry.collection, entry.path]
+        if not isinstance(entry.name, Absent):
+            state[entry.name] = np.ascontiguousarray(entry.layout.to_source(array)).reshape(entry.source_shape)
+            prefix, _, leaf = entry.name.rpartition(".")
+            if source != "keras" and leaf == "running_var":
+                state[f"{prefix}.num_batches_tracked"] = np.zeros((), np.int64)
+        elif not (array == entry.name.value).all():
+            raise ValueError(
+                f"{name}: {source} has no array for {entry.collection}/{entry.path}, which is {entry.name.value} there;"
+                f" got values from {array.min()} to {array.max()}"
+            )
+    return state | {key: np.asarray(value) for key, value in plan.constants.items()}
+
+
+def reference_shapes(
+    name: str, *, source: str = "torchvision", num_classes: int | None = None, **fields: Any
+) -> dict[str, tuple[int, ...]]:
+    """Return the names and shapes of the arrays that `from_state_dict` expects.
+
+    Args:
+      name: a variant, see `cnnjax.list_models`.
+      source: as in `from_state_dict`.
+      num_classes: outputs of the classifier; None means the published number.
+      **fields: other fields of the network that decide shapes.
+    """
+    plan = _plan(name, source, _model(name, num_classes, fields))
+    return {entry.name: entry.source_shape for entry in plan.entries if isinstance(entry.name, str)}
+
+
+def _model(name: str, num_classes: int | None, fields: Mapping[str, Any]) -> nn.Module:
+    if num_classes is None:
+        num_classes = model_info(name).num_classes
+    return create_model(name, **({} if num_classes is None else {"num_classes": num_classes}), **fields)
+
+
+def _published_model(name: str) -> nn.Module:
+    return _model(name, None, {})
+
+
+def _images(name: str, channels: int | None = None) -> jax.ShapeDtypeStruct:
+    info = model_info(name)
+    return jax.ShapeDtypeStruct((1, *info.input_size, channels or info.channels), jnp.float32)
+
+
+def _all_rules(name: str, model: nn.Module) -> dict[str, Rules]:
+    """Return the rules of a variant by source; those of "torch" exist even for a family without a file."""
+    module = f"cnnjax.pretrained.rules.{model_info(name).family}"
+    rules = {} if importlib.util.find_spec(module) is None else importlib.import_module(module).rules(name, model)
+    return {"torch": Rules()} | dict(rules)
+
+
+def _plan(name: str, source: str, model: nn.Module, channels: int | None = None) -> Plan:
+    """Pair each array of the network with the source's name and layout."""
+    if source not in SOURCES:
+        raise ValueError(f"source must be one of {', '.join(map(repr, SOURCES))}, got {source!r}")
+    rules = _all_rules(name, model)
+    if source not in rules:
+        raise ValueError(f"{name} has no weights in {source!r}; its sources are {', '.join(map(repr, rules))}")
+    channels = channels or model_info(name).channels
+    layers, arrays = _trace(name, model, channels)
+    entries: list[Entry] = []
+    for (collection, path), value in arrays.items():
+        layer_path, _, leaf = path.rpartition("/")
+        layer = layers[layer_path]
+        try:
+            theirs = rules[source].name(path, leaf_names(layer, source), source)
+        except KeyError as error:
+            raise ValueError(f"{name}: {error.args[0]}") from error
+        layout = rules[source].layout(path) or default_layout(layer, leaf, value.shape, source)
+        entries.append(Entry(collection, path, theirs, layout, value.shape, np.dtype(value.dtype)))
+    _check_unique(name, source, entries)
+    first = next(entry for entry in entries if entry.path.endswith("kernel"))
+    return Plan(tuple(entries), rules[source].constants, first.path, channels)
+
+
+@functools.lru_cache(maxsize=8)
+def _trace(
+    name: str, model: nn.Module, channels: int
+) -> tuple[dict[str, nn.Module], dict[tuple[str, str], jax.ShapeDtypeStruct]]:
+    """Run the network by shape inference; return its layers and its arrays by path, in the order of first use."""
+    layers: dict[str, nn.Module] = {}
+
+    def record(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        path = "/".join(context.module.path)
+        if path not in layers:
+            layers[path] = context.module.clone(parent=None)
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        variables = jax.eval_shape(model.init, jax.random.key(0), _images(name, channels))
+    order = {path: index for index, path in enumerate(layers)}
+    arrays = {
+        (collection, path): value
+        for collection in ("params", "batch_stats")
+        for path, value in traverse_util.flatten_dict(variables.get(collection, {}), sep="/").items()
+    }
+    return layers, dict(sorted(arrays.items(), key=lambda item: order[item[0][1].rpartition("/")[0]]))
+
+
+def _check_unique(name: str, source: str, entries: Iterable[Entry]) -> None:
+    seen: dict[str, Entry] = {}
+    for entry in entries:
+        if isinstance(entry.name, str) and (other := seen.setdefault(entry.name, entry)) is not entry:
+            raise ValueError(f"{name}: the {source} rules give {entry.name} to both {other.path} and {entry.path}")
+
+
+def _channels_of(plan: Plan, state_dict: Mapping[str, Any]) -> int:
+    """Return the number of input channels that the weights' first convolution takes."""
+    first = next(entry for entry in plan.entries if entry.path == plan.first_kernel)
+    given = np.shape(state_dict.get(first.name, 0.0)) if isinstance(first.name, str) else ()
+    if len(first.shape) != 4 or len(given) != 4:
+        return plan.channels
+    shape = first.layout.to_ours(np.broadcast_to(np.int8(0), given)).shape
+    # A kernel that differs in more than its inputs is another one.
+    if (*shape[:2], shape[3]) != (*first.shape[:2], first.shape[3]):
+        return plan.channels
+    return plan.channels * shape[2] // first.shape[2] or plan.channels
+
+
+def _check(
+    expected: Iterable[tuple[str, tuple[int, ...], str]],
+    given: Mapping[str, tuple[int, ...]],
+    headline: str,
+    hint: Callable[[], str],
+) -> None:
+    """Raise one error that lists all differences of names and shapes.
+
+    Args:
+      expected: name, shape, and what the other side calls it.
+      given: name -> shape.
+      headline: how the message starts.
+      hint: returns how it ends; only called when there is an error.
+    """
+    wanted = {name: (shape, partner) for name, shape, partner in expected}
+    missing = [f"{name} {list(wanted[name][0])} ({wanted[name][1]})" for name in wanted if name not in given]
+    extra = [f"{name} {list(shape)}" for name, shape in given.items() if name not in wanted]
+    misshaped = [
+        f"{name} is {list(given[name])}, expected {list(shape)} ({partner})"
+        for name, (shape, partner) in wanted.items()
+        if name in given and tuple(given[name]) != tuple(shape)
+    ]
+    if missing or extra or misshaped:
+        lines = [headline]
+        for title, names in (("missing", missing), ("unexpected", extra), ("misshaped", misshaped)):
+            if names:
+                lines += [f"{len(names)} {title}:", *(f"  {name}" for name in names)]
+        raise ValueError("\n".join(filter(None, [*lines, hint()])))
+
+
+def _hint(name: str, source: str, given: Mapping[str, Any]) -> str:
+    """Return which variant the weights are of: of equal size for some number of classes, then of equal names."""
+    shapes = {key: np.shape(value) for key, value in given.items()}
+    statistics = re.compile(r"(.*[./])?(running_mean|running_var|moving_mean|moving_variance)")
+    total = sum(int(np.prod(shape)) for key, shape in shapes.items() if not statistics.fullmatch(key))
+    # Any dense layer may be the classifier: count as if it had the published number of classes.
+    totals = {(total, None)}
+    for shape in shapes.values():
+        if len(shape) == 2:
+            classes, features = (shape[1], shape[0]) if source == "keras" else shape
+            totals |= {(total + (published - classes) * (features + 1), classes) for published in (1000, 10)}
+    for candidate in list_models():
+        info = model_info(candidate)
+        for parameters, classes in sorted(totals, key=str):
+            if parameters != info.num_params:
+                continue
+            classes = classes if classes != info.num_classes else None
+            for other in sources(candidate):
+                if reference_shapes(candidate, source=other, num_classes=classes) == shapes:
+                    options = f", num_classes={classes}" if classes else ""
+                    options += f", source={other!r}" if other != "torchvision" else ""
+                    text = f"these are the weights of {candidate}"
+                    if candidate == name and classes:
+                        text += f" with {classes} classes: redraw_head=jax.random.key(...) draws another head"
+                    return f"{text}; load them with from_state_dict({candidate!r}, state_dict{options})"
+    return ""
+
+
+def _draw(name: str, model: nn.Module, channels: int, key: jax.Array) -> dict[tuple[str, ...], jax.Array]:
+    """Return freshly initialised classifiers, each made by its own layer."""
+    layers, arrays = _trace(name, model, channels)
+    drawn: dict[tuple[str, ...], jax.Array] = {}
+    for path, layer in layers.items():
+        if CLASSIFIERS.fullmatch(path):
+            *window, inputs, _ = arrays["params", f"{path}/kernel"].shape
+            inputs *= getattr(layer, "feature_group_count", 1)
+            key, subkey = jax.random.split(key)
+            params = layer.init(subkey, jnp.zeros((1, *window, inputs)))["params"]
+            drawn |= {("params", *path.split("/"), leaf): value for leaf, value in params.items()}
+    return drawn
