@@ -17,7 +17,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from cnnjax.models import autoencoder, dncnn, lenet, resnet
+from cnnjax.models import autoencoder, dncnn, lenet, resnet, segnet, unet
 from cnnjax.models.variant import ModelInfo, Variant
 
 __all__ = ["VARIANTS", "ModelInfo", "Variant", "create_model", "list_models", "model_info"]
@@ -37,6 +37,8 @@ VARIANTS = _merge(
     dncnn.VARIANTS,
     lenet.VARIANTS,
     resnet.VARIANTS,
+    segnet.VARIANTS,
+    unet.VARIANTS,
 )
 
 

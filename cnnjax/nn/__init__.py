@@ -7,8 +7,9 @@ from cnnjax.nn.head import ClassifierHead
 from cnnjax.nn.images import check_images
 from cnnjax.nn.initializers import he_fan_out, torch_uniform
 from cnnjax.nn.normalization import BatchNorm, local_response_norm
-from cnnjax.nn.pooling import avg_pool, global_avg_pool, max_pool
+from cnnjax.nn.pooling import avg_pool, global_avg_pool, max_pool, max_pool_with_indices, max_unpool
 from cnnjax.nn.regularization import StochasticDepth, stochastic_depth_rates
+from cnnjax.nn.resize import resize_bilinear
 
 __all__ = [
     "BatchNorm",
@@ -25,6 +26,9 @@ __all__ = [
     "he_fan_out",
     "local_response_norm",
     "max_pool",
+    "max_pool_with_indices",
+    "max_unpool",
+    "resize_bilinear",
     "stochastic_depth_rates",
     "torch_uniform",
 ]

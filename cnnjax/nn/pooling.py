@@ -132,3 +132,54 @@ def avg_pool(
 def global_avg_pool(x: jax.Array) -> jax.Array:
     """Average over height and width in float32: float[batch, height, width, channels] -> [batch, channels]."""
     return x.mean((1, 2), dtype=jnp.float32).astype(x.dtype)
+
+
+def _windows(x: jax.Array, window: int) -> jax.Array:
+    """Split float[batch, height, width, channels] into [batch, height / w, width / w, w * w, channels]."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // window, window, width // window, window, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // window, width // window, window**2, channels)
+
+
+def _chosen(indices: jax.Array, window: int) -> jax.Array:
+    """Return which position of each window ``indices`` point at: bool[batch, height, width, w * w, channels]."""
+    return indices[:, :, :, None, :] == jnp.arange(window**2, dtype=indices.dtype).reshape(1, 1, 1, -1, 1)
+
+
+def max_pool_with_indices(x: jax.Array, window: int) -> tuple[jax.Array, jax.Array]:
+    """Take the maximum of each window, and tell where in its window it was, for `max_unpool`.
+
+    Windows do not overlap; a last window that only partly covers the input is kept (``ceil_mode``). Of equal maxima
+    the first, by rows, is meant, and takes the whole gradient.
+
+    Args:
+      x: float[batch, height, width, channels].
+      window: height and width of the window, and the step between windows.
+    Returns:
+      float[batch, ceil(height / window), ceil(width / window), channels], and uint8 of that shape: row * window +
+      column within the window.
+    """
+    pads = [(0, -size % window) for size in x.shape[1:3]]
+    x = _windows(jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf), window)
+    indices = x.argmax(axis=3).astype(jnp.uint8)
+    return jnp.where(_chosen(indices, window), x, jnp.zeros((), x.dtype)).sum(axis=3), indices
+
+
+def max_unpool(x: jax.Array, indices: jax.Array, window: int, size: tuple[int, int]) -> jax.Array:
+    """Put each value where the maximum of its window was, and zeros elsewhere.
+
+    Source: Badrinarayanan et al. 2017, arXiv:1511.00561, figure 3; Zeiler and Fergus 2014, arXiv:1311.2901, section
+    2.1; differs: nothing.
+
+    Args:
+      x: float[batch, height, width, channels].
+      indices: what `max_pool_with_indices` gave, of the shape of ``x``.
+      window: the window of that call.
+      size: height and width that were pooled.
+    Returns:
+      float[batch, *size, channels].
+    """
+    batch, height, width, channels = x.shape
+    x = jnp.where(_chosen(indices, window), x[:, :, :, None, :], jnp.zeros((), x.dtype))
+    x = x.reshape(batch, height, width, window, window, channels).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, height * window, width * window, channels)[:, : size[0], : size[1]]

@@ -1,0 +1,25 @@
+"""Changing the resolution of feature maps without parameters."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Interpolate linearly along height and width.
+
+    Pixels are areas: output i reads the input at (i + 1/2) * input size / output size - 1/2, clipped to the outermost
+    pixel centres, as PyTorch's ``interpolate(mode="bilinear", align_corners=False)`` does. Nothing is averaged when the
+    result is smaller.
+
+    Args:
+      x: float[batch, height, width, channels].
+      size: height and width of the result.
+    Returns:
+      float[batch, *size, channels] in the type of ``x``, interpolated in float32.
+    """
+    shape = (x.shape[0], *size, x.shape[-1])
+    if x.shape[1:3] == (1, 1):
+        return jnp.broadcast_to(x, shape)
+    return jax.image.resize(x.astype(jnp.float32), shape, "bilinear", antialias=False).astype(x.dtype)
