@@ -17,7 +17,15 @@ from typing import Any
 
 import flax.linen as nn
 
-from cnnjax.models import autoencoder, dncnn, lenet, resnet, segnet, unet
+from cnnjax.models import (
+    autoencoder,
+    dncnn,
+    lenet,
+    mobilenet_v3,
+    resnet,
+    segnet,
+    unet,
+)
 from cnnjax.models.variant import ModelInfo, Variant
 
 __all__ = ["VARIANTS", "ModelInfo", "Variant", "create_model", "list_models", "model_info"]
@@ -36,6 +44,7 @@ VARIANTS = _merge(
     autoencoder.VARIANTS,
     dncnn.VARIANTS,
     lenet.VARIANTS,
+    mobilenet_v3.VARIANTS,
     resnet.VARIANTS,
     segnet.VARIANTS,
     unet.VARIANTS,

@@ -6,21 +6,27 @@ from cnnjax.nn.dilation import StageGeometry, dilate_stages
 from cnnjax.nn.head import ClassifierHead
 from cnnjax.nn.images import check_images
 from cnnjax.nn.initializers import he_fan_out, torch_uniform
+from cnnjax.nn.inverted_residual import ConvNorm, InvertedResidual, conv_padding, round_width
 from cnnjax.nn.normalization import BatchNorm, local_response_norm
 from cnnjax.nn.pooling import avg_pool, global_avg_pool, max_pool, max_pool_with_indices, max_unpool
 from cnnjax.nn.regularization import StochasticDepth, stochastic_depth_rates
 from cnnjax.nn.resize import resize_bilinear
+from cnnjax.nn.stage import Stage, split_stages
 
 __all__ = [
     "BatchNorm",
     "ClassifierHead",
     "Conv",
+    "ConvNorm",
     "ConvTranspose",
+    "InvertedResidual",
     "SqueezeExcite",
+    "Stage",
     "StageGeometry",
     "StochasticDepth",
     "avg_pool",
     "check_images",
+    "conv_padding",
     "dilate_stages",
     "global_avg_pool",
     "he_fan_out",
@@ -29,6 +35,8 @@ __all__ = [
     "max_pool_with_indices",
     "max_unpool",
     "resize_bilinear",
+    "round_width",
+    "split_stages",
     "stochastic_depth_rates",
     "torch_uniform",
 ]
