@@ -2,16 +2,18 @@
 
 He, Zhang, Ren and Sun 2015, "Deep residual learning for image recognition", arXiv:1512.03385v1, tables 1 and 6.
 Zagoruyko and Komodakis 2016, "Wide residual networks", arXiv:1605.07146v4 (bottleneck form, section 3.5).
-Xie, Girshick, Dollar, Tu and He 2017, "Aggregated residual transformations", arXiv:1611.05431v2, table 1.
+Xie, Girshick, Dollar, Tu and He 2017, "Aggregated residual transformations", arXiv:1611.05431v2, tables 1 and 7.
 
 Differs from the papers, as torchvision does: bottlenecks take their stride in the 3x3 convolution ("v1.5"), not in the
 first 1x1. CIFAR networks follow section 4.2: three stages of two-layer blocks with parameter-free shortcuts (option A:
 every second pixel, and zeros for the new channels, half of them below and half above the old ones; the paper leaves
-their place open).
+their place open). The plain networks are the same without shortcuts: their training error rises with depth
+(figures 1, 4 and 6), which is what residual learning cures.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -26,8 +28,10 @@ from cnnjax.nn import (
     BatchNorm,
     ClassifierHead,
     Conv,
+    StageGeometry,
     StochasticDepth,
     check_images,
+    dilate_stages,
     he_fan_out,
     max_pool,
     stochastic_depth_rates,
@@ -35,15 +39,27 @@ from cnnjax.nn import (
 
 
 class Row(NamedTuple):
-    """A column of the papers' tables; parameters, multiply-adds (1e9) and top-1 (%) are torchvision's, V1 weights."""
+    """A column of the papers' tables.
+
+    Published with it: parameters, multiply-adds (1e9), top-1 accuracy on ImageNet and error on CIFAR-10 (percent).
+    """
 
     stage_sizes: tuple[int, ...]
     bottleneck: bool
     groups: int
     group_width: int
     num_params: int
-    gmacs: float
-    top1: float
+    gmacs: float | None = None
+    top1: float | None = None
+    cifar_error: float | None = None
+
+
+class Table(NamedTuple):
+    """Rows of one paper, and the fields of the network that they share."""
+
+    paper: str
+    fields: dict[str, Any]
+    rows: dict[str, Row]
 
 
 HE2015, XIE2017, ZAGORUYKO2016 = (
@@ -52,29 +68,51 @@ HE2015, XIE2017, ZAGORUYKO2016 = (
     "Zagoruyko and Komodakis 2016, arXiv:1605.07146",
 )
 # fmt: off
-IMAGENET = {
-    # arXiv:1512.03385, table 1
-    "resnet18":  Row((2, 2, 2, 2),  False, 1, 64, 11_689_512, 1.814, 69.758),
-    "resnet34":  Row((3, 4, 6, 3),  False, 1, 64, 21_797_672, 3.664, 73.314),
-    "resnet50":  Row((3, 4, 6, 3),  True,  1, 64, 25_557_032, 4.089, 76.130),
-    "resnet101": Row((3, 4, 23, 3), True,  1, 64, 44_549_160, 7.801, 77.374),
-    "resnet152": Row((3, 8, 36, 3), True,  1, 64, 60_192_808, 11.514, 78.312),
-    # arXiv:1611.05431, table 1 and section 5.1
-    "resnext50_32x4d":  Row((3, 4, 6, 3),  True, 32, 4, 25_028_904, 4.230, 77.618),
-    "resnext101_32x8d": Row((3, 4, 23, 3), True, 32, 8, 88_791_336, 16.414, 79.312),
-    "resnext101_64x4d": Row((3, 4, 23, 3), True, 64, 4, 83_455_272, 15.460, 83.246),
-    # arXiv:1605.07146, section 3.5
-    "wide_resnet50_2":  Row((3, 4, 6, 3),  True, 1, 128, 68_883_240, 11.398, 78.468),
-    "wide_resnet101_2": Row((3, 4, 23, 3), True, 1, 128, 126_886_696, 22.753, 78.848),
-}
-# arXiv:1512.03385, table 6: depth 6n + 2, n blocks a stage; trainable parameters
-CIFAR = {
-    "resnet20":  (3, 269_722),
-    "resnet32":  (5, 464_154),
-    "resnet44":  (7, 658_586),
-    "resnet56":  (9, 853_018),
-    "resnet110": (18, 1_727_962),
-}
+# ImageNet; multiply-adds and top-1 are torchvision's, V1 weights.
+IMAGENET = (
+    Table(f"{HE2015}, table 1", {}, {
+        "resnet18":  Row((2, 2, 2, 2),  False, 1, 64, 11_689_512, 1.814, 69.758),
+        "resnet34":  Row((3, 4, 6, 3),  False, 1, 64, 21_797_672, 3.664, 73.314),
+        "resnet50":  Row((3, 4, 6, 3),  True,  1, 64, 25_557_032, 4.089, 76.130),
+        "resnet101": Row((3, 4, 23, 3), True,  1, 64, 44_549_160, 7.801, 77.374),
+        "resnet152": Row((3, 8, 36, 3), True,  1, 64, 60_192_808, 11.514, 78.312),
+    }),
+    # Parameters: those of resnet18 and resnet34 less the projections.
+    Table(f"{HE2015}, table 2", {"shortcut": "none"}, {
+        "plain18": Row((2, 2, 2, 2), False, 1, 64, 11_515_688),
+        "plain34": Row((3, 4, 6, 3), False, 1, 64, 21_623_848),
+    }),
+    Table(f"{XIE2017}, table 1", {}, {
+        "resnext50_32x4d":  Row((3, 4, 6, 3),  True, 32, 4, 25_028_904, 4.230, 77.618),
+        "resnext101_32x8d": Row((3, 4, 23, 3), True, 32, 8, 88_791_336, 16.414, 79.312),
+        "resnext101_64x4d": Row((3, 4, 23, 3), True, 64, 4, 83_455_272, 15.460, 83.246),
+    }),
+    Table(f"{ZAGORUYKO2016}, section 3.5", {}, {
+        "wide_resnet50_2":  Row((3, 4, 6, 3),  True, 1, 128, 68_883_240, 11.398, 78.468),
+        "wide_resnet101_2": Row((3, 4, 23, 3), True, 1, 128, 126_886_696, 22.753, 78.848),
+    }),
+)
+SMALL_IMAGES: dict[str, Any] = {"small_images": True, "output_stride": 4}
+HE2015_CIFAR = SMALL_IMAGES | {"features": 16}
+# CIFAR-10. Of arXiv:1512.03385: depth 6n + 2, n blocks a stage.
+CIFAR = (
+    Table(f"{HE2015}, table 6", HE2015_CIFAR | {"shortcut": "zero_pad"}, {
+        "resnet20":   Row((3, 3, 3),       False, 1, 64, 269_722, 0.0406, cifar_error=8.75),
+        "resnet32":   Row((5, 5, 5),       False, 1, 64, 464_154, 0.0689, cifar_error=7.51),
+        "resnet44":   Row((7, 7, 7),       False, 1, 64, 658_586, 0.0972, cifar_error=7.17),
+        "resnet56":   Row((9, 9, 9),       False, 1, 64, 853_018, 0.1255, cifar_error=6.97),
+        "resnet110":  Row((18, 18, 18),    False, 1, 64, 1_727_962, 0.2529, cifar_error=6.43),
+        "resnet1202": Row((200, 200, 200), False, 1, 64, 19_421_274, 2.829, cifar_error=7.93),
+    }),
+    Table(f"{HE2015}, section 4.2", HE2015_CIFAR | {"shortcut": "none"}, {
+        "plain20": Row((3, 3, 3), False, 1, 64, 269_722),
+        "plain56": Row((9, 9, 9), False, 1, 64, 853_018),
+    }),
+    Table(f"{XIE2017}, table 7", SMALL_IMAGES, {
+        "resnext29_8x64d":  Row((3, 3, 3), True, 8,  64, 34_426_698, cifar_error=3.65),
+        "resnext29_16x64d": Row((3, 3, 3), True, 16, 64, 68_155_210, cifar_error=3.58),
+    }),
+)
 # fmt: on
 
 
@@ -83,6 +121,8 @@ ModuleDef = Callable[..., Any]
 
 class ResidualBlock(nn.Module):
     """What the two blocks share: y = activation(F(x) + shortcut(x)), equations 1 and 2 of arXiv:1512.03385.
+
+    Without a shortcut, y = activation(F(x)): the layers of a plain network.
 
     Args:
       x: float[batch, height, width, in_features].
@@ -96,9 +136,10 @@ class ResidualBlock(nn.Module):
     conv: ModuleDef
     norm: ModuleDef
     activation: Callable[[jax.Array], jax.Array]
-    shortcut: Literal["projection", "zero_pad"] = "projection"
+    shortcut: Literal["projection", "zero_pad", "none"] = "projection"
     groups: int = 1
     group_width: int = 64
+    dilations: tuple[int, int] = (1, 1)
     zero_init: bool = False
     stochastic_depth_rate: float = 0.0
 
@@ -120,6 +161,8 @@ class ResidualBlock(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Apply the block to ``x``."""
         y = self.residual(x, train)
+        if self.shortcut == "none":
+            return self.activation(y)
         y = StochasticDepth(self.stochastic_depth_rate)(y, train)
         if self.strides != 1 or x.shape[-1] != self.out_features:
             if self.shortcut == "projection":
@@ -137,9 +180,12 @@ class BasicBlock(ResidualBlock):
 
     def residual(self, x: jax.Array, train: bool) -> jax.Array:
         """Return F(x)."""
-        x = self.conv(self.features, (3, 3), strides=self.strides, padding=1, name="conv1")(x)
+        before, after = self.dilations
+        x = self.conv(
+            self.features, (3, 3), strides=self.strides, padding=before, kernel_dilation=before, name="conv1"
+        )(x)
         x = self.activation(self.norm(use_running_average=not train, name="norm1")(x))
-        x = self.conv(self.features, (3, 3), padding=1, name="conv2")(x)
+        x = self.conv(self.features, (3, 3), padding=after, kernel_dilation=after, name="conv2")(x)
         return self.norm(use_running_average=not train, scale_init=self.last_scale_init, name="norm2")(x)
 
 
@@ -156,7 +202,16 @@ class Bottleneck(ResidualBlock):
         width = self.features * self.group_width // 64 * self.groups
         x = self.conv(width, (1, 1), padding=0, name="conv1")(x)
         x = self.activation(self.norm(use_running_average=not train, name="norm1")(x))
-        x = self.conv(width, (3, 3), strides=self.strides, padding=1, feature_group_count=self.groups, name="conv2")(x)
+        before, _ = self.dilations
+        x = self.conv(
+            width,
+            (3, 3),
+            strides=self.strides,
+            padding=before,
+            kernel_dilation=before,
+            feature_group_count=self.groups,
+            name="conv2",
+        )(x)
         x = self.activation(self.norm(use_running_average=not train, name="norm2")(x))
         x = self.conv(self.out_features, (1, 1), padding=0, name="conv3")(x)
         return self.norm(use_running_average=not train, scale_init=self.last_scale_init, name="norm3")(x)
@@ -186,15 +241,21 @@ class Stage(nn.Module):
     """Blocks of equal size, the first of which changes resolution and width."""
 
     make_block: Callable[..., ResidualBlock]
-    strides: int
+    geometry: StageGeometry
     stochastic_depth_rates: tuple[float, ...]
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Apply the blocks to ``x``."""
+        strides, first_dilation, dilation = self.geometry
         for index, rate in enumerate(self.stochastic_depth_rates, start=1):
-            strides = self.strides if index == 1 else 1
-            x = self.make_block(strides=strides, stochastic_depth_rate=rate, name=f"block{index}")(x, train)
+            block = self.make_block(
+                strides=strides if index == 1 else 1,
+                dilations=(first_dilation if index == 1 else dilation, dilation),
+                stochastic_depth_rate=rate,
+                name=f"block{index}",
+            )
+            x = block(x, train)
         return x
 
 
@@ -209,7 +270,9 @@ class ResNet(nn.Module):
       features: width of the first stage.
       groups, group_width: groups of the 3x3 convolution in bottlenecks and their width at 64 features.
       small_images: the stem of the CIFAR networks.
-      shortcut: "projection" (option B) or "zero_pad" (option A) where a block changes the shape.
+      shortcut: "projection" (option B) or "zero_pad" (option A) where a block changes the shape; "none" for a plain
+        network.
+      output_stride: pixels of the image for each pixel of the last stage: as published, or fewer by dilation.
       stochastic_depth_rate: probability to drop the last block, rising linearly from 0 at the first.
       zero_init_residual: start the last normalisation of each block at 0, so that blocks begin as identities.
       remat: recompute the inside of each stage in the backward pass instead of keeping it.
@@ -221,7 +284,8 @@ class ResNet(nn.Module):
     Returns:
       float32[batch, num_classes] logits, before softmax; float32[batch, features] when ``num_classes`` is 0.
     Raises:
-      ValueError: images too small.
+      ValueError: images too small; an ``output_stride`` that no stage reaches; blocks to drop or to start at 0 in a
+        plain network, which would lose the signal.
     """
 
     stage_sizes: tuple[int, ...]
@@ -231,7 +295,8 @@ class ResNet(nn.Module):
     groups: int = 1
     group_width: int = 64
     small_images: bool = False
-    shortcut: Literal["projection", "zero_pad"] = "projection"
+    shortcut: Literal["projection", "zero_pad", "none"] = "projection"
+    output_stride: int = 32
     stochastic_depth_rate: float = 0.0
     zero_init_residual: bool = False
     activation: Callable[[jax.Array], jax.Array] = nn.relu
@@ -249,14 +314,21 @@ class ResNet(nn.Module):
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Return the logits of ``images``."""
         check_images(images, min_size=self.min_size)
+        if self.shortcut == "none" and (self.stochastic_depth_rate or self.zero_init_residual):
+            raise ValueError(
+                "a network without shortcuts needs stochastic_depth_rate=0 and zero_init_residual=False, got "
+                f"{self.stochastic_depth_rate} and {self.zero_init_residual}"
+            )
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv = partial(Conv, use_bias=False, kernel_init=he_fan_out, **types)
         norm = partial(BatchNorm, axis_name=self.axis_name, **types)
         rates = stochastic_depth_rates(self.stochastic_depth_rate, self.stage_sizes)
+        strides = (1,) + (2,) * (len(self.stage_sizes) - 1)
+        geometries = dilate_stages(strides, self.output_stride, stem_stride=1 if self.small_images else 4)
         stage_class = nn.remat(Stage, static_argnums=(2,)) if self.remat else Stage
 
         x = Stem(self.features, self.small_images, conv, norm, self.activation, name="stem")(images, train)
-        for index, stage_rates in enumerate(rates):
+        for index, (geometry, stage_rates) in enumerate(zip(geometries, rates, strict=True)):
             block = partial(
                 Bottleneck if self.bottleneck else BasicBlock,
                 features=self.features * 2**index,
@@ -268,45 +340,31 @@ class ResNet(nn.Module):
                 group_width=self.group_width,
                 zero_init=self.zero_init_residual,
             )
-            x = stage_class(block, 1 if index == 0 else 2, stage_rates, name=f"stage{index + 1}")(x, train)
+            x = stage_class(block, geometry, stage_rates, name=f"stage{index + 1}")(x, train)
         return ClassifierHead(self.num_classes, **types, name="head")(x, train)
 
 
-def _imagenet(name: str, row: Row) -> Variant:
-    paper = f"{XIE2017}, table 1" if "resnext" in name else f"{ZAGORUYKO2016}, section 3.5"
+def _variant(table: Table, row: Row) -> Variant:
     info = ModelInfo(
         family="resnet",
-        paper=f"{HE2015}, table 1" if name.startswith("resnet") else paper,
+        paper=table.paper,
         num_params=row.num_params,
         gmacs=row.gmacs,
         top1=row.top1,
-        weights="torchvision IMAGENET1K_V1",
+        weights="torchvision IMAGENET1K_V1" if row.top1 else None,
     )
-    fields = ("stage_sizes", "bottleneck", "groups", "group_width")
-    return Variant(ResNet, {field: getattr(row, field) for field in fields}, info)
+    if table in CIFAR:
+        info = dataclasses.replace(
+            info,
+            num_classes=10,
+            input_size=(32, 32),
+            min_size=4,
+            mean=CIFAR10_MEAN,
+            std=CIFAR10_STD,
+            result=f"error {row.cifar_error} % (CIFAR-10)" if row.cifar_error else None,
+        )
+    fields = {field: getattr(row, field) for field in ("stage_sizes", "bottleneck", "groups", "group_width")}
+    return Variant(ResNet, table.fields | fields, info)
 
 
-def _cifar(blocks: int, num_params: int) -> Variant:
-    info = ModelInfo(
-        family="resnet",
-        paper=f"{HE2015}, table 6",
-        num_params=num_params,
-        num_classes=10,
-        input_size=(32, 32),
-        min_size=4,
-        mean=CIFAR10_MEAN,
-        std=CIFAR10_STD,
-    )
-    fields = {
-        "stage_sizes": (blocks,) * 3,
-        "bottleneck": False,
-        "features": 16,
-        "small_images": True,
-        "shortcut": "zero_pad",
-    }
-    return Variant(ResNet, fields, info)
-
-
-VARIANTS = {name: _imagenet(name, row) for name, row in IMAGENET.items()} | {
-    name: _cifar(*row) for name, row in CIFAR.items()
-}
+VARIANTS = {name: _variant(table, row) for table in (*IMAGENET, *CIFAR) for name, row in table.rows.items()}
