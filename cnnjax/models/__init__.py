@@ -18,13 +18,19 @@ from typing import Any
 import flax.linen as nn
 
 from cnnjax.models import (
+    alexnet,
     autoencoder,
     dncnn,
     lenet,
+    mlp,
     mobilenet_v3,
+    nin,
     resnet,
     segnet,
+    squeezenet,
     unet,
+    vgg,
+    zfnet,
 )
 from cnnjax.models.variant import ModelInfo, Variant
 
@@ -41,13 +47,19 @@ def _merge(*tables: dict[str, Variant]) -> MappingProxyType[str, Variant]:
 
 
 VARIANTS = _merge(
+    alexnet.VARIANTS,
     autoencoder.VARIANTS,
     dncnn.VARIANTS,
     lenet.VARIANTS,
+    mlp.VARIANTS,
     mobilenet_v3.VARIANTS,
+    nin.VARIANTS,
     resnet.VARIANTS,
     segnet.VARIANTS,
+    squeezenet.VARIANTS,
     unet.VARIANTS,
+    vgg.VARIANTS,
+    zfnet.VARIANTS,
 )
 
 

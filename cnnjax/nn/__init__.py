@@ -3,12 +3,12 @@
 from cnnjax.nn.attention import SqueezeExcite
 from cnnjax.nn.conv import Conv, ConvTranspose
 from cnnjax.nn.dilation import StageGeometry, dilate_stages
-from cnnjax.nn.head import ClassifierHead
+from cnnjax.nn.head import ClassifierHead, ConvHead, DenseHead
 from cnnjax.nn.images import check_images
 from cnnjax.nn.initializers import he_fan_out, torch_uniform
 from cnnjax.nn.inverted_residual import ConvNorm, InvertedResidual, conv_padding, round_width
 from cnnjax.nn.normalization import BatchNorm, local_response_norm
-from cnnjax.nn.pooling import avg_pool, global_avg_pool, max_pool, max_pool_with_indices, max_unpool
+from cnnjax.nn.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, max_pool, max_pool_with_indices, max_unpool
 from cnnjax.nn.regularization import StochasticDepth, stochastic_depth_rates
 from cnnjax.nn.resize import resize_bilinear
 from cnnjax.nn.stage import Stage, split_stages
@@ -17,13 +17,16 @@ __all__ = [
     "BatchNorm",
     "ClassifierHead",
     "Conv",
+    "ConvHead",
     "ConvNorm",
     "ConvTranspose",
+    "DenseHead",
     "InvertedResidual",
     "SqueezeExcite",
     "Stage",
     "StageGeometry",
     "StochasticDepth",
+    "adaptive_avg_pool",
     "avg_pool",
     "check_images",
     "conv_padding",

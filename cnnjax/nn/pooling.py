@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 Padding = str | int | Sequence[tuple[int, int]]
@@ -24,7 +25,8 @@ def _pads(
     effective = []
     for size, k, s, (low, high) in zip(shape, window, strides, declared, strict=True):
         padded = size + low + high
-        if padded < k:
+        # Rounding up asks only for a window that starts in the input and is not a whole stride too long.
+        if padded < (max(k - s + 1, 1) if ceil_mode else k):
             raise ValueError(
                 f"pooling window {tuple(window)} does not fit an input of size {tuple(shape)} with padding {declared}; "
                 "use larger images"
@@ -64,7 +66,7 @@ def max_pool(
     Returns:
       float[batch, out_height, out_width, channels].
     Raises:
-      ValueError: the window is larger than the padded input.
+      ValueError: the window is larger than the padded input (in ceil_mode: by a whole stride or more).
     """
     window = _pair(window)
     strides = window if strides is None else _pair(strides)
@@ -183,3 +185,38 @@ def max_unpool(x: jax.Array, indices: jax.Array, window: int, size: tuple[int, i
     x = jnp.where(_chosen(indices, window), x[:, :, :, None, :], jnp.zeros((), x.dtype))
     x = x.reshape(batch, height, width, window, window, channels).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(batch, height * window, width * window, channels)[:, : size[0], : size[1]]
+
+
+def _bins(inputs: int, outputs: int) -> np.ndarray:
+    """Return float32[outputs, inputs] whose rows average the bins that PyTorch cuts ``inputs`` positions into."""
+    index = np.arange(outputs)
+    starts, stops = index * inputs // outputs, -(-(index + 1) * inputs // outputs)
+    position = np.arange(inputs)
+    inside = (position >= starts[:, None]) & (position < stops[:, None])
+    return (inside / (stops - starts)[:, None]).astype(np.float32)
+
+
+def adaptive_avg_pool(x: jax.Array, out_size: int | Sequence[int]) -> jax.Array:
+    """Average over bins so that the output has ``out_size`` whatever the size of the input.
+
+    Along each dimension bin i covers positions floor(i * inputs / outputs) to ceil((i + 1) * inputs / outputs),
+    exclusive. Bins overlap where the division leaves a rest, and repeat values where the input is the smaller one.
+
+    Source: PyTorch's ``AdaptiveAvgPool2d``; differs: nothing.
+
+    Args:
+      x: float[batch, height, width, channels].
+      out_size: height and width of the output.
+    Returns:
+      float[batch, out_height, out_width, channels], in the type of ``x``, summed in float32.
+    """
+    out_height, out_width = _pair(out_size)
+    height, width = x.shape[1:3]
+    if (height, width) == (out_height, out_width):
+        return x
+    if height % out_height == 0 and width % out_width == 0:
+        return avg_pool(x, (height // out_height, width // out_width))
+    y = x.astype(jnp.float32)
+    y = jnp.einsum("oh,nhwc->nowc", _bins(height, out_height), y, precision=lax.Precision.HIGHEST)
+    y = jnp.einsum("ow,nhwc->nhoc", _bins(width, out_width), y, precision=lax.Precision.HIGHEST)
+    return y.astype(x.dtype)

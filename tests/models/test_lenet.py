@@ -1,0 +1,38 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import cnnjax
+from cnnjax.models.lenet import CONNECTIONS, output_codes, scaled_tanh
+
+
+def test_connection_table_is_the_papers():
+    assert len(CONNECTIONS) == 16
+    assert len(set(CONNECTIONS)) == 16
+    assert sum(map(len, CONNECTIONS)) == 60
+    # Each map of S2 feeds ten of C3 (a row of table I).
+    assert [sum(index in row for row in CONNECTIONS) for index in range(6)] == [10] * 6
+
+
+def test_squashing_fixes_plus_and_minus_one():
+    x = jnp.array([-1.0, 0.0, 1.0])
+    np.testing.assert_allclose(scaled_tanh(x), x, atol=1e-4)
+
+
+def test_codes_are_signs_that_differ_and_agree_between_numbers_of_classes():
+    codes = output_codes(26, 84)
+    assert set(np.unique(codes)) == {-1.0, 1.0}
+    assert min((a != b).sum() for a, b in itertools.combinations(codes, 2)) >= 10
+    np.testing.assert_array_equal(output_codes(3, 84), codes[:3])
+    np.testing.assert_array_equal(output_codes(26, 84), codes)
+
+
+def test_logits_of_1998_are_negated_squared_distances_to_the_codes():
+    images = jax.random.normal(jax.random.key(0), (2, 36, 32, 1))
+    model = cnnjax.create_model("lenet5_1998", num_classes=12)
+    variables = model.init(jax.random.key(1), images)
+    features = np.asarray(model.clone(num_classes=0).apply(variables, images))
+    expected = [[-((x - code) ** 2).sum() for code in output_codes(12, 84)] for x in features]
+    np.testing.assert_allclose(model.apply(variables, images), expected, rtol=1e-5)
