@@ -82,17 +82,10 @@ def output_shape(info):
     return (2, *(info.output_size or info.input_size), channels)
 
 
-<<<<<<< HEAD
-def check_features(model, variables, images, *, ndim):
-    """Without classes the network returns what its classifier would have seen, and needs no classifier."""
-    head = dict(variables["params"]["head"])
-    kernel = head.pop("classifier")["kernel"]
-    features = jax.eval_shape(model.apply, variables | {"params": variables["params"] | {"head": head}}, images)
-=======
 def check_features(model, variables, images, *, ndim, width):
-    """Without classes the network returns what its classifier would have seen, and has no classifier."""
-    features = jax.eval_shape(model.apply, variables, images)
->>>>>>> 665a750 (Add AlexNet, ZFNet, NiN, VGG, SqueezeNet, the MLP baseline and LeNet-5 of 1998)
+    """Without classes the network returns what its classifier would have seen, and needs no classifier."""
+    head = {name: layer for name, layer in variables["params"]["head"].items() if name != "classifier"}
+    features = jax.eval_shape(model.apply, variables | {"params": variables["params"] | {"head": head}}, images)
     assert len(features.shape) == ndim
     assert (features.shape[0], features.shape[-1]) == (2, width)
     assert features.dtype == jnp.float32
