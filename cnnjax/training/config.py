@@ -34,7 +34,7 @@ class TrainConfig:
     """Folder of prepared TFDS data sets; None: ~/tensorflow_datasets."""
     workdir: Path | None = None
     """Folder of the run; None: runs/<model>-<dataset>."""
-    epochs: float = 40
+    epochs: float = 30
     """Passes over the training images."""
     batch_size: int = 64
     """Images a step, over all devices."""
@@ -56,7 +56,7 @@ class TrainConfig:
     """Evaluate a moving average of the parameters with this decay a step; 0: evaluate the parameters."""
     image_size: int | None = None
     """Pixels, height and width; None: as the data set has them if the network takes that, else the network's."""
-    crop_padding: int = 0
+    crop_padding: int = 2
     """Augmentation: random crops after zero padding by this many pixels."""
     mirror: bool = False
     """Augmentation: flip half of the images left to right."""
@@ -143,6 +143,7 @@ RECIPES: dict[str, TrainConfig] = {
             schedule="cosine",
             warmup_epochs=5,
             image_size=224,
+            crop_padding=0,
             mirror=True,
             dtype="bfloat16",
         ),
