@@ -82,6 +82,7 @@ class AlexNet(nn.Module):
       groups: groups of the second, fourth and fifth convolution.
       response_norm: normalise after the first and second convolution.
       padding: of the first convolution, pixels a side.
+      pool_size: height and width of the maps that the dense layers take; others are averaged to it.
       dense_features: units of the hidden dense layers.
       dropout_rate, dropout_inputs: rate, and which of the three dense layers have their input dropped.
       bias_init: of the second, fourth and fifth convolution and the hidden dense layers (1 in the paper); other
@@ -102,6 +103,7 @@ class AlexNet(nn.Module):
     groups: int = 1
     response_norm: bool = False
     padding: int = 2
+    pool_size: int = POOL_SIZE
     dense_features: tuple[int, int] = (4096, 4096)
     dropout_rate: float = 0.5
     dropout_inputs: tuple[bool, bool, bool] = (True, True, False)
@@ -135,7 +137,7 @@ class AlexNet(nn.Module):
         return DenseHead(
             self.num_classes,
             self.dense_features,
-            POOL_SIZE,
+            self.pool_size,
             tuple(self.dropout_rate if dropped else 0.0 for dropped in self.dropout_inputs),
             self.activation,
             bias_init=self.bias_init,

@@ -87,6 +87,7 @@ class VGG(nn.Module):
       stage_sizes: convolutions a stage; each stage halves the resolution at its end.
       batch_norm: normalise after each convolution.
       features: width of each stage.
+      pool_size: height and width of the maps that the dense layers take; others are averaged to it.
       dense_features: units of the hidden dense layers.
       dropout_rate: of the hidden layers' outputs.
       remat: recompute the inside of each stage in the backward pass instead of keeping it.
@@ -104,6 +105,7 @@ class VGG(nn.Module):
     batch_norm: bool = False
     num_classes: int = 1000
     features: tuple[int, ...] = FEATURES
+    pool_size: int = POOL_SIZE
     dense_features: tuple[int, int] = (4096, 4096)
     dropout_rate: float = 0.5
     activation: Callable[[jax.Array], jax.Array] = nn.relu
@@ -127,7 +129,7 @@ class VGG(nn.Module):
         return DenseHead(
             self.num_classes,
             self.dense_features,
-            POOL_SIZE,
+            self.pool_size,
             (0.0, self.dropout_rate, self.dropout_rate),
             self.activation,
             kernel_init=nn.initializers.normal(0.01),

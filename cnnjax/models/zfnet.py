@@ -74,6 +74,7 @@ class ZFNet(nn.Module):
 
     Attributes:
       stages: convolutions a stage.
+      pool_size: height and width of the maps that the dense layers take; others are averaged to it.
       dense_features: units of the hidden dense layers.
       dropout_rate: of the hidden layers' outputs.
       kernel_init: the paper says "all weights are initialized to 10^-2": read as a standard deviation, since equal
@@ -91,6 +92,7 @@ class ZFNet(nn.Module):
 
     num_classes: int = 1000
     stages: tuple[tuple[Layer, ...], ...] = STAGES
+    pool_size: int = POOL_SIZE
     dense_features: tuple[int, int] = (4096, 4096)
     dropout_rate: float = 0.5
     activation: Callable[[jax.Array], jax.Array] = nn.relu
@@ -110,7 +112,9 @@ class ZFNet(nn.Module):
             normalise = index < len(self.stages)
             x = stage_class(layers, normalise, partial(Conv, **types), self.activation, name=f"stage{index}")(x)
         rates = (0.0, self.dropout_rate, self.dropout_rate)
-        head = DenseHead(self.num_classes, self.dense_features, POOL_SIZE, rates, self.activation, **types, name="head")
+        head = DenseHead(
+            self.num_classes, self.dense_features, self.pool_size, rates, self.activation, **types, name="head"
+        )
         return head(x, train)
 
 

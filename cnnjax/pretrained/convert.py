@@ -367,7 +367,8 @@ def _draw(name: str, model: nn.Module, channels: int, key: jax.Array) -> dict[tu
     layers, arrays = _trace(name, model, channels)
     drawn: dict[tuple[str, ...], jax.Array] = {}
     for path, layer in layers.items():
-        if CLASSIFIERS.fullmatch(path):
+        # A classifier of fixed codes has no kernel, and nothing to draw.
+        if CLASSIFIERS.fullmatch(path) and ("params", f"{path}/kernel") in arrays:
             *window, inputs, _ = arrays["params", f"{path}/kernel"].shape
             inputs *= getattr(layer, "feature_group_count", 1)
             key, subkey = jax.random.split(key)

@@ -127,15 +127,20 @@ class Squeeze(Layout):
 
 @dataclasses.dataclass(frozen=True)
 class Expand(Layout):
-    """Ours is the dense layer [in, out], the source's the 1x1 convolution [out, in, 1, 1] (PyTorch)."""
+    """Ours is the dense layer [size * size * in, out], the source's the convolution [out, in, size, size] (PyTorch).
+
+    The convolution takes maps of ``size`` pixels, which we flatten before the dense layer.
+    """
+
+    size: int = 1
 
     def to_source(self, ours: np.ndarray) -> np.ndarray:
         """Return the convolution's kernel."""
-        return ours.T[:, :, None, None]
+        return ours.reshape(self.size, self.size, -1, ours.shape[1]).transpose(3, 2, 0, 1)
 
     def to_ours(self, theirs: np.ndarray) -> np.ndarray:
         """Return the dense layer's kernel."""
-        return theirs[:, :, 0, 0].T
+        return theirs.transpose(2, 3, 1, 0).reshape(-1, theirs.shape[0])
 
 
 SAME = Same()

@@ -6,6 +6,7 @@ import numpy as np
 
 import cnnjax
 from cnnjax.models.lenet import CONNECTIONS, output_codes, scaled_tanh
+from cnnjax.pretrained import from_state_dict, reference_shapes, to_state_dict
 
 
 def test_connection_table_is_the_papers():
@@ -36,3 +37,10 @@ def test_logits_of_1998_are_negated_squared_distances_to_the_codes():
     features = np.asarray(model.clone(num_classes=0).apply(variables, images))
     expected = [[-((x - code) ** 2).sum() for code in output_codes(12, 84)] for x in features]
     np.testing.assert_allclose(model.apply(variables, images), expected, rtol=1e-5)
+
+
+def test_weights_of_1998_travel_although_its_classifier_has_none():
+    shapes = reference_shapes("lenet5_1998", source="torch")
+    state = {name: np.full(shape, 0.5, np.float32) for name, shape in shapes.items()}
+    variables = from_state_dict("lenet5_1998", state, source="torch", num_classes=3, redraw_head=jax.random.key(0))
+    assert to_state_dict("lenet5_1998", variables, source="torch").keys() == state.keys()
