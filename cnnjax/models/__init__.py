@@ -20,8 +20,11 @@ import flax.linen as nn
 from cnnjax.models import (
     alexnet,
     autoencoder,
+    deeplabv3,
     dncnn,
+    fcn,
     lenet,
+    lraspp,
     mlp,
     mobilenet_v3,
     nin,
@@ -50,8 +53,11 @@ def _merge(*tables: dict[str, Variant]) -> MappingProxyType[str, Variant]:
 VARIANTS = _merge(
     alexnet.VARIANTS,
     autoencoder.VARIANTS,
+    deeplabv3.VARIANTS,
     dncnn.VARIANTS,
+    fcn.VARIANTS,
     lenet.VARIANTS,
+    lraspp.VARIANTS,
     mlp.VARIANTS,
     mobilenet_v3.VARIANTS,
     nin.VARIANTS,

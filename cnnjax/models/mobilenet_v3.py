@@ -220,6 +220,24 @@ class MobileNetV3(nn.Module):
         )(x, train)
 
 
+class MobileNetV3Encoder(MobileNetV3):
+    """A MobileNetV3 without its head, for networks that label pixels.
+
+    Returns:
+      float[batch, height / 8, width / 8, features], the first block's output at that resolution, and float[batch,
+      height / output_stride, width / output_stride, last_features], the last map.
+    """
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:  # type: ignore[override]
+        """Return two feature maps of ``images``."""
+        # The stem halves the resolution; only the small network's first stage does too.
+        early = f"stage{2 if self.rows[0].s == 2 else 3}/block1"
+        maps = self.features(images, train, taps=(early,))
+        *_, last = maps.values()
+        return maps[early], last
+
+
 def _variant(table: int, rows: tuple[Row, ...], hidden: int, num_params: int, gmacs: float, top1: float) -> Variant:
     info = ModelInfo(
         family="mobilenet_v3",

@@ -310,9 +310,8 @@ class ResNet(nn.Module):
         """Smallest legal height and width, pixels: one pixel is left after the last stage."""
         return 2 ** (len(self.stage_sizes) - 1) * (1 if self.small_images else 4)
 
-    @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """Return the logits of ``images``."""
+    def feature_maps(self, images: jax.Array, train: bool) -> list[jax.Array]:
+        """Return the output of each stage, for the compact method of a network that has these stages."""
         check_images(images, min_size=self.min_size)
         if self.shortcut == "none" and (self.stochastic_depth_rate or self.zero_init_residual):
             raise ValueError(
@@ -327,6 +326,7 @@ class ResNet(nn.Module):
         geometries = dilate_stages(strides, self.output_stride, stem_stride=1 if self.small_images else 4)
         stage_class = nn.remat(Stage, static_argnums=(2,)) if self.remat else Stage
 
+        maps = []
         x = Stem(self.features, self.small_images, conv, norm, self.activation, name="stem")(images, train)
         for index, (geometry, stage_rates) in enumerate(zip(geometries, rates, strict=True)):
             block = partial(
@@ -341,7 +341,29 @@ class ResNet(nn.Module):
                 zero_init=self.zero_init_residual,
             )
             x = stage_class(block, geometry, stage_rates, name=f"stage{index + 1}")(x, train)
-        return ClassifierHead(self.num_classes, **types, name="head")(x, train)
+            maps.append(x)
+        return maps
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Return the logits of ``images``."""
+        x = self.feature_maps(images, train)[-1]
+        return ClassifierHead(self.num_classes, dtype=self.dtype, param_dtype=self.param_dtype, name="head")(x, train)
+
+
+class ResNetEncoder(ResNet):
+    """A ResNet without its head, for networks that label pixels.
+
+    Returns:
+      float[batch, height / strides, width / strides, features] twice: the output of the last stage but one, and of the
+      last.
+    """
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:  # type: ignore[override]
+        """Return two feature maps of ``images``."""
+        *_, before_last, last = self.feature_maps(images, train)
+        return before_last, last
 
 
 def _variant(table: Table, row: Row) -> Variant:

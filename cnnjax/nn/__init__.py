@@ -3,7 +3,7 @@
 from cnnjax.nn.attention import SqueezeExcite
 from cnnjax.nn.conv import Conv, ConvTranspose
 from cnnjax.nn.dilation import StageGeometry, dilate_stages
-from cnnjax.nn.head import ClassifierHead, ConvHead, DenseHead
+from cnnjax.nn.head import ClassifierHead, ConvHead, DenseHead, PixelClassifierHead, sow_aux_logits
 from cnnjax.nn.images import check_images
 from cnnjax.nn.initializers import he_fan_out, torch_uniform
 from cnnjax.nn.inverted_residual import ConvNorm, InvertedResidual, conv_padding, round_width
@@ -22,6 +22,7 @@ __all__ = [
     "ConvTranspose",
     "DenseHead",
     "InvertedResidual",
+    "PixelClassifierHead",
     "SqueezeExcite",
     "Stage",
     "StageGeometry",
@@ -39,6 +40,7 @@ __all__ = [
     "max_unpool",
     "resize_bilinear",
     "round_width",
+    "sow_aux_logits",
     "split_stages",
     "stochastic_depth_rates",
     "torch_uniform",

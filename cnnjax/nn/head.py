@@ -12,7 +12,22 @@ from flax.typing import Dtype, Initializer
 
 from cnnjax.nn.conv import Conv
 from cnnjax.nn.initializers import torch_uniform
+from cnnjax.nn.normalization import BatchNorm
 from cnnjax.nn.pooling import adaptive_avg_pool, global_avg_pool
+
+
+def sow_aux_logits(module: nn.Module, name: str, logits: jax.Array) -> None:
+    """Leave the logits of an auxiliary head in the collection ``aux_logits``, as a tuple of one, for who asked for it.
+
+    ``Module.sow`` would refuse the name because the head itself has it. Nothing is left while parameters are drawn.
+
+    Args:
+      module: the network.
+      name: the head's, such as "aux1".
+      logits: what the head returned.
+    """
+    if not module.is_initializing() and module.is_mutable_collection("aux_logits"):
+        module.put_variable("aux_logits", name, (logits,))
 
 
 class ClassifierHead(nn.Module):
@@ -137,3 +152,35 @@ class ConvHead(nn.Module):
             )(x)
             x = self.activation(x)
         return x.mean((1, 2), dtype=jnp.float32)
+
+
+class PixelClassifierHead(nn.Module):
+    """Convolve 3x3 to a quarter of the channels, normalise, drop out, and classify each place.
+
+    The head of torchvision's FCN, and the auxiliary head of its other segmentation networks.
+
+    Args:
+      x: float[batch, height, width, channels].
+      train: True normalises with the batch's statistics and applies dropout.
+    Returns:
+      float32[batch, height, width, num_classes] logits, before softmax; float32[batch, height, width, channels // 4]
+      when ``num_classes`` is 0.
+    """
+
+    num_classes: int
+    dropout_rate: float = 0.1
+    axis_name: str | None = None
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Return the logits of each place of ``x``."""
+        conv = partial(Conv, dtype=self.dtype, param_dtype=self.param_dtype, kernel_init=torch_uniform)
+        norm = BatchNorm(axis_name=self.axis_name, dtype=self.dtype, param_dtype=self.param_dtype, name="norm1")
+        x = conv(x.shape[-1] // 4, (3, 3), padding=1, use_bias=False, name="conv1")(x)
+        x = nn.relu(norm(x, use_running_average=not train))
+        if self.num_classes > 0:
+            x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+            x = conv(self.num_classes, (1, 1), name="classifier")(x)
+        return x.astype(jnp.float32)

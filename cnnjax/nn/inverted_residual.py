@@ -54,14 +54,22 @@ class ConvNorm(nn.Module):
     activation: Callable[[jax.Array], jax.Array]
     kernel_size: int = 1
     strides: int = 1
+    dilation: int = 1
     padding: PaddingRule = "symmetric"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Apply the layer to ``x``."""
         kernel = (self.kernel_size, self.kernel_size)
-        padding = conv_padding(self.padding, self.kernel_size)
-        x = self.conv(self.features, kernel, strides=self.strides, padding=padding, name="conv1")(x)
+        padding = conv_padding(self.padding, self.kernel_size, self.dilation)
+        x = self.conv(
+            self.features,
+            kernel,
+            strides=self.strides,
+            padding=padding,
+            kernel_dilation=self.dilation,
+            name="conv1",
+        )(x)
         return self.activation(self.norm(use_running_average=not train, name="norm1")(x))
 
 

@@ -141,7 +141,7 @@ def test_gradients_and_evaluation_mode(name):
     @jax.jit
     def evaluate(variables):
         out, updates = model.apply(variables, images, mutable=True)
-        return out, {k: v for k, v in updates.items() if k != "params"}
+        return out, {k: v for k, v in updates.items() if k not in ("params", "aux_logits")}
 
     first, kept = evaluate(variables)
     again, _ = evaluate(variables)
@@ -156,10 +156,12 @@ def test_gradients_and_evaluation_mode(name):
                 variables | {"params": params},
                 images,
                 train=True,
-                mutable=["batch_stats"],
+                mutable=["batch_stats", "aux_logits"],
                 rngs={"dropout": jax.random.key(2)},
             )
-            return (out**2).mean(), updates
+            # Auxiliary heads learn from losses of their own.
+            outputs = [out, *jax.tree.leaves(updates.get("aux_logits", {}))]
+            return sum((output**2).mean() for output in outputs), updates
 
         return jax.grad(loss, has_aux=True)(params)
 
