@@ -11,6 +11,7 @@ from cnnjax.nn.normalization import BatchNorm, local_response_norm
 from cnnjax.nn.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, max_pool, max_pool_with_indices, max_unpool
 from cnnjax.nn.regularization import StochasticDepth, stochastic_depth_rates
 from cnnjax.nn.resize import resize_bilinear
+from cnnjax.nn.shuffle import channel_shuffle
 from cnnjax.nn.stage import Stage, split_stages
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "StochasticDepth",
     "adaptive_avg_pool",
     "avg_pool",
+    "channel_shuffle",
     "check_images",
     "conv_padding",
     "dilate_stages",
