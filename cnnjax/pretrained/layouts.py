@@ -127,20 +127,24 @@ class Squeeze(Layout):
 
 @dataclasses.dataclass(frozen=True)
 class Expand(Layout):
-    """Ours is the dense layer [size * size * in, out], the source's the convolution [out, in, size, size] (PyTorch).
+    """Ours is the dense layer [size * size * in, out], the source's a convolution.
 
-    The convolution takes maps of ``size`` pixels, which we flatten before the dense layer.
+    That is [out, in, size, size] in PyTorch, and [size, size, in, out] in Keras (``transpose=False``). It takes maps of
+    ``size`` pixels, which we flatten before the dense layer.
     """
 
     size: int = 1
+    transpose: bool = True
 
     def to_source(self, ours: np.ndarray) -> np.ndarray:
         """Return the convolution's kernel."""
-        return ours.reshape(self.size, self.size, -1, ours.shape[1]).transpose(3, 2, 0, 1)
+        kernel = ours.reshape(self.size, self.size, -1, ours.shape[1])
+        return kernel.transpose(3, 2, 0, 1) if self.transpose else kernel
 
     def to_ours(self, theirs: np.ndarray) -> np.ndarray:
         """Return the dense layer's kernel."""
-        return theirs.transpose(2, 3, 1, 0).reshape(-1, theirs.shape[0])
+        kernel = theirs.transpose(2, 3, 1, 0) if self.transpose else theirs
+        return kernel.reshape(-1, kernel.shape[-1])
 
 
 SAME = Same()

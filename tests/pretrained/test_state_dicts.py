@@ -157,6 +157,7 @@ def test_layouts_by_kind_of_layer():
         (layouts.Squeeze(), (1, 1, 3, 5)),
         (layouts.Squeeze(transpose=False), (1, 1, 3, 5)),
         (layouts.Expand(), (3, 5)),
+        (layouts.Expand(size=2, transpose=False), (12, 5)),
         (layouts.Append(2), (3,)),
         (layouts.KerasDepthwise(4), (3, 3, 1, 8)),
     ):
