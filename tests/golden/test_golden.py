@@ -1,0 +1,99 @@
+"""Every network gives what its reference implementation gives for the same weights.
+
+The files in data/ are written by generate.py, with libraries that these tests do not need.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zlib
+from pathlib import Path
+
+import drawing
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cnnjax
+from cnnjax.pretrained import from_state_dict, to_state_dict
+
+DATA = Path(__file__).parent / "data"
+FILES = sorted(path.stem for path in DATA.glob("*.npz"))
+# Programs here run once: compiling fast matters, running fast does not. Every option only concerns code generation.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+def load(file):
+    """Return what a golden file says: its description and its arrays."""
+    arrays = dict(np.load(DATA / f"{file}.npz"))
+    meta = json.loads(zlib.decompress(arrays.pop("meta").tobytes()))
+    return meta, arrays
+
+
+def build(meta, **fields):
+    """Return the variant as it was published, the drawn weights, and the variables made of them."""
+    info = cnnjax.model_info(meta["name"])
+    classes = {} if info.num_classes is None else {"num_classes": info.num_classes}
+    model = cnnjax.create_model(meta["name"], **classes, **meta["fields"], **fields)
+    state = {name: drawing.weight(name, shape, meta["gain"]) for name, shape in meta["shapes"].items()}
+    return model, state, from_state_dict(meta["name"], state, source=meta["source"], **meta["fields"])
+
+
+def run(function, *args):
+    """Compile quickly, and run."""
+    return jax.jit(function).lower(*args).compile(compiler_options=QUICK)(*args)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_outputs_and_round_trip(file):
+    meta, golden = load(file)
+    model, state, variables = build(meta)
+
+    back = to_state_dict(meta["name"], variables, source=meta["source"], **meta["fields"])
+    for name, value in state.items():
+        np.testing.assert_array_equal(back[name], value, err_msg=name)
+
+    images = drawing.images("eval", meta["images"])
+    output = np.asarray(run(model.apply, variables, images))
+    assert list(output.shape) == meta["output"]
+    error = np.abs(drawing.sample(output) - golden["output"]).max()
+    assert error <= 1e-4 * np.abs(golden["output"]).max()
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if "loss" in load(file)[0]])
+def test_training_mode(file):
+    meta, golden = load(file)
+    plain = cnnjax.create_model(meta["name"], **meta["fields"])
+    rates = {
+        field.name: 0.0
+        for field in dataclasses.fields(plain)
+        if field.name.endswith(("dropout_rate", "stochastic_depth_rate"))
+    }
+    model, _, variables = build(meta, **rates)
+    images = drawing.images("train", meta["training_images"])
+
+    def loss(params, batch_stats, images):
+        variables = {"params": params, "batch_stats": batch_stats}
+        output, updates = model.apply(variables, images, train=True, mutable=["batch_stats", "aux_logits"])
+        aux = [values[0] for _, values in sorted(updates.get("aux_logits", {}).items())]
+        losses = [jnp.mean((out - drawing.target(out.shape)) ** 2) for out in (output, *aux)]
+        return losses[0] + meta["aux_weight"] * sum(losses[1:]), updates.get("batch_stats", {})
+
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    (value, updated), grads = run(jax.value_and_grad(loss, has_aux=True), params, batch_stats, images)
+    assert abs(value - meta["loss"]) <= 1e-4 * abs(meta["loss"])
+
+    after = to_state_dict(
+        meta["name"], {"params": grads, "batch_stats": updated}, source=meta["source"], **meta["fields"]
+    )
+    statistics = [name for name in meta["shapes"] if name.endswith(drawing.STATISTICS)]
+    parameters = [name for name in meta["shapes"] if not name.endswith(drawing.STATISTICS)]
+    for name, (norm, product) in zip(statistics, golden["statistics"], strict=True):
+        ours = drawing.digest(name, after[name])
+        np.testing.assert_allclose(ours, (norm, product), rtol=0, atol=1e-4 * norm, err_msg=name)
+    ours = np.array([drawing.digest(name, after[name])[0] for name in parameters])
+    # Gradients of deep networks are ill-conditioned: as exact as the reference is in float32, or better.
+    tolerance = max(1e-3, 3 * meta["rounding"])
+    np.testing.assert_allclose(ours, golden["gradients"], rtol=tolerance, atol=1e-5 * golden["gradients"].max())
