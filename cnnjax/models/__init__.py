@@ -85,7 +85,7 @@ VARIANTS = _merge(
 
 def _variant(name: str) -> Variant:
     if name not in VARIANTS:
-        near = difflib.get_close_matches(name, VARIANTS, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(name, VARIANTS, n=3, cutoff=0.7)
         hint = f"did you mean {' or '.join(near)}?" if near else "cnnjax.list_models() lists what there is"
         raise ValueError(f"unknown model {name!r}; {hint}")
     return VARIANTS[name]

@@ -55,8 +55,8 @@ class Checkpoints:
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory = Path(directory).absolute()
         self._policy = LatestAndBest()
-        # Orbax reports on each of its files; what a user has to know is said by the errors here.
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        # Orbax reports on each of its files, from several threads; what a user has to know is said by the errors here.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         with _writing(self.directory):
             self._manager = ocp.CheckpointManager(
                 self.directory,
@@ -256,7 +256,7 @@ def _differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[
 
 
 def _checksum(leaf: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+    return zlib.crc32(np.ascontiguousarray(leaf).tobytes())
 
 
 def _json_checksum(value: Any) -> int:

@@ -207,15 +207,20 @@ def fit(config: TrainConfig, console: Console | None = None) -> dict[str, Any]:
     setup = Setup.create(config)
     directory.create(setup.resolved())
     with Checkpoints(directory.checkpoint_directory) as checkpoints:
-        run = _Run(setup, directory, checkpoints, console, started)
+        run = TrainingLoop(setup, directory, checkpoints, console, started)
         run.restore()
         with _signals() as stop:
             run.train(stop)
         return run.finish()
 
 
-class _Run:
-    """The changing part of a run: state, position, and what was measured."""
+class TrainingLoop:
+    """The changing part of a run: state, position, and what was measured.
+
+    Attributes:
+      step: steps taken.
+      train_seconds, train_images: of training proper, without compilation, evaluation and checkpoints.
+    """
 
     def __init__(
         self, setup: Setup, directory: RunDirectory, checkpoints: Checkpoints, console: Console, started: float
@@ -237,7 +242,6 @@ class _Run:
         self.latest: dict[str, Any] = {}
         # Of earlier parts of the run.
         self.seconds_before = 0.0
-        # Time and images of training proper: without compilation, evaluation and checkpoints.
         self.train_seconds = 0.0
         self.train_images = 0
 
@@ -259,12 +263,13 @@ class _Run:
         self.state = self.setup.devices.replicate(self.state)
         self.sums = self.setup.devices.replicate(self.sums)
 
-    def train(self, stop: _Stop) -> None:
-        """Take all steps that are left."""
+    def train(self, stop: Stop, until: int | None = None) -> None:
+        """Take all steps that are left, or those up to step ``until``."""
         setup, config = self.setup, self.setup.config
+        last = setup.num_steps if until is None else min(until, setup.num_steps)
         with RunProgress(self.console, setup.num_steps, self.step, config.batch_size) as progress:
             clock = _Clock(self)
-            while self.step < setup.num_steps:
+            while self.step < last:
                 batch = setup.devices.shard(next(self.batches))
                 self.state, self.sums = setup.train(self.state, self.sums, batch)
                 self.step += 1
@@ -284,6 +289,7 @@ class _Run:
                 if stop.number and self.step < setup.num_steps:
                     self.checkpoints.wait()
                     raise Interrupted(stop.number)
+            clock.pause()
 
     def current(self) -> dict[str, float]:
         """Return the means over the epoch so far; waits for the device."""
@@ -377,7 +383,7 @@ class _Run:
 class _Clock:
     """Adds up the time of training proper; the first step of a process compiles and does not count."""
 
-    def __init__(self, run: _Run) -> None:
+    def __init__(self, run: TrainingLoop) -> None:
         self._run = run
         self._since: float | None = None
 
@@ -402,16 +408,16 @@ class _Clock:
 
 
 @dataclasses.dataclass
-class _Stop:
+class Stop:
     """The signal that asked the run to stop, 0 for none."""
 
     number: int = 0
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[_Stop]:
+def _signals() -> Iterator[Stop]:
     """Let SIGINT and SIGTERM ask for a stop after the step in progress; the second one acts at once."""
-    stop = _Stop()
+    stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         # Signals reach the main thread only; whoever runs this elsewhere handles them.
         yield stop

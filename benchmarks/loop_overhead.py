@@ -1,0 +1,92 @@
+"""Compare the training loop with the bare compiled step on the same batches.
+
+    python benchmarks/loop_overhead.py
+    python benchmarks/loop_overhead.py --recipe cifar10-resnet20 --data-dir DIR --steps 60
+
+Both take the same steps from the same state. The bare step gets batches that were read before; the loop reads them,
+shows progress and writes metrics, as `experiments/train.py` does; its evaluation and checkpoints are not counted. They
+take turns, a slice of steps each, so that a machine whose speed drifts is fair to both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+from rich.console import Console
+
+from cnnjax.training import RECIPES, Checkpoints, Setup
+from cnnjax.training.loop import Stop, TrainingLoop
+from cnnjax.training.metrics import zero_sums
+from cnnjax.training.rundir import RunDirectory
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="mnist-lenet5", choices=sorted(RECIPES))
+    parser.add_argument("--data-dir", type=Path, help="folder of prepared TFDS data sets")
+    parser.add_argument("--steps", type=int, default=200, help="steps a slice")
+    parser.add_argument("--slices", type=int, default=7, help="slices of each")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    arguments = parser.parse_args()
+    if arguments.steps < 1 or arguments.slices < 1:
+        parser.error("--steps and --slices must be at least 1")
+    config = dataclasses.replace(
+        RECIPES[arguments.recipe], data_dir=arguments.data_dir, parallel="jit", epochs=1e6, warmup_epochs=0
+    )
+    setup = Setup.create(config)
+    batches = setup.pipeline.train_batches(config.batch_size, arguments.steps, config.seed)
+    drawn = list(batches)
+    state, sums = setup.initial_state(), zero_sums()
+    state, sums = jax.block_until_ready(setup.train(state, sums, drawn[0]))
+
+    bare, loop = [], []
+    console = Console(stderr=True)
+    with tempfile.TemporaryDirectory() as folder:
+        directory = RunDirectory(Path(folder), config)
+        directory.create({})
+        with Checkpoints(directory.checkpoint_directory) as checkpoints:
+            run = TrainingLoop(setup, directory, checkpoints, console, time.perf_counter())
+            run.restore()
+            run.train(Stop(), until=1)
+            for number in range(arguments.slices):
+                console.print(f"slice {number + 1} of {arguments.slices}")
+                started = time.perf_counter()
+                for batch in drawn:
+                    state, sums = setup.train(state, sums, batch)
+                jax.block_until_ready((state, sums))
+                bare.append((time.perf_counter() - started) / len(drawn))
+                seconds, images = run.train_seconds, run.train_images
+                run.train(Stop(), until=run.step + arguments.steps)
+                steps = (run.train_images - images) / config.batch_size
+                loop.append((run.train_seconds - seconds) / steps)
+    ratio = statistics.median(b / a for a, b in zip(bare, loop, strict=True))
+    result = {
+        "recipe": arguments.recipe,
+        "batch_size": config.batch_size,
+        "bare_ms": 1e3 * statistics.median(bare),
+        "loop_ms": 1e3 * statistics.median(loop),
+        "overhead_percent": 100 * (ratio - 1),
+    }
+    if arguments.json:
+        print(json.dumps(result))
+    else:
+        print("| recipe | batch | bare step, ms | loop, ms a step | overhead (median of pairs) |")
+        print("|---|--:|--:|--:|--:|")
+        print(
+            f"| {result['recipe']} | {config.batch_size} | {result['bare_ms']:.2f} | {result['loop_ms']:.2f} | "
+            f"{result['overhead_percent']:+.1f} % |"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

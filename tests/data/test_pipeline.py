@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+
+from cnnjax.data import ArraySplit, BatchStream, DataError, DataPipeline, EvaluationBatches, ImageDataset
+from cnnjax.data.pipeline import random_resized_crop, resize_and_centre_crop
+
+
+def numbered(count):
+    """Return a split whose images and labels are their own index."""
+    return ArraySplit(
+        np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1) * np.ones((1, 4, 4, 3), np.uint8), np.arange(count)
+    )
+
+
+class Unequal:
+    """A split of images that differ in size, with random access."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def read(self, indices):
+        return [np.full((20 + i, 30, 3), i, np.uint8) for i in indices], np.asarray(indices, np.int32)
+
+
+def dataset(train, test, shape=(4, 4, 3)):
+    return ImageDataset("numbers", "1.0.0", train, test, tuple("abcdefghij"), shape)
+
+
+def test_each_epoch_holds_every_example_once_though_batches_cross_its_end():
+    stream = BatchStream(numbered(10), batch_size=4, num_batches=15, seed=3)
+    labels = np.concatenate([stream[i]["label"] for i in range(15)]).reshape(6, 10)
+    for epoch in labels:
+        assert sorted(epoch) == list(range(10))
+    assert len({tuple(epoch) for epoch in labels}) == 6
+    for i in range(15):
+        np.testing.assert_array_equal(stream[i]["image"][:, 0, 0, 0], stream[i]["label"])
+
+
+def test_order_depends_on_the_seed_alone():
+    first, again, other = (BatchStream(numbered(50), 8, 20, seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first[7]["label"], again[7]["label"])
+    assert (first[7]["label"] != other[7]["label"]).any()
+
+
+@pytest.mark.parametrize("batch_size", [0, 11])
+def test_impossible_batch_sizes_are_refused(batch_size):
+    with pytest.raises(DataError, match=f"from 1 to 10.*got {batch_size}"):
+        BatchStream(numbered(10), batch_size, 1, 0)
+
+
+@pytest.mark.parametrize("budget", [0, 1 << 20])
+def test_iterator_state_is_exact_and_memory_does_not_change_the_order(budget):
+    pipeline = DataPipeline.create(dataset(numbered(30), numbered(10)), 4, budget)
+    batches = pipeline.train_batches(7, 20, seed=5)
+    seen = [next(batches)["label"] for _ in range(6)]
+    state = batches.get_state()
+    rest = [next(batches)["label"] for _ in range(5)]
+    resumed = pipeline.train_batches(7, 20, seed=5)
+    resumed.set_state(state)
+    for expected in rest:
+        np.testing.assert_array_equal(next(resumed)["label"], expected)
+    stream = BatchStream(numbered(30), 7, 20, 5)
+    for index, labels in enumerate(seen + rest):
+        np.testing.assert_array_equal(labels, stream[index]["label"])
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 10, 16])
+def test_evaluation_counts_every_example_once(batch_size):
+    batches = EvaluationBatches(numbered(10), batch_size)
+    labels = []
+    for index in range(len(batches)):
+        batch = batches[index]
+        assert batch["image"].shape == (batch_size, 4, 4, 3)
+        labels += list(batch["label"][batch["mask"]])
+    assert labels == list(range(10))
+
+
+def test_images_of_different_sizes_are_cropped_and_draws_depend_on_the_position():
+    pipeline = DataPipeline.create(dataset(Unequal(12), Unequal(5), (None, None, 3)), 8)
+    assert pipeline.statistics() is None
+    first, second = (list(pipeline.train_batches(4, 6, seed=1)) for _ in range(2))
+    assert first[0]["image"].shape == (4, 8, 8, 3)
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a["image"], b["image"])
+        np.testing.assert_array_equal(a["image"][:, 0, 0, 0], a["label"])
+    test = list(pipeline.test_batches(4))
+    assert [batch["mask"].sum() for batch in test] == [4, 1]
+    assert test[0]["image"].shape == (4, 8, 8, 3)
+
+
+def test_crops_take_legal_regions():
+    generator = np.random.default_rng(0)
+    ramp = np.arange(40 * 60).reshape(40, 60, 1) // 10
+    pixels = np.repeat(ramp.astype(np.uint8), 3, -1)
+    crops = [random_resized_crop(16)(pixels, generator) for _ in range(20)]
+    assert {crop.shape for crop in crops} == {(16, 16, 3)}
+    assert len({crop.tobytes() for crop in crops}) > 15
+    # No region of legal ratio fits a strip: the whole middle is taken.
+    assert random_resized_crop(16)(np.zeros((2, 200, 3), np.uint8), generator).shape == (16, 16, 3)
+    marked = np.zeros((70, 100, 3), np.uint8)
+    marked[:, 48:52] = 255
+    centre = resize_and_centre_crop(56)(marked)
+    assert centre.shape == (56, 56, 3)
+    assert centre[:, 27:29].min() > 200
+    assert centre[:, :20].max() == 0
+
+
+def test_statistics_are_those_of_the_pixels():
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (20, 4, 4, 3), dtype=np.uint8)
+    split = ArraySplit(images, np.zeros(20, np.int32))
+    mean, std = DataPipeline.create(dataset(split, split), 4).statistics()
+    np.testing.assert_allclose(mean, (images / 255).mean((0, 1, 2)), atol=1e-6)
+    np.testing.assert_allclose(std, (images / 255).std((0, 1, 2)), atol=1e-6)

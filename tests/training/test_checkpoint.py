@@ -1,0 +1,211 @@
+import resource
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import cnnjax
+from cnnjax.training import CheckpointError, CheckpointMismatchError, Checkpoints, TrainState, train_step
+
+
+def make_state(num_classes=10, tx=None, **fields):
+    model = cnnjax.create_model("resnet20", num_classes=num_classes, **{"stage_sizes": (1, 1, 1), **fields})
+    return TrainState.create(model, tx or optax.sgd(0.1, 0.9), jax.random.key(3), jnp.zeros((1, 8, 8, 3)))
+
+
+@pytest.fixture(scope="module")
+def state():
+    data = {"image": jax.random.normal(jax.random.key(0), (8, 8, 8, 3)), "label": jnp.arange(8, dtype=jnp.int32)}
+    return jax.jit(train_step)(make_state(), data)[0]
+
+
+def assert_equal(a, b):
+    def plain(leaf):
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+
+    a, b = (dict(jax.tree_util.tree_leaves_with_path(tree)) for tree in (a, b))
+    assert a.keys() == b.keys()
+    for path in a:
+        np.testing.assert_array_equal(plain(a[path]), plain(b[path]))
+
+
+def test_what_is_read_is_what_was_written(state, tmp_path):
+    run = {"data": {"next_index": 7}, "text": "é", "nothing": None}
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(1, state, run)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        restored, read = checkpoints.restore(1, make_state())
+        assert_equal(restored, state)
+        assert read == run
+        step, newest, _, damaged = checkpoints.restore_newest(make_state())
+        assert (step, damaged) == (1, [])
+        assert_equal(newest, state)
+        assert "params/stage2/block1/conv1/kernel" in checkpoints.read(1)[0]
+
+
+def test_a_restored_state_steps_to_the_same_bits(state, tmp_path):
+    data = {"image": jnp.ones((8, 8, 8, 3)), "label": jnp.zeros(8, jnp.int32)}
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(1, state, {})
+        checkpoints.wait()
+        restored, _ = checkpoints.restore(1, make_state())
+    step = jax.jit(train_step)
+    assert_equal(step(restored, data)[0].params, step(state, data)[0].params)
+
+
+def test_the_latest_two_and_the_best_are_kept(state, tmp_path):
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.restore_newest(state) is None
+        for step in range(1, 7):
+            checkpoints.save(step, state, {"best_step": 2}, best_step=min(step, 2))
+        checkpoints.wait()
+        assert checkpoints.steps == [2, 5, 6]
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.restore_newest(state)
+        checkpoints.save(7, state, {"best_step": 2}, best_step=2)
+        checkpoints.wait()
+        assert checkpoints.steps == [2, 6, 7]
+
+
+def test_saving_copies_before_it_returns(tmp_path):
+    """The step after a save may overwrite the buffers that are being written."""
+    state = make_state()
+    kept = jax.tree.map(lambda leaf: np.array(leaf), state.params)
+    step = jax.jit(train_step, donate_argnums=0)
+    data = {"image": jnp.ones((8, 8, 8, 3)), "label": jnp.zeros(8, jnp.int32)}
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(1, state, {})
+        for _ in range(5):
+            state, _ = step(state, data)
+        checkpoints.wait()
+        assert_equal(checkpoints.restore(1, make_state())[0].params, kept)
+
+
+def damage(file, how):
+    data = file.read_bytes()
+    if how == "truncated":
+        file.write_bytes(data[: len(data) // 2])
+    elif how == "missing":
+        file.unlink()
+    elif how == "empty":
+        file.write_bytes(b"")
+    elif data:
+        middle = len(data) // 2
+        file.write_bytes(data[:middle] + bytes([data[middle] ^ 0xFF]) + data[middle + 1 :])
+
+
+@pytest.mark.parametrize("how", ["truncated", "missing", "empty", "flipped"])
+def test_damage_to_any_file_is_found_or_harmless(state, tmp_path, how):
+    """Restoring gives the exact bits, of this checkpoint or of the one before it, never others."""
+    original = tmp_path / "original"
+    older = state.replace(step=state.step - 1)
+    with Checkpoints(original / "checkpoints") as checkpoints:
+        checkpoints.save(1, older, {"number": 1})
+        checkpoints.save(2, state, {"number": 2})
+    newest = original / "checkpoints" / "2"
+    fell_back = 0
+    for file in sorted(path.relative_to(original) for path in newest.rglob("*") if path.is_file()):
+        copy = tmp_path / "copy"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(original, copy)
+        damage(copy / file, how)
+        with Checkpoints(copy / "checkpoints") as checkpoints:
+            step, restored, run, damaged = checkpoints.restore_newest(make_state())
+            assert_equal(restored, {1: older, 2: state}[step])
+            assert run == {"number": step}
+            if step == 1:
+                fell_back += 1
+                assert len(damaged) == 1
+                assert f"checkpoint 2 in {copy / 'checkpoints'} is damaged" in damaged[0]
+                assert checkpoints.steps == [1]
+                assert (copy / "corrupt" / "2-1").is_dir()
+                checkpoints.save(2, state, {"number": 2})
+    assert fell_back >= 3
+
+
+def test_a_half_written_checkpoint_is_ignored(state, tmp_path):
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(1, state, {})
+    shutil.copytree(tmp_path / "checkpoints" / "1", tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp-123")
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.restore_newest(make_state())[0] == 1
+
+
+def test_nothing_is_moved_when_all_are_damaged(state, tmp_path):
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state, {})
+    for file in tmp_path.rglob("run/*"):
+        file.write_bytes(b"")
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        with pytest.raises(CheckpointError, match="(?s)checkpoint 2 .*checkpoint 1 .*no good checkpoint is left"):
+            checkpoints.restore_newest(state)
+        assert checkpoints.steps == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        (
+            {"num_classes": 7},
+            r"params/head/classifier/kernel: float32\[64, 10\] in the checkpoint, float32\[64, 7\] in the",
+        ),
+        ({"stage_sizes": (2, 1, 1)}, r"params/stage1/block2/conv1/kernel: only in the model, float32\[3, 3, 16, 16\]"),
+        (
+            {"shortcut": "projection"},
+            r"params/stage2/block1/proj_conv/kernel: only in the model, float32\[1, 1, 16, 32\]",
+        ),
+        ({"tx": optax.sgd(0.1)}, "opt_state/0/trace/stem/conv1/kernel: only in the checkpoint"),
+    ],
+)
+def test_another_model_or_optimizer_is_refused_with_paths_and_shapes(state, tmp_path, other, expected):
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(1, state, {})
+        checkpoints.wait()
+        with pytest.raises(CheckpointMismatchError, match=expected):
+            checkpoints.restore_newest(make_state(**other))
+        assert checkpoints.steps == [1]
+
+
+def test_a_write_that_fails_says_so_and_keeps_what_there_was(tmp_path):
+    """The system refuses files above a limit, as it does on a full disk."""
+    script = f"""
+        import resource, signal
+        import jax, jax.numpy as jnp
+        from cnnjax.training import CheckpointError, Checkpoints
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        small, large = {{"x": jnp.ones(10)}}, {{"x": jax.random.normal(jax.random.key(0), (500_000,))}}
+        with Checkpoints({str(tmp_path / "checkpoints")!r}) as checkpoints:
+            checkpoints.save(1, small, {{}})
+            checkpoints.wait()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+            try:
+                checkpoints.save(2, large, {{}})
+                checkpoints.wait()
+            except CheckpointError as error:
+                print(error)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        with Checkpoints({str(tmp_path / "checkpoints")!r}) as checkpoints:
+            assert checkpoints.restore_newest(small)[0] == 1
+    """
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] == resource.RLIM_INFINITY
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "could not write a checkpoint" in done.stdout
+    assert "earlier checkpoints are intact" in done.stdout
+
+
+def test_a_folder_that_cannot_be_made_is_one_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="could not write a checkpoint to"):
+        Checkpoints(tmp_path / "file" / "checkpoints")

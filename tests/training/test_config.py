@@ -1,0 +1,84 @@
+import dataclasses
+
+import pytest
+
+from cnnjax.training import RECIPES, ConfigError, TrainConfig, parse_config
+
+
+def test_the_default_is_lenet_on_digits():
+    config = parse_config([])
+    assert config == RECIPES["digits-lenet5"] == TrainConfig()
+    assert (config.model, config.dataset) == ("lenet5", "digits")
+    assert str(config.run_directory) == "runs/lenet5-digits"
+
+
+def test_flags_override_the_recipe():
+    config = parse_config(["--recipe", "cifar10-resnet20", "--epochs", "5", "--no-mirror", "--data-dir", "/data"])
+    expected = dataclasses.replace(RECIPES["cifar10-resnet20"], epochs=5, mirror=False, data_dir=config.data_dir)
+    assert config == expected
+    assert str(config.data_dir) == "/data"
+    assert parse_config(["--recipe=mnist-lenet5"]) == RECIPES["mnist-lenet5"]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_can_be_chosen_by_name(name):
+    assert parse_config(["--recipe", name]) == RECIPES[name]
+
+
+def test_every_flag_has_a_line_of_help(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_config(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for field in dataclasses.fields(TrainConfig):
+        assert f"--{field.name.replace('_', '-')}" in text
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("epochs", 0, "epochs must be above 0 and finite, got 0"),
+        ("batch_size", 0, "batch_size must be at least 1, got 0"),
+        ("batch_size", -4, "batch_size must be at least 1, got -4"),
+        ("learning_rate", -0.1, "learning_rate must be above 0 and finite, got -0.1"),
+        ("learning_rate", float("nan"), "learning_rate must be above 0 and finite, got nan"),
+        ("momentum", 1.0, "momentum must be at least 0 and below 1, got 1.0"),
+        ("weight_decay", -1.0, "weight_decay must be at least 0"),
+        ("warmup_epochs", 30.0, "warmup_epochs must be at least 0 and below epochs"),
+        ("label_smoothing", 1.0, "label_smoothing must be"),
+        ("ema_decay", 1.0, "ema_decay must be"),
+        ("image_size", 0, "image_size must be at least 1, got 0"),
+        ("crop_padding", -1, "crop_padding must be at least 0"),
+        ("seed", -1, "seed must be from 0"),
+        ("log_steps", 0, "log_steps must be at least 1"),
+        ("checkpoint_steps", -1, "checkpoint_steps must be at least 0"),
+        ("memory_budget_mib", -1, "memory_budget_mib must be at least 0"),
+        ("model", "resnet_50", "unknown model 'resnet_50'; did you mean resnet50"),
+    ],
+)
+def test_impossible_values_are_refused_at_once(field, value, expected):
+    with pytest.raises(ConfigError, match=expected):
+        TrainConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--bach-size", "3"], "--batch-size"),
+        (["--batch-size", "many"], "batch-size"),
+        (["--optimizer", "sdg"], "sgd"),
+        (["--parallel", "tpu"], "pmap"),
+    ],
+)
+def test_unknown_flags_and_values_say_what_is_allowed(arguments, expected, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_config(arguments)
+    assert stop.value.code == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_unknown_recipes_say_what_there_is():
+    with pytest.raises(ConfigError, match="unknown recipe 'cifar10-resnet2'; did you mean cifar10-resnet20"):
+        parse_config(["--recipe", "cifar10-resnet2"])
+    with pytest.raises(ConfigError, match="there are digits-lenet5, mnist-lenet5"):
+        parse_config(["--recipe", "x"])

@@ -1,0 +1,329 @@
+"""Whole runs: what they leave behind, and that stopping them changes nothing."""
+
+import dataclasses
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import jax
+import jax.experimental.compilation_cache.compilation_cache as compilation_cache_module
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from cnnjax.data import DataError
+from cnnjax.training import CheckpointError, Checkpoints, ConfigError, TrainConfig, TrainingError, fit
+
+SCRIPT = Path(__file__).parents[2] / "experiments" / "train.py"
+
+
+# Optax's Adam raises a float to an integer power.
+@pytest.fixture(scope="module", autouse=True)
+def standard_promotion():
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+    yield
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+# Most runs here compile the same three programs.
+@pytest.fixture(scope="module", autouse=True)
+def compilation_cache(tmp_path_factory):
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("cache")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache_module.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("tfds")
+
+
+@pytest.fixture
+def config(data_dir, tmp_path):
+    return TrainConfig(
+        data_dir=data_dir, workdir=tmp_path / "run", epochs=2, parallel="jit", log_steps=10, checkpoint_steps=7
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(data_dir, tmp_path_factory):
+    """Return the folder, the result and the text of a run that nothing stopped."""
+    config = TrainConfig(
+        data_dir=data_dir,
+        workdir=tmp_path_factory.mktemp("whole") / "run",
+        epochs=2,
+        parallel="jit",
+        log_steps=10,
+        checkpoint_steps=7,
+    )
+    result, text = run(config)
+    return config, result, text
+
+
+def run(config):
+    text = io.StringIO()
+    result = fit(config, Console(file=text, width=200))
+    return result, text.getvalue()
+
+
+def records(workdir):
+    """Return the lines of the metrics file, without what depends on the clock."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def arrays(workdir):
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        return checkpoints.read(checkpoints.steps[-1])[0]
+
+
+def assert_same_run(one, other):
+    a, b = arrays(one), arrays(other)
+    assert a.keys() == b.keys()
+    for path in a:
+        np.testing.assert_array_equal(a[path], b[path], err_msg=path)
+    assert records(one) == records(other)
+    results = [json.loads((workdir / "result.json").read_text()) for workdir in (one, other)]
+    clock = {"seconds", "images_per_second"}
+    assert {k: v for k, v in results[0].items() if k not in clock} == {
+        k: v for k, v in results[1].items() if k not in clock
+    }
+
+
+def test_a_run_leaves_what_it_promises(whole):
+    config, result, text = whole
+    assert {
+        "steps",
+        "epochs",
+        "train_loss",
+        "test_loss",
+        "test_accuracy",
+        "images_per_second",
+        "seconds",
+    } <= result.keys()
+    assert result["steps"] == 45
+    assert result["test_accuracy"] > 0.5
+    assert "test accuracy" in text
+    assert str(config.workdir) in text
+    saved = json.loads((config.workdir / "config.json").read_text())
+    assert saved["config"]["seed"] == 0
+    assert saved["versions"]["jax"] == jax.__version__
+    assert saved["resolved"]["image_size"] == 28
+    assert saved["resolved"]["label_names"] == list("0123456789")
+    lines = records(config.workdir)
+    assert [(line["kind"], line["step"]) for line in lines] == [
+        ("train", 10),
+        ("train", 20),
+        ("epoch", 23),
+        ("train", 30),
+        ("train", 40),
+        ("epoch", 45),
+    ]
+    with Image.open(config.workdir / "curves.png") as picture:
+        assert picture.size == (1080, 432)
+    # Again: nothing is trained.
+    before = (config.workdir / "result.json").read_text()
+    again, text = run(config)
+    assert again == json.loads(before)
+    assert "The run is complete" in text
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(whole, config, tmp_path):
+    run(config)
+    assert_same_run(whole[0].workdir, config.workdir)
+    changed = dataclasses.replace(config, workdir=tmp_path / "changed", seed=1)
+    run(changed)
+    assert records(changed.workdir) != records(config.workdir)
+
+
+def stop_after(config, monkeypatch, steps, error):
+    """Raise ``error`` in place of the save after ``steps`` steps."""
+    save = Checkpoints.save
+
+    def failing(self, step, *args, **kwargs):
+        if step >= steps:
+            raise error
+        save(self, step, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", failing)
+        with pytest.raises(type(error)):
+            run(config)
+
+
+@pytest.mark.parametrize("steps", [14, 21, 23, 28])
+def test_a_run_that_died_goes_on_to_the_same_bits(whole, config, monkeypatch, steps):
+    stop_after(config, monkeypatch, steps, KeyboardInterrupt())
+    assert not (config.workdir / "result.json").exists()
+    _, text = run(config)
+    assert "Going on from step" in text
+    assert_same_run(whole[0].workdir, config.workdir)
+
+
+def command(data_dir, workdir):
+    """Return the real command; its epochs are longer than what it needs to be stopped."""
+    flags = {
+        "data-dir": data_dir,
+        "workdir": workdir,
+        "epochs": 6,
+        "batch-size": 16,
+        "parallel": "jit",
+        "log-steps": 10,
+        "checkpoint-steps": 25,
+    }
+    return [sys.executable, str(SCRIPT), *(str(part) for key, value in flags.items() for part in (f"--{key}", value))]
+
+
+def launch(command):
+    """Start a command on the machine's own devices."""
+    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
+
+
+def finish(command):
+    """Run a command to its end and return what it printed; it must succeed and warn of nothing."""
+    with launch(command) as process:
+        text, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert errors == ""
+    return text
+
+
+def test_a_process_that_is_stopped_by_signals_goes_on_to_the_same_bits(data_dir, tmp_path):
+    """Stop the real command three times in three ways, each time after some more steps."""
+    stopped = tmp_path / "stopped"
+    metrics = stopped / "metrics.jsonl"
+    for number, lines in ((signal.SIGTERM, 9), (signal.SIGKILL, 22), (signal.SIGINT, 35)):
+        with launch(command(data_dir, stopped)) as process:
+            deadline = time.monotonic() + 120
+            while not (metrics.exists() and len(metrics.read_text().splitlines()) >= lines):
+                assert process.poll() is None, process.stderr.read()
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=60)
+        if number == signal.SIGKILL:
+            assert process.returncode == -number
+        else:
+            assert process.returncode == 128 + number, errors
+            assert "the same command again goes on from here" in errors
+        assert not (stopped / "result.json").exists()
+    assert "Going on from step" in finish(command(data_dir, stopped))
+    whole = tmp_path / "whole"
+    assert "test accuracy" in finish(command(data_dir, whole))
+    assert_same_run(stopped, whole)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(whole, config, monkeypatch):
+    stop_after(config, monkeypatch, 21, KeyboardInterrupt())
+    for file in (config.workdir / "checkpoints" / "14" / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    _, text = run(config)
+    assert "checkpoint 14 in" in text
+    assert "Going on from step 7" in text
+    assert_same_run(whole[0].workdir, config.workdir)
+
+
+def test_a_failed_write_ends_the_run_and_loses_nothing(whole, config, monkeypatch):
+    stop_after(config, monkeypatch, 14, CheckpointError("no space left on the disk"))
+    run(config)
+    assert_same_run(whole[0].workdir, config.workdir)
+
+
+def test_another_config_is_refused_with_the_difference(whole, tmp_path):
+    config = whole[0]
+    expected = r"(?s)another config:\n  batch_size: 64 there, 32 now\n  seed: 0 there, 1 now"
+    with pytest.raises(ConfigError, match=expected):
+        run(dataclasses.replace(config, batch_size=32, seed=1))
+    moved = tmp_path / "moved"
+    shutil.copytree(config.workdir, moved)
+    assert run(dataclasses.replace(config, workdir=moved, parallel="pmap"))[1].startswith("The run is complete")
+
+
+def test_eight_devices_train_like_one(config, tmp_path):
+    one, _ = run(dataclasses.replace(config, crop_padding=0))
+    eight, _ = run(dataclasses.replace(config, crop_padding=0, workdir=tmp_path / "eight", parallel="pmap"))
+    assert eight["devices"].startswith("8 ")
+    for key in ("train_loss", "test_loss"):
+        np.testing.assert_allclose(one[key], eight[key], rtol=1e-3)
+
+
+def test_moving_averages_and_resuming_go_together(config, tmp_path, monkeypatch):
+    config = dataclasses.replace(config, ema_decay=0.9)
+    whole = dataclasses.replace(config, workdir=tmp_path / "whole")
+    run(whole)
+    stop_after(config, monkeypatch, 28, KeyboardInterrupt())
+    run(config)
+    assert_same_run(whole.workdir, config.workdir)
+    assert any(path.startswith("ema/params/") for path in arrays(whole.workdir))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "expected"),
+    [
+        ({"batch_size": 12, "parallel": "pmap"}, ConfigError, "divisible by the 8 devices, got 12"),
+        ({"batch_size": 2000}, ConfigError, "at most 1438, the number of training images of digits, got 2000"),
+        ({"image_size": 8}, ConfigError, "lenet5 on digits: images of 8x8 pixels are too small.*12x12"),
+        ({"dataset": "digit"}, DataError, "unknown data set 'digit'; did you mean digits"),
+        ({"dataset": "cifar10"}, DataError, "not prepared"),
+        ({"model": "dncnn17_grey"}, ConfigError, "dncnn17_grey is no classifier"),
+        ({"data_dir": Path("/nowhere")}, DataError, "'/nowhere' is not a folder"),
+        ({"warmup_epochs": 1.99, "batch_size": 1438}, ConfigError, "warm-up of 2 steps leaves nothing of a run of 2"),
+    ],
+)
+def test_runs_that_cannot_be_are_refused_before_anything_is_made(config, changes, error, expected):
+    with pytest.raises(error, match=expected):
+        run(dataclasses.replace(config, **changes))
+    assert not config.workdir.exists()
+
+
+def test_a_workdir_that_cannot_be_made_is_one_error(config, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be made"):
+        run(dataclasses.replace(config, workdir=tmp_path / "file" / "run"))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(config):
+    with pytest.raises(TrainingError, match="the loss is nan at step 10.*lower --learning-rate"):
+        run(dataclasses.replace(config, optimizer="sgd", learning_rate=1e30, schedule="constant"))
+
+
+def test_runs_in_other_threads_leave_signals_alone(config):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(run(dataclasses.replace(config, epochs=0.5))[0]))
+    thread.start()
+    thread.join()
+    assert results[0]["steps"] == 12
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--model", "lenet6"], "unknown model 'lenet6'; did you mean lenet5"),
+        (["--batch-size", "0"], "batch_size must be at least 1, got 0"),
+        (["--dataset", "digit"], "error: unknown data set 'digit'; did you mean digits"),
+        (["--data-dir", "nowhere"], "error: data directory 'nowhere' is not a folder"),
+    ],
+)
+def test_errors_of_the_command_are_one_message_and_an_exit_code(flags, expected, tmp_path):
+    with launch([sys.executable, str(SCRIPT), *flags, "--workdir", str(tmp_path / "run")]) as process:
+        text, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert text == ""
+    # The command-line library wraps its messages in a box.
+    assert expected in " ".join(errors.replace("│", " ").split())
+    assert "Traceback" not in errors
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,210 @@
+from functools import partial
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import cnnjax
+from cnnjax.training import Devices, TrainState, eval_step, make_optimizer, train_step
+from cnnjax.training.metrics import means, zero_sums
+
+
+def batch(size=16, channels=1, pixels=28):
+    images = jax.random.normal(jax.random.key(0), (size, pixels, pixels, channels))
+    return {"image": images, "label": jnp.arange(size, dtype=jnp.int32) % 10}
+
+
+def lenet_state(tx=None):
+    model = cnnjax.create_model("lenet5", num_classes=10)
+    return TrainState.create(model, tx or optax.sgd(0.1, 0.9), jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+
+
+def resnet_state():
+    model = cnnjax.create_model("resnet20", num_classes=10, stage_sizes=(1, 1, 1))
+    return TrainState.create(model, optax.sgd(0.1, 0.9), jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+
+
+def assert_close(a, b, tolerance=1e-5):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b)
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_a_step_is_what_it_says():
+    """One step of plain gradient descent, written out."""
+    state = lenet_state(optax.sgd(0.1))
+    data = batch()
+
+    def loss(params):
+        logits = state.apply_fn({"params": params}, data["image"], train=True)
+        return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(16), data["label"]])
+
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, jax.grad(loss)(state.params))
+    new, sums = jax.jit(train_step)(state, data)
+    assert_close(new.params, expected)
+    assert int(new.step) == 1
+    np.testing.assert_allclose(means(sums)["loss"], loss(state.params), rtol=1e-5)
+    assert means(sums)["accuracy"] * 16 == pytest.approx(
+        (state.apply_fn(state.variables, data["image"]).argmax(-1) == data["label"]).sum()
+    )
+
+
+def test_training_learns():
+    state = lenet_state()
+    data = batch()
+    step = jax.jit(train_step, donate_argnums=0)
+    losses = []
+    for _ in range(60):
+        state, sums = step(state, data)
+        losses.append(means(sums)["loss"])
+    assert losses[-1] < 0.1 * losses[0]
+
+
+def test_nothing_is_compiled_after_the_first_step():
+    chex.clear_trace_counter()
+    step = Devices("jit", 1).compile_train(chex.assert_max_traces(n=1)(train_step))
+    state, sums = lenet_state(), zero_sums()
+    host = {key: np.asarray(value) for key, value in batch().items()}
+    for _ in range(3):
+        state, sums = step(state, sums, host)
+    assert int(sums["count"]) == 48
+
+
+@pytest.mark.parametrize("make_state", [lenet_state, resnet_state])
+def test_padding_counts_nowhere(make_state):
+    state = make_state()
+    data = batch() if make_state is lenet_state else batch(16, 3, 8)
+    expected, expected_sums = jax.jit(train_step)(state, data)
+    padded = {
+        "image": jnp.concatenate([data["image"], jnp.full_like(data["image"][:5], 50.0)]),
+        "label": jnp.concatenate([data["label"], jnp.zeros(5, jnp.int32)]),
+        "mask": jnp.arange(21) < 16,
+    }
+    new, sums = jax.jit(train_step)(state, padded)
+    assert_close(new.params, expected.params, 1e-4)
+    assert_close(new.batch_stats, expected.batch_stats, 1e-4)
+    assert_close(sums, expected_sums, 1e-4)
+    assert_close(eval_step(state, padded), eval_step(state, data), 1e-4)
+
+
+def test_eight_devices_take_the_step_of_one():
+    state, data = lenet_state(), batch(32)
+    expected, expected_sums = jax.jit(train_step)(state, data)
+    devices = Devices.choose("auto")
+    assert (devices.mode, devices.count) == ("pmap", 8)
+    step = devices.compile_train(train_step)
+    new, sums = step(devices.replicate(state), devices.replicate(zero_sums()), devices.shard(data))
+    for leaf in jax.tree.leaves(new.params):
+        assert leaf.shape[0] == 8
+        np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
+    assert_close(devices.unreplicate(new).params, expected.params)
+    assert_close(devices.unreplicate(new).opt_state, expected.opt_state)
+    assert_close(devices.unreplicate(sums), expected_sums)
+    evaluate = devices.compile_eval(eval_step)
+    evaluated = devices.unreplicate(evaluate(new, devices.shard(data)))
+    assert_close(evaluated, eval_step(expected, data), 1e-4)
+
+
+def test_uneven_masks_over_devices_still_weigh_every_example_equally():
+    state, data = resnet_state(), batch(16, 3, 8)
+    mask = jnp.arange(16) < 5
+    data["mask"] = mask
+    devices = Devices.choose("pmap")
+    step = devices.compile_train(train_step)
+    new, sums = step(devices.replicate(state), devices.replicate(zero_sums()), devices.shard(data))
+    assert int(devices.unreplicate(sums)["count"]) == 5
+    for leaf in jax.tree.leaves((new.params, new.batch_stats)):
+        assert np.isfinite(leaf).all()
+    # Devices without real examples do not pull the running statistics towards anything.
+    real = {"image": data["image"][:4], "label": data["label"][:4]}
+    pairs = Devices("pmap", 2)
+    two = jax.pmap(partial(train_step, axis_name="two"), axis_name="two", devices=jax.local_devices()[:2])
+    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), state)
+    expected, _ = two(stacked, pairs.shard(real))
+    four = {key: value[:8] for key, value in data.items()} | {"mask": jnp.arange(8) < 4}
+    quad = jax.pmap(partial(train_step, axis_name="four"), axis_name="four", devices=jax.local_devices()[:4])
+    got, _ = quad(jax.tree.map(lambda leaf: jnp.stack([leaf] * 4), state), Devices("pmap", 4).shard(four))
+    assert_close(
+        jax.tree.map(lambda leaf: leaf[0], got.batch_stats), jax.tree.map(lambda leaf: leaf[0], expected.batch_stats)
+    )
+
+
+def test_the_same_function_runs_under_shard_map():
+    state, data = lenet_state(), batch(32)
+    expected, expected_sums = jax.jit(train_step)(state, data)
+    mesh = Mesh(np.array(jax.devices()), ("batch",))
+    split, whole = PartitionSpec("batch"), PartitionSpec()
+    step = jax.jit(
+        jax.shard_map(
+            partial(train_step, axis_name="batch"), mesh=mesh, in_specs=(whole, split), out_specs=(whole, whole)
+        )
+    )
+    new, sums = step(
+        jax.device_put(state, NamedSharding(mesh, whole)), jax.device_put(data, NamedSharding(mesh, split))
+    )
+    assert_close(new.params, expected.params)
+    assert_close(sums, expected_sums)
+
+
+def test_batch_sizes_that_devices_cannot_share_are_refused():
+    with pytest.raises(ValueError, match="divisible by the 8 devices, got 12; take 8"):
+        Devices.choose("pmap").check_batch_size(12)
+
+
+def test_draws_depend_on_the_step_and_nothing_else():
+    class Dropping(nn.Module):
+        @nn.compact
+        def __call__(self, x, train=False):
+            x = nn.Dropout(0.5, deterministic=not train)(x.reshape(x.shape[0], -1))
+            return nn.Dense(10, name="classifier")(x)
+
+    state = TrainState.create(Dropping(), optax.sgd(0.1), jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+    first, _ = train_step(state, batch())
+    again, _ = train_step(state, batch())
+    assert_equal(first.params, again.params)
+    other, _ = train_step(state.replace(step=state.step + 1), batch())
+    assert (first.params["classifier"]["kernel"] != other.params["classifier"]["kernel"]).any()
+    assert_equal(jax.random.key_data(first.rng), jax.random.key_data(state.rng))
+
+
+def test_moving_averages_follow_and_are_what_is_evaluated():
+    model = cnnjax.create_model("resnet20", num_classes=10, stage_sizes=(1, 1, 1))
+    state = TrainState.create(model, optax.sgd(0.1), jax.random.key(0), jnp.zeros((1, 8, 8, 3)), ema=True)
+    data = batch(16, 3, 8)
+    new, _ = jax.jit(partial(train_step, ema_decay=0.9))(state, data)
+    old = {"params": state.params, "batch_stats": state.batch_stats}
+    fresh = {"params": new.params, "batch_stats": new.batch_stats}
+    assert_close(new.ema, jax.tree.map(lambda a, b: 0.9 * a + 0.1 * b, old, fresh))
+    assert_close(
+        eval_step(new, data),
+        eval_step(new.replace(params=new.ema["params"], batch_stats=new.ema["batch_stats"], ema=None), data),
+    )
+
+
+def test_smoothed_loss_is_its_equation():
+    from cnnjax.training import cross_entropy
+
+    logits = jax.random.normal(jax.random.key(0), (4, 10))
+    labels = jnp.array([1, 2, 3, 4])
+    log_p = np.asarray(jax.nn.log_softmax(logits))
+    target = np.full((4, 10), 0.01) + 0.9 * np.eye(10)[[1, 2, 3, 4]]
+    np.testing.assert_allclose(cross_entropy(logits, labels, label_smoothing=0.1), -(target * log_p).sum(1), rtol=1e-5)
+    np.testing.assert_allclose(cross_entropy(logits, labels), -log_p[np.arange(4), labels], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_biases_and_norms_do_not_decay(name):
+    params = {"kernel": jnp.ones((3, 3)), "bias": jnp.ones(3)}
+    tx = make_optimizer(name, 0.1, weight_decay=0.5)
+    # Optax's own bias correction raises a float to an integer power.
+    with jax.numpy_dtype_promotion("standard"):
+        updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    assert (updates["kernel"] < 0).all()
+    assert (updates["bias"] == 0).all()
