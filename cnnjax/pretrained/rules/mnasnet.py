@@ -17,7 +17,11 @@ FIRST_STACK = 8
 
 
 def rules(name: str, model: nn.Module) -> Mapping[str, Rules]:
-    """Return the rules of a variant by source."""
+    """Return the rules of a variant by source.
+
+    torchvision's module wants the version of its state dict to load one, which arrays do not carry: start from
+    ``state = module.state_dict()`` and ``state.update(...)``.
+    """
     assert isinstance(model, MNASNet)
     stages = split_stages(model.blocks())
     before = list(accumulate(map(len, stages), initial=0))

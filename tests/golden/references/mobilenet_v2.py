@@ -1,0 +1,19 @@
+"""MobileNetV2: torchvision's, and Keras's for its padding."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import keras
+import torchvision
+from references.reference import Reference
+
+REFERENCES = [
+    Reference("mobilenet_v2", "torchvision", torchvision.models.mobilenet_v2, training=True),
+    Reference(
+        "mobilenet_v2",
+        "keras",
+        partial(keras.applications.MobileNetV2, input_shape=(64, 64, 3), weights=None, classifier_activation=None),
+        fields={"padding": "SAME", "epsilon": 1e-3},
+    ),
+]
