@@ -24,6 +24,10 @@ from cnnjax.models import (
     dncnn,
     efficientnet,
     fcn,
+    inception_v1,
+    inception_v2,
+    inception_v3,
+    inception_v4,
     lenet,
     lraspp,
     mlp,
@@ -40,6 +44,7 @@ from cnnjax.models import (
     squeezenet,
     unet,
     vgg,
+    xception,
     zfnet,
 )
 from cnnjax.models.variant import ModelInfo, Variant
@@ -63,6 +68,10 @@ VARIANTS = _merge(
     dncnn.VARIANTS,
     efficientnet.VARIANTS,
     fcn.VARIANTS,
+    inception_v1.VARIANTS,
+    inception_v2.VARIANTS,
+    inception_v3.VARIANTS,
+    inception_v4.VARIANTS,
     lenet.VARIANTS,
     lraspp.VARIANTS,
     mlp.VARIANTS,
@@ -79,6 +88,7 @@ VARIANTS = _merge(
     squeezenet.VARIANTS,
     unet.VARIANTS,
     vgg.VARIANTS,
+    xception.VARIANTS,
     zfnet.VARIANTS,
 )
 

@@ -1,6 +1,7 @@
 """Layers that two or more families of networks share."""
 
 from cnnjax.nn.attention import SqueezeExcite
+from cnnjax.nn.branches import Branches, ConvChain, ConvLayer, Layer
 from cnnjax.nn.conv import Conv, ConvTranspose
 from cnnjax.nn.dilation import StageGeometry, dilate_stages
 from cnnjax.nn.head import ClassifierHead, ConvHead, DenseHead, PixelClassifierHead, sow_aux_logits
@@ -16,13 +17,17 @@ from cnnjax.nn.stage import Stage, split_stages
 
 __all__ = [
     "BatchNorm",
+    "Branches",
     "ClassifierHead",
     "Conv",
+    "ConvChain",
     "ConvHead",
+    "ConvLayer",
     "ConvNorm",
     "ConvTranspose",
     "DenseHead",
     "InvertedResidual",
+    "Layer",
     "PixelClassifierHead",
     "SqueezeExcite",
     "Stage",
