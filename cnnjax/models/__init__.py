@@ -119,6 +119,11 @@ def model_info(name: str) -> ModelInfo:
     return _variant(name).info
 
 
+def _frozen(value: Any) -> Any:
+    """Return ``value`` with lists as tuples, since networks must be hashable."""
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) and not hasattr(value, "_fields") else value
+
+
 def create_model(name: str, *, num_classes: int = 1000, **fields: Any) -> nn.Module:
     """Return a named network as a ``flax.linen.Module``.
 
@@ -127,7 +132,8 @@ def create_model(name: str, *, num_classes: int = 1000, **fields: Any) -> nn.Mod
       num_classes: outputs of the last dense layer; 0 for a network that returns the features before it. The published
         number is ``model_info(name).num_classes``. Image-to-image networks have no such layer.
       **fields: other fields of the network, among them ``dtype`` (of the computation), ``param_dtype`` and
-        ``axis_name`` (for synchronised batch norm); they take precedence over the variant's own.
+        ``axis_name`` (for synchronised batch norm); they take precedence over the variant's own. Lists in them become
+        tuples, so that they may come from JSON.
     Returns:
       A module whose ``__call__`` takes float[batch, height, width, channels] and ``train=False``.
     Raises:
@@ -148,4 +154,4 @@ def create_model(name: str, *, num_classes: int = 1000, **fields: Any) -> nn.Mod
         fields["num_classes"] = num_classes
     elif num_classes != 1000:
         raise ValueError(f"{name} returns images and has no classes; leave num_classes out, got {num_classes}")
-    return variant.network(**{**variant.fields, **fields})
+    return variant.network(**{**variant.fields, **{field: _frozen(value) for field, value in fields.items()}})

@@ -185,6 +185,12 @@ def test_unknown_names_and_fields_are_explained():
         cnnjax.create_model("resnet18", num_classes=-1)
 
 
+def test_lists_among_fields_become_tuples():
+    model = cnnjax.create_model("resnet18", stage_sizes=[1, 1, 1, 1])
+    assert model == cnnjax.create_model("resnet18", stage_sizes=(1, 1, 1, 1))
+    hash(model)
+
+
 def test_images_that_no_network_can_take_are_refused():
     model = cnnjax.create_model("lenet5", num_classes=10)
     with pytest.raises(TypeError, match="uint8.*normalise"):
