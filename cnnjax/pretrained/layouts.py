@@ -81,6 +81,25 @@ class Flatten(Layout):
 
 
 @dataclasses.dataclass(frozen=True)
+class Unflatten(Layout):
+    """A dense layer (kernel or bias) whose outputs become maps: they run over (height, width, channel) with us,
+    (channel, height, width) there.
+
+    ``channels`` is the number of channels of the maps. For PyTorch only: Keras unflattens as we do.
+    """
+
+    channels: int
+
+    def to_source(self, ours: np.ndarray) -> np.ndarray:
+        """Return [channel * height * width, in], or the bias."""
+        return np.moveaxis(ours.reshape(*ours.shape[:-1], -1, self.channels), -1, 0).reshape(ours.shape[::-1])
+
+    def to_ours(self, theirs: np.ndarray) -> np.ndarray:
+        """Return [in, height * width * channel], or the bias."""
+        return theirs.reshape(self.channels, -1, *theirs.shape[1:]).swapaxes(0, 1).reshape(theirs.shape).T
+
+
+@dataclasses.dataclass(frozen=True)
 class KerasDepthwise(Layout):
     """Keras keeps depthwise kernels as [height, width, in, multiplier], we as [height, width, 1, in * multiplier]."""
 

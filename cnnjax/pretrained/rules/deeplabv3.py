@@ -27,4 +27,4 @@ def rules(name: str, model: nn.Module) -> Mapping[str, Rules]:
     }
     layers = {"conv1": "0", "norm1": "1"}
     aux = pixel_classifier("aux1", "aux_classifier")
-    return {"torchvision": Rules(encoder(model.backbone) | head | aux | layers)}
+    return {"torchvision": Rules({**encoder(model.backbone), **head, **aux, **layers})}

@@ -33,4 +33,4 @@ def rules(name: str, model: nn.Module) -> Mapping[str, Rules]:
     """Return the rules of a variant by source."""
     assert isinstance(model, FCN)
     heads = pixel_classifier("head", "classifier") | pixel_classifier("aux1", "aux_classifier")
-    return {"torchvision": Rules(encoder(model.backbone) | heads)}
+    return {"torchvision": Rules({**encoder(model.backbone), **heads})}

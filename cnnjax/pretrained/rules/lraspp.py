@@ -21,4 +21,4 @@ def rules(name: str, model: nn.Module) -> Mapping[str, Rules]:
         "head/classifier": "classifier.high_classifier",
         "head/low_classifier": "classifier.low_classifier",
     }
-    return {"torchvision": Rules(encoder(model.backbone) | head)}
+    return {"torchvision": Rules({**encoder(model.backbone), **head})}
