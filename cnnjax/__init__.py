@@ -2,6 +2,21 @@
 
 from cnnjax import models, nn, pretrained
 from cnnjax.models import ModelInfo, create_model, list_models, model_info
+from cnnjax.models.features import extract_features
+from cnnjax.models.summary import Summary, count_macs, summary
 
 __version__ = "0.1.0"
-__all__ = ["ModelInfo", "__version__", "create_model", "list_models", "model_info", "models", "nn", "pretrained"]
+__all__ = [
+    "ModelInfo",
+    "Summary",
+    "__version__",
+    "count_macs",
+    "create_model",
+    "extract_features",
+    "list_models",
+    "model_info",
+    "models",
+    "nn",
+    "pretrained",
+    "summary",
+]

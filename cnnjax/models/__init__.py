@@ -1,8 +1,8 @@
 """Every network by name: the merged table of variants.
 
 >>> import cnnjax
->>> cnnjax.list_models("resnet1*")
-['resnet101', 'resnet110', 'resnet152', 'resnet18']
+>>> cnnjax.list_models("resnet5*")
+['resnet50', 'resnet56']
 >>> cnnjax.model_info("resnet50").num_params
 25557032
 """

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+import math
+import re
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cnnjax.models.calls import record_calls
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -38,6 +45,7 @@ class ModelInfo:
       top1: ImageNet-1k validation accuracy of the reference weights, percent (None: there are none).
       result: a published result other than ``top1``, in words (None: there is none).
       weights: the reference weights that ``top1`` or ``result`` belongs to.
+      build: makes the network; set by `Variant`.
     """
 
     family: str
@@ -56,6 +64,31 @@ class ModelInfo:
     top1: float | None = None
     result: str | None = None
     weights: str | None = None
+    build: Callable[[], nn.Module] | None = dataclasses.field(default=None, repr=False, compare=False)
+
+    @functools.cached_property
+    def stages(self) -> Mapping[str, int]:
+        """Paths of the stages, in the order of computation, and their strides.
+
+        The stride is how many pixels of the image one pixel of the stage's output stands for: a detector or segmenter
+        built on the network takes its maps by stride. See `cnnjax.extract_features` for the maps themselves. Read from
+        the network by shape inference at first use.
+
+        >>> import cnnjax
+        >>> dict(cnnjax.model_info("resnet50").stages)
+        {'stage1': 4, 'stage2': 8, 'stage3': 16, 'stage4': 32}
+        """
+        assert self.build is not None, "belongs to no variant"
+        # Legal sizes, whose difference any stride divides: what it divides it to is not for padding to change.
+        more = math.lcm(64, self.size_step)
+        (height, width), outputs = self.input_size, []
+        for extra in (0, more):
+            images = jax.ShapeDtypeStruct((1, height + extra, width + extra, self.channels), jnp.float32)
+            with record_calls() as calls:
+                jax.eval_shape(self.build().init, jax.random.key(0), images)
+            outputs.append({call.path: call.output_shape for call in calls if len(call.output_shape) == 4})
+        stages = (path for path in outputs[0] if re.fullmatch(r"(.*/)?stage\d+", path))
+        return MappingProxyType({path: more // (outputs[1][path][1] - outputs[0][path][1]) for path in stages})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,5 +100,7 @@ class Variant:
     info: ModelInfo
 
     def __post_init__(self) -> None:
-        """Freeze the fields, so that no user of the table can change it for others."""
+        """Freeze the fields, so that no user of the table can change it for others; tell the facts their network."""
         object.__setattr__(self, "fields", MappingProxyType(dict(self.fields)))
+        build = functools.partial(self.network, **self.fields)
+        object.__setattr__(self, "info", dataclasses.replace(self.info, build=build))

@@ -17,6 +17,7 @@ import numpy as np
 from flax import traverse_util
 
 from cnnjax.models import VARIANTS, create_model, list_models, model_info
+from cnnjax.models.calls import record_calls
 from cnnjax.pretrained.layouts import Layout, default_layout, leaf_names
 from cnnjax.pretrained.names import SOURCES, Absent, Rules
 
@@ -265,16 +266,9 @@ def _trace(
     name: str, model: nn.Module, channels: int
 ) -> tuple[dict[str, nn.Module], dict[tuple[str, str], jax.ShapeDtypeStruct]]:
     """Run the network by shape inference; return its layers and its arrays by path, in the order of first use."""
-    layers: dict[str, nn.Module] = {}
-
-    def record(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        path = "/".join(context.module.path)
-        if path not in layers:
-            layers[path] = context.module.clone(parent=None)
-        return call(*args, **kwargs)
-
-    with nn.intercept_methods(record):
+    with record_calls() as calls:
         variables = jax.eval_shape(model.init, jax.random.key(0), _images(name, channels))
+    layers = {call.path: call.module for call in calls}
     order = {path: index for index, path in enumerate(layers)}
     arrays = {
         (collection, path): value

@@ -1,0 +1,24 @@
+"""The examples in docstrings give what they say."""
+
+import doctest
+import importlib
+
+import pytest
+
+MODULES = (
+    "models",
+    "models.features",
+    "models.summary",
+    "models.variant",
+    "pretrained",
+    "pretrained.convert",
+    "pretrained.names",
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples(name):
+    module = importlib.import_module(f"cnnjax.{name}")
+    failed, tried = doctest.testmod(module)
+    assert tried > 0
+    assert failed == 0
