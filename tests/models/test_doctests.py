@@ -9,9 +9,7 @@ MODULES = (
     "models",
     "models.features",
     "models.summary",
-    "models.variant",
     "pretrained",
-    "pretrained.convert",
     "pretrained.names",
 )
 
