@@ -6,14 +6,14 @@ from cnnjax.nn.conv import Conv, ConvTranspose
 from cnnjax.nn.dilation import StageGeometry, dilate_stages
 from cnnjax.nn.head import ClassifierHead, ConvHead, DenseHead, PixelClassifierHead, sow_aux_logits
 from cnnjax.nn.images import check_images
-from cnnjax.nn.initializers import he_fan_out, torch_uniform
+from cnnjax.nn.initializers import he_fan_in, he_fan_out, torch_uniform
 from cnnjax.nn.inverted_residual import ConvNorm, InvertedResidual, conv_padding, round_width
-from cnnjax.nn.normalization import BatchNorm, LayerNorm, local_response_norm
+from cnnjax.nn.normalization import BatchNorm, local_response_norm
 from cnnjax.nn.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, max_pool, max_pool_with_indices, max_unpool
 from cnnjax.nn.regularization import StochasticDepth, stochastic_depth_rates
 from cnnjax.nn.resize import resize_bilinear
 from cnnjax.nn.shuffle import channel_shuffle
-from cnnjax.nn.stage import Stage, split_stages
+from cnnjax.nn.stage import Stage, residual_blocks, split_stages
 
 __all__ = [
     "BatchNorm",
@@ -28,7 +28,6 @@ __all__ = [
     "DenseHead",
     "InvertedResidual",
     "Layer",
-    "LayerNorm",
     "PixelClassifierHead",
     "SqueezeExcite",
     "Stage",
@@ -41,11 +40,13 @@ __all__ = [
     "conv_padding",
     "dilate_stages",
     "global_avg_pool",
+    "he_fan_in",
     "he_fan_out",
     "local_response_norm",
     "max_pool",
     "max_pool_with_indices",
     "max_unpool",
+    "residual_blocks",
     "resize_bilinear",
     "round_width",
     "sow_aux_logits",

@@ -9,6 +9,10 @@ from flax.typing import Initializer
 # choice for convolutions before ReLU.
 he_fan_out: Initializer = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
+# Normal with variance 2 / (inputs * kernel area). He et al. 2015, arXiv:1502.01852, equation 10; PyTorch's
+# "kaiming_normal_" as it comes.
+he_fan_in: Initializer = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+
 # Uniform within 1 / sqrt(inputs * kernel area): PyTorch's default for convolutions and dense layers, which
 # torchvision's reference results were trained from.
 torch_uniform: Initializer = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 
-from cnnjax.nn.dilation import dilate_stages
+from cnnjax.nn.dilation import StageGeometry, dilate_stages
 
 
 class Stage(nn.Module):
@@ -32,6 +33,26 @@ class Stage(nn.Module):
             x = make_block(name=f"block{index}")(x, train)
             outputs.append(x)
         return outputs if every_block else x
+
+
+def residual_blocks(
+    make_block: Callable[..., nn.Module], geometry: StageGeometry, stochastic_depth_rates: Sequence[float]
+) -> tuple[Callable[..., nn.Module], ...]:
+    """Return the blocks of a `Stage` that differ only in their geometry and in how often they are dropped.
+
+    Args:
+      make_block: a module that has the fields ``strides``, ``dilations`` (before the block takes its step, and after)
+        and ``stochastic_depth_rate``.
+      geometry: strides and dilation of the stage, see `dilate_stages`.
+      stochastic_depth_rates: one rate a block.
+    """
+    strides, first_dilation, dilation = geometry
+    first = partial(make_block, strides=strides, dilations=(first_dilation, dilation))
+    later = partial(make_block, strides=1, dilations=(dilation, dilation))
+    return tuple(
+        partial(later if index else first, stochastic_depth_rate=rate)
+        for index, rate in enumerate(stochastic_depth_rates)
+    )
 
 
 def split_stages(

@@ -14,14 +14,19 @@ from cnnjax.models import VARIANTS
 NAMES = cnnjax.list_models()
 TOP_LEVEL = re.compile(r"stem|stage[1-9]\d*|head|aux[1-9]\d*|encoder|decoder")
 NUMBERED = re.compile(r"[a-z]+(_[a-z]+)*([1-9]\d*)?")
+# Few parameters in many layers, slow to compile.
+DEEP = {"densenet_bc_100_12", "resnet164", "resnet1001", "wrn_40_4"}
 # The cheapest variant of each family stands for it where a test has to compute.
 SAMPLES = sorted(
     min(
         (name for name in NAMES if VARIANTS[name].info.family == family),
-        key=lambda n: (VARIANTS[n].info.num_params, VARIANTS[n].info.min_size),
+        key=lambda n: (n in DEEP, VARIANTS[n].info.num_params, VARIANTS[n].info.min_size),
     )
     for family in {variant.info.family for variant in VARIANTS.values()}
 )
+
+# Programs here run once or twice: compiling fast matters, running fast does not.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 # Networks whose last layer compares with fixed codes of this length, so that "head/classifier" has no parameters.
 FIXED_CODES = {"lenet5_1998": 84}
@@ -33,6 +38,11 @@ def published(name, **fields):
     classes = {} if info.num_classes is None else {"num_classes": info.num_classes}
     model = cnnjax.create_model(name, **(classes | fields))
     return model, jax.ShapeDtypeStruct((2, *info.input_size, info.channels), jnp.float32)
+
+
+def compile_quickly(function, *args):
+    """Return ``function``, compiled for arguments like these."""
+    return jax.jit(function).lower(*args).compile(compiler_options=QUICK)
 
 
 def shapes(model, images):
@@ -136,20 +146,20 @@ def test_gradients_and_evaluation_mode(name):
     # Two pixels more than the smallest, so that normalisation has something to average in the last stage.
     size = max(info.min_size * 2, 16) if info.min_size > 1 else 16
     images = jax.random.normal(jax.random.key(0), (4, size, size, info.channels))
-    variables = jax.jit(model.init)(jax.random.key(1), images)
+    key = jax.random.key(1)
+    variables = compile_quickly(model.init, key, images)(key, images)
 
-    @jax.jit
     def evaluate(variables):
         out, updates = model.apply(variables, images, mutable=True)
         return out, {k: v for k, v in updates.items() if k not in ("params", "aux_logits")}
 
+    evaluate = compile_quickly(evaluate, variables)
     first, kept = evaluate(variables)
     again, _ = evaluate(variables)
     np.testing.assert_array_equal(first, again)
     for path, leaf in traverse_util.flatten_dict(kept).items():
         np.testing.assert_array_equal(leaf, traverse_util.flatten_dict(variables)[path])
 
-    @jax.jit
     def gradients(params):
         def loss(params):
             out, updates = model.apply(
@@ -165,7 +175,7 @@ def test_gradients_and_evaluation_mode(name):
 
         return jax.grad(loss, has_aux=True)(params)
 
-    grads, updates = gradients(variables["params"])
+    grads, updates = compile_quickly(gradients, variables["params"])(variables["params"])
     for path, leaf in traverse_util.flatten_dict(grads, sep="/").items():
         assert np.isfinite(leaf).all(), path
         assert np.abs(leaf).max() > 0, path
