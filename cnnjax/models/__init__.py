@@ -20,6 +20,7 @@ import flax.linen as nn
 from cnnjax.models import (
     alexnet,
     autoencoder,
+    convnext,
     deeplabv3,
     densenet,
     dncnn,
@@ -68,6 +69,7 @@ def _merge(*tables: dict[str, Variant]) -> MappingProxyType[str, Variant]:
 VARIANTS = _merge(
     alexnet.VARIANTS,
     autoencoder.VARIANTS,
+    convnext.VARIANTS,
     deeplabv3.VARIANTS,
     densenet.VARIANTS,
     dncnn.VARIANTS,

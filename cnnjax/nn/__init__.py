@@ -8,7 +8,7 @@ from cnnjax.nn.head import ClassifierHead, ConvHead, DenseHead, PixelClassifierH
 from cnnjax.nn.images import check_images
 from cnnjax.nn.initializers import he_fan_in, he_fan_out, torch_uniform
 from cnnjax.nn.inverted_residual import ConvNorm, InvertedResidual, conv_padding, round_width
-from cnnjax.nn.normalization import BatchNorm, local_response_norm
+from cnnjax.nn.normalization import BatchNorm, LayerNorm, local_response_norm
 from cnnjax.nn.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, max_pool, max_pool_with_indices, max_unpool
 from cnnjax.nn.regularization import StochasticDepth, stochastic_depth_rates
 from cnnjax.nn.resize import resize_bilinear
@@ -28,6 +28,7 @@ __all__ = [
     "DenseHead",
     "InvertedResidual",
     "Layer",
+    "LayerNorm",
     "PixelClassifierHead",
     "SqueezeExcite",
     "Stage",

@@ -96,6 +96,42 @@ class BatchNorm(nn.BatchNorm):
         return mean, var, count
 
 
+class LayerNorm(nn.LayerNorm):
+    """Normalise each position over its channels.
+
+    y = scale * (x - mean) / sqrt(var + epsilon) + bias, computed in float32 whatever the compute type. Variables are
+    named as in ``flax.linen.LayerNorm``, which refuses bfloat16 under strict type promotion; of its fields, those for
+    other axes must stay as they are.
+
+    Source: Ba, Kiros and Hinton 2016, arXiv:1607.06450, equation 4; differs: nothing.
+
+    Args:
+      x: float[batch, ..., features].
+    Returns:
+      An array like ``x``, in ``dtype`` (the type of ``x`` when ``dtype`` is None).
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
+        """Normalise ``x``."""
+        if self.reduction_axes != -1 or self.feature_axes != -1 or self.axis_name is not None or mask is not None:
+            raise ValueError(
+                "LayerNorm needs reduction_axes=-1, feature_axes=-1, axis_name=None and mask=None, got "
+                f"{self.reduction_axes}, {self.feature_axes}, {self.axis_name} and {mask}"
+            )
+        shape = (1,) * (x.ndim - 1) + x.shape[-1:]
+        y = x.astype(jnp.float32)
+        y = y - y.mean(-1, keepdims=True)
+        y = y * jax.lax.rsqrt((y * y).mean(-1, keepdims=True) + self.epsilon)
+        if self.use_scale:
+            scale = self.param("scale", self.scale_init, x.shape[-1:], self.param_dtype)
+            y = y * scale.astype(jnp.float32).reshape(shape)
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, x.shape[-1:], self.param_dtype)
+            y = y + bias.astype(jnp.float32).reshape(shape)
+        return y.astype(self.dtype or x.dtype)
+
+
 def local_response_norm(x: jax.Array, size: int, *, alpha: float, beta: float, k: float) -> jax.Array:
     """Divide each value by a power of the energy of its neighbours in the channel dimension.
 

@@ -92,7 +92,8 @@ class Unflatten(Layout):
 
     def to_source(self, ours: np.ndarray) -> np.ndarray:
         """Return [channel * height * width, in], or the bias."""
-        return np.moveaxis(ours.reshape(*ours.shape[:-1], -1, self.channels), -1, 0).reshape(ours.shape[::-1])
+        theirs = ours.T
+        return theirs.reshape(-1, self.channels, *theirs.shape[1:]).swapaxes(0, 1).reshape(theirs.shape)
 
     def to_ours(self, theirs: np.ndarray) -> np.ndarray:
         """Return [in, height * width * channel], or the bias."""

@@ -127,6 +127,21 @@ def test_flattened_maps_run_channels_first_in_pytorch():
     np.testing.assert_array_equal(layout.to_source(ours), theirs)
 
 
+def test_maps_made_of_a_dense_layer_run_channels_first_in_pytorch():
+    theirs = RNG.standard_normal((60, 7)).astype(np.float32)
+    x = RNG.standard_normal((2, 7)).astype(np.float32)
+    layout = layouts.Unflatten(channels=4)
+    ours = layout.to_ours(theirs)
+    np.testing.assert_allclose(
+        (x @ ours).reshape(2, 3, 5, 4),
+        (x @ theirs.T).reshape(2, 4, 3, 5).transpose(0, 2, 3, 1),
+        rtol=1e-5,
+        atol=1e-5,
+    )
+    np.testing.assert_array_equal(layout.to_source(ours), theirs)
+    np.testing.assert_array_equal(layout.to_source(layout.to_ours(theirs[:, 0])), theirs[:, 0])
+
+
 @pytest.mark.parametrize("transpose_kernel", [False, True])
 @pytest.mark.parametrize("source", ["torch", "keras"])
 def test_transposed_convolutions_are_gradients_of_convolutions(source, transpose_kernel):
