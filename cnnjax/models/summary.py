@@ -93,7 +93,8 @@ def count_macs(model: nn.Module, input_shape: Sequence[int], **kwargs: Any) -> i
 
     Read from the traced program, so that it holds for any module. A transposed convolution counts what its inputs
     take part in, not the zeros between them. Biases, normalisation, pooling, resizing and products of two activations
-    do not count.
+    do not count. Auxiliary heads that run in this mode do, as in the published figures: in evaluation those of the
+    segmentation networks; ``mutable=[]`` leaves them out.
 
     >>> import cnnjax
     >>> cnnjax.count_macs(cnnjax.create_model("resnet50"), (224, 224, 3))
@@ -133,7 +134,7 @@ def summary(model: nn.Module, input_shape: Sequence[int], *, depth: int | None =
         call.path: _Cells(_describe(call.module), call.output_shape) for call in calls if call.path == key(call.path)
     }
     for path, leaf in traverse_util.flatten_dict(variables.get("params", {}), sep="/").items():
-        # Layers of another mode, such as auxiliary classifiers, only have their parameters counted.
+        # Layers of another mode, such as GoogLeNet's auxiliary classifiers, only have their parameters counted.
         rows.setdefault(key(path.rpartition("/")[0]), _Cells("does not run")).params += leaf.size
 
     table: list[tuple[float, Row]] = []
@@ -190,6 +191,7 @@ def _trace(
     images = jax.ShapeDtypeStruct(shape, jnp.float32)
     of_call = {name: value for name, value in kwargs.items() if name not in ("mutable", "rngs")}
     variables = jax.eval_shape(lambda key, x: model.init(key, x, **of_call), jax.random.key(0), images)
+    kwargs = {"mutable": ["aux_logits"], **kwargs}
     with record_calls() as calls:
         program = jax.make_jaxpr(lambda variables, x: model.apply(variables, x, **kwargs))(variables, images)
     return variables, program.jaxpr, calls
