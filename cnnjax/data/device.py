@@ -49,7 +49,8 @@ def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
     """Shift each image by up to ``padding`` pixels in each direction, filling with zeros."""
     batch, height, width, channels = images.shape
     padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    corners = jax.random.randint(key, (batch, 2), 0, 2 * padding + 1)
+    # Drawn flat: XLA's CPU compiler takes seconds for draws of more dimensions.
+    corners = jax.random.randint(key, (2 * batch,), 0, 2 * padding + 1).reshape(batch, 2)
 
     def crop(image: jax.Array, corner: jax.Array) -> jax.Array:
         return jax.lax.dynamic_slice(
@@ -61,5 +62,5 @@ def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
 
 def random_mirror(key: jax.Array, images: jax.Array) -> jax.Array:
     """Flip each image left to right with probability one half."""
-    flip = jax.random.bernoulli(key, 0.5, (images.shape[0], 1, 1, 1))
+    flip = jax.random.bernoulli(key, 0.5, (images.shape[0],)).reshape(-1, 1, 1, 1)
     return jnp.where(flip, images[:, :, ::-1], images)

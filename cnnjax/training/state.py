@@ -54,7 +54,9 @@ class TrainState(struct.PyTreeNode):
             params = variables["params"]
             return params, variables.get("batch_stats", {}), tx.init(params)
 
-        params, batch_stats, opt_state = jax.jit(init)(init_rng)
+        # XLA's CPU compiler takes seconds for each draw of more than one dimension, and a tenth of one unoptimised.
+        options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+        params, batch_stats, opt_state = jax.jit(init, compiler_options=options)(init_rng)
         # A copy, because state and averages are donated to the same step.
         averages = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if ema else None
         return cls(

@@ -10,19 +10,13 @@ import numpy as np
 import optax
 import pytest
 
-import cnnjax
-from cnnjax.training import CheckpointError, CheckpointMismatchError, Checkpoints, TrainState, train_step
-
-
-def make_state(num_classes=10, tx=None, **fields):
-    model = cnnjax.create_model("resnet20", num_classes=num_classes, **{"stage_sizes": (1, 1, 1), **fields})
-    return TrainState.create(model, tx or optax.sgd(0.1, 0.9), jax.random.key(3), jnp.zeros((1, 8, 8, 3)))
+from cnnjax.training import CheckpointError, CheckpointMismatchError, Checkpoints, train_step
 
 
 @pytest.fixture(scope="module")
-def state():
+def state(make_tiny_state):
     data = {"image": jax.random.normal(jax.random.key(0), (8, 8, 8, 3)), "label": jnp.arange(8, dtype=jnp.int32)}
-    return jax.jit(train_step)(make_state(), data)[0]
+    return jax.jit(train_step)(make_tiny_state(), data)[0]
 
 
 def assert_equal(a, b):
@@ -41,13 +35,13 @@ def test_what_is_read_is_what_was_written(state, tmp_path):
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(1, state, run)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        restored, read = checkpoints.restore(1, make_state())
+        restored, read = checkpoints.restore(1, state)
         assert_equal(restored, state)
         assert read == run
-        step, newest, _, damaged = checkpoints.restore_newest(make_state())
+        step, newest, _, damaged = checkpoints.restore_newest(state)
         assert (step, damaged) == (1, [])
         assert_equal(newest, state)
-        assert "params/stage2/block1/conv1/kernel" in checkpoints.read(1)[0]
+        assert "params/conv2/kernel" in checkpoints.read(1)[0]
 
 
 def test_a_restored_state_steps_to_the_same_bits(state, tmp_path):
@@ -55,7 +49,7 @@ def test_a_restored_state_steps_to_the_same_bits(state, tmp_path):
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(1, state, {})
         checkpoints.wait()
-        restored, _ = checkpoints.restore(1, make_state())
+        restored, _ = checkpoints.restore(1, state)
     step = jax.jit(train_step)
     assert_equal(step(restored, data)[0].params, step(state, data)[0].params)
 
@@ -74,9 +68,9 @@ def test_the_latest_two_and_the_best_are_kept(state, tmp_path):
         assert checkpoints.steps == [2, 6, 7]
 
 
-def test_saving_copies_before_it_returns(tmp_path):
+def test_saving_copies_before_it_returns(state, make_tiny_state, tmp_path):
     """The step after a save may overwrite the buffers that are being written."""
-    state = make_state()
+    target, state = state, make_tiny_state()
     kept = jax.tree.map(lambda leaf: np.array(leaf), state.params)
     step = jax.jit(train_step, donate_argnums=0)
     data = {"image": jnp.ones((8, 8, 8, 3)), "label": jnp.zeros(8, jnp.int32)}
@@ -85,7 +79,7 @@ def test_saving_copies_before_it_returns(tmp_path):
         for _ in range(5):
             state, _ = step(state, data)
         checkpoints.wait()
-        assert_equal(checkpoints.restore(1, make_state())[0].params, kept)
+        assert_equal(checkpoints.restore(1, target)[0].params, kept)
 
 
 def damage(file, how):
@@ -101,6 +95,8 @@ def damage(file, how):
         file.write_bytes(data[:middle] + bytes([data[middle] ^ 0xFF]) + data[middle + 1 :])
 
 
+# A read that fails leaves tasks of Orbax's event loop behind, which the garbage collector reports.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("how", ["truncated", "missing", "empty", "flipped"])
 def test_damage_to_any_file_is_found_or_harmless(state, tmp_path, how):
     """Restoring gives the exact bits, of this checkpoint or of the one before it, never others."""
@@ -117,7 +113,7 @@ def test_damage_to_any_file_is_found_or_harmless(state, tmp_path, how):
         shutil.copytree(original, copy)
         damage(copy / file, how)
         with Checkpoints(copy / "checkpoints") as checkpoints:
-            step, restored, run, damaged = checkpoints.restore_newest(make_state())
+            step, restored, run, damaged = checkpoints.restore_newest(state)
             assert_equal(restored, {1: older, 2: state}[step])
             assert run == {"number": step}
             if step == 1:
@@ -135,7 +131,7 @@ def test_a_half_written_checkpoint_is_ignored(state, tmp_path):
         checkpoints.save(1, state, {})
     shutil.copytree(tmp_path / "checkpoints" / "1", tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp-123")
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        assert checkpoints.restore_newest(make_state())[0] == 1
+        assert checkpoints.restore_newest(state)[0] == 1
 
 
 def test_nothing_is_moved_when_all_are_damaged(state, tmp_path):
@@ -155,22 +151,19 @@ def test_nothing_is_moved_when_all_are_damaged(state, tmp_path):
     [
         (
             {"num_classes": 7},
-            r"params/head/classifier/kernel: float32\[64, 10\] in the checkpoint, float32\[64, 7\] in the",
+            r"params/head/classifier/kernel: float32\[8, 10\] in the checkpoint, float32\[8, 7\] in the model",
         ),
-        ({"stage_sizes": (2, 1, 1)}, r"params/stage1/block2/conv1/kernel: only in the model, float32\[3, 3, 16, 16\]"),
-        (
-            {"shortcut": "projection"},
-            r"params/stage2/block1/proj_conv/kernel: only in the model, float32\[1, 1, 16, 32\]",
-        ),
-        ({"tx": optax.sgd(0.1)}, "opt_state/0/trace/stem/conv1/kernel: only in the checkpoint"),
+        ({"features": (4, 8, 16)}, r"params/conv3/kernel: only in the model, float32\[3, 3, 8, 16\]"),
+        ({"features": (4,)}, r"params/conv2/kernel: only in the checkpoint, float32\[3, 3, 4, 8\]"),
+        ({"tx": optax.sgd(0.1)}, "opt_state/0/trace/conv1/kernel: only in the checkpoint"),
     ],
 )
-def test_another_model_or_optimizer_is_refused_with_paths_and_shapes(state, tmp_path, other, expected):
+def test_another_model_or_optimizer_is_refused_with_paths_and_shapes(state, make_tiny_state, tmp_path, other, expected):
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(1, state, {})
         checkpoints.wait()
         with pytest.raises(CheckpointMismatchError, match=expected):
-            checkpoints.restore_newest(make_state(**other))
+            checkpoints.restore_newest(make_tiny_state(**other))
         assert checkpoints.steps == [1]
 
 

@@ -24,11 +24,6 @@ def lenet_state(tx=None):
     return TrainState.create(model, tx or optax.sgd(0.1, 0.9), jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
 
 
-def resnet_state():
-    model = cnnjax.create_model("resnet20", num_classes=10, stage_sizes=(1, 1, 1))
-    return TrainState.create(model, optax.sgd(0.1, 0.9), jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
-
-
 def assert_close(a, b, tolerance=1e-5):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b)
 
@@ -77,10 +72,8 @@ def test_nothing_is_compiled_after_the_first_step():
     assert int(sums["count"]) == 48
 
 
-@pytest.mark.parametrize("make_state", [lenet_state, resnet_state])
-def test_padding_counts_nowhere(make_state):
-    state = make_state()
-    data = batch() if make_state is lenet_state else batch(16, 3, 8)
+def test_padding_counts_nowhere(make_tiny_state):
+    state, data = make_tiny_state(), batch(16, 3, 8)
     expected, expected_sums = jax.jit(train_step)(state, data)
     padded = {
         "image": jnp.concatenate([data["image"], jnp.full_like(data["image"][:5], 50.0)]),
@@ -112,8 +105,8 @@ def test_eight_devices_take_the_step_of_one():
     assert_close(evaluated, eval_step(expected, data), 1e-4)
 
 
-def test_uneven_masks_over_devices_still_weigh_every_example_equally():
-    state, data = resnet_state(), batch(16, 3, 8)
+def test_uneven_masks_over_devices_still_weigh_every_example_equally(make_tiny_state):
+    state, data = make_tiny_state(), batch(16, 3, 8)
     mask = jnp.arange(16) < 5
     data["mask"] = mask
     devices = Devices.choose("pmap")
@@ -174,9 +167,8 @@ def test_draws_depend_on_the_step_and_nothing_else():
     assert_equal(jax.random.key_data(first.rng), jax.random.key_data(state.rng))
 
 
-def test_moving_averages_follow_and_are_what_is_evaluated():
-    model = cnnjax.create_model("resnet20", num_classes=10, stage_sizes=(1, 1, 1))
-    state = TrainState.create(model, optax.sgd(0.1), jax.random.key(0), jnp.zeros((1, 8, 8, 3)), ema=True)
+def test_moving_averages_follow_and_are_what_is_evaluated(make_tiny_state):
+    state = make_tiny_state(ema=True)
     data = batch(16, 3, 8)
     new, _ = jax.jit(partial(train_step, ema_decay=0.9))(state, data)
     old = {"params": state.params, "batch_stats": state.batch_stats}
