@@ -13,7 +13,7 @@ import drawing
 import numpy as np
 
 # Tried in turn for one with which activations keep a sane size and outputs tell images apart.
-GAINS = (1.0, 2.0, 0.5, 1.5, 0.25, 3.0, 4.0)
+GAINS = (1.0, 2.0, 0.5, 1.5, 0.25, 3.0, 4.0, 1.25, 1.75)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +163,8 @@ class TorchRunner:
 
     def train(self, images: np.ndarray, aux_weight: float) -> Outcome:
         """Run in training mode, forwards and backwards."""
-        before = {name: value.clone() for name, value in self.model.state_dict().items()}
+        before = self.model.state_dict()
+        before.update({name: value.clone() for name, value in before.items()})
         self.model.float()
         rough = self._step(images, aux_weight).gradients
         self.model.double().load_state_dict(before)
