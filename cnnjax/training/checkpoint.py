@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -191,6 +192,7 @@ class Checkpoints:
                 raise
             except CheckpointError as error:
                 damaged[step] = str(error)
+                _hide_abandoned_reads()
                 continue
             for bad in damaged:
                 self._set_aside(bad)
@@ -224,6 +226,17 @@ def _writing(directory: Path) -> Iterator[None]:
         raise CheckpointError(
             f"could not write a checkpoint to {directory}: {reason[:300]} (earlier checkpoints are intact)"
         ) from error
+
+
+def _hide_abandoned_reads() -> None:
+    """Keep the other reads of a failed restore from reporting, in their own time, to an event loop that is gone."""
+    previous = sys.unraisablehook
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        if not (isinstance(unraisable.exc_value, RuntimeError) and "Event loop is closed" in str(unraisable.exc_value)):
+            previous(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _to_dict(state: Any) -> Any:

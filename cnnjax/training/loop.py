@@ -83,8 +83,8 @@ class Setup:
         except ValueError as error:
             raise ConfigError(str(error)) from error
         info = model_info(config.model)
-        if info.num_classes is None:
-            raise ConfigError(f"{config.model} is no classifier; take one of those that cnnjax.list_models() names")
+        if info.task != "classification":
+            raise ConfigError(f"{config.model} is a network for {info.task}; take one whose task is classification")
         dataset = load_dataset(config.dataset, config.data_dir)
         image_size = config.image_size or _image_size(dataset.image_shape[:2], info.min_size, info.input_size)
         model = create_model(config.model, num_classes=dataset.num_classes, dtype=jnp.dtype(config.dtype))
@@ -267,7 +267,7 @@ class TrainingLoop:
         """Take all steps that are left, or those up to step ``until``."""
         setup, config = self.setup, self.setup.config
         last = setup.num_steps if until is None else min(until, setup.num_steps)
-        with RunProgress(self.console, setup.num_steps, self.step, config.batch_size) as progress:
+        with RunProgress(self.console, setup.num_steps, self.step, config.batch_size, self.epoch_text()) as progress:
             clock = _Clock(self)
             while self.step < last:
                 batch = setup.devices.shard(next(self.batches))

@@ -23,13 +23,16 @@ class RunProgress:
       total: steps of the run.
       done: steps taken before.
       batch_size: images a step.
+      epoch: the one that the run is in, as shown.
     """
 
-    def __init__(self, console: Console, total: int, done: int, batch_size: int) -> None:
+    def __init__(self, console: Console, total: int, done: int, batch_size: int, epoch: str) -> None:
         self._console = console
         self._total = total
         self._first = done
         self._batch_size = batch_size
+        self._epoch = epoch
+        self._loss = "-"
         self._started = time.perf_counter()
         self._last_line = self._started
         self._bar = Progress(
@@ -42,7 +45,7 @@ class RunProgress:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("", total=total, completed=done, epoch="1", rate="-", loss="-")
+        self._task = self._bar.add_task("", total=total, completed=done, epoch=epoch, rate="-", loss="-")
 
     def __enter__(self) -> RunProgress:
         self._bar.start()
@@ -54,18 +57,27 @@ class RunProgress:
     def advance(self, step: int) -> None:
         """Say that ``step`` steps have been handed to the device."""
         self._bar.update(self._task, completed=step)
+        self._print_line(step)
 
     def report(self, step: int, epoch: str, loss: float) -> None:
-        """Show what is known after ``step`` steps; ``loss`` is the epoch's mean so far."""
+        """Say what is known after ``step`` steps; ``loss`` is the epoch's mean so far."""
+        self._epoch, self._loss = epoch, f"{loss:.4f}"
+        self._bar.update(self._task, completed=step, epoch=epoch, rate=f"{self._rate(step):,.0f}", loss=self._loss)
+        self._print_line(step)
+
+    def _rate(self, step: int) -> float:
+        return (step - self._first) * self._batch_size / max(time.perf_counter() - self._started, 1e-9)
+
+    def _print_line(self, step: int) -> None:
         now = time.perf_counter()
-        rate = (step - self._first) * self._batch_size / max(now - self._started, 1e-9)
-        self._bar.update(self._task, completed=step, epoch=epoch, rate=f"{rate:,.0f}", loss=f"{loss:.4f}")
-        if not self._console.is_terminal and now - self._last_line >= LINE_INTERVAL:
-            self._last_line = now
-            left = (self._total - step) / max(step - self._first, 1) * (now - self._started)
-            self._console.print(
-                f"epoch {epoch}, step {step}/{self._total}: {rate:,.0f} images/s, loss {loss:.4f}, {left:.0f} s left"
-            )
+        if self._console.is_terminal or now - self._last_line < LINE_INTERVAL:
+            return
+        self._last_line = now
+        left = (self._total - step) / max(step - self._first, 1) * (now - self._started)
+        self._console.print(
+            f"epoch {self._epoch}, step {step}/{self._total}: {self._rate(step):,.0f} images/s, loss {self._loss}, "
+            f"{left:.0f} s left"
+        )
 
 
 def print_result(console: Console, result: Mapping[str, Any], directory: Path) -> None:

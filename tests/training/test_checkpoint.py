@@ -95,8 +95,6 @@ def damage(file, how):
         file.write_bytes(data[:middle] + bytes([data[middle] ^ 0xFF]) + data[middle + 1 :])
 
 
-# A read that fails leaves tasks of Orbax's event loop behind, which the garbage collector reports.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("how", ["truncated", "missing", "empty", "flipped"])
 def test_damage_to_any_file_is_found_or_harmless(state, tmp_path, how):
     """Restoring gives the exact bits, of this checkpoint or of the one before it, never others."""

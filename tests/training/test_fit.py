@@ -279,7 +279,7 @@ def test_moving_averages_and_resuming_go_together(config, tmp_path, monkeypatch)
         ({"image_size": 8}, ConfigError, "lenet5 on digits: images of 8x8 pixels are too small.*12x12"),
         ({"dataset": "digit"}, DataError, "unknown data set 'digit'; did you mean digits"),
         ({"dataset": "cifar10"}, DataError, "not prepared"),
-        ({"model": "dncnn17_grey"}, ConfigError, "dncnn17_grey is no classifier"),
+        ({"model": "dncnn17_grey"}, ConfigError, "dncnn17_grey is a network for restoration"),
         ({"data_dir": Path("/nowhere")}, DataError, "'/nowhere' is not a folder"),
         ({"warmup_epochs": 1.99, "batch_size": 1438}, ConfigError, "warm-up of 2 steps leaves nothing of a run of 2"),
     ],
