@@ -35,6 +35,7 @@ from cnnjax.nn import (
     check_images,
     dilate_stages,
     he_fan_out,
+    round_width,
 )
 
 
@@ -97,10 +98,7 @@ def stage_shapes(depth: int, w_0: int, w_a: float, w_m: float, group_width: int)
     widths = [8 * round(w_0 * w_m**power / 8) for power in powers]
     shapes = []
     for width, blocks in itertools.groupby(widths):
-        group = min(group_width, width)
-        rounded = max(group, int(width + group / 2) // group * group)
-        # Never more than a tenth narrower.
-        shapes.append((len(list(blocks)), rounded + group if rounded < 0.9 * width else rounded))
+        shapes.append((len(list(blocks)), round_width(width, min(group_width, width))))
     return tuple(shapes)
 
 
