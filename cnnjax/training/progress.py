@@ -56,6 +56,9 @@ class RunProgress:
 
     def advance(self, step: int) -> None:
         """Say that ``step`` steps have been handed to the device."""
+        if step == self._first + 1:
+            # This step was compiled first, which says nothing about those to come.
+            self._first, self._started = step, time.perf_counter()
         self._bar.update(self._task, completed=step)
         self._print_line(step)
 
@@ -70,7 +73,7 @@ class RunProgress:
 
     def _print_line(self, step: int) -> None:
         now = time.perf_counter()
-        if self._console.is_terminal or now - self._last_line < LINE_INTERVAL:
+        if self._console.is_terminal or now - self._last_line < LINE_INTERVAL or step == self._first:
             return
         self._last_line = now
         left = (self._total - step) / max(step - self._first, 1) * (now - self._started)
