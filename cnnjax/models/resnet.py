@@ -28,12 +28,13 @@ from cnnjax.nn import (
     BatchNorm,
     ClassifierHead,
     Conv,
-    StageGeometry,
+    Stage,
     StochasticDepth,
     check_images,
     dilate_stages,
     he_fan_out,
     max_pool,
+    residual_blocks,
     stochastic_depth_rates,
 )
 
@@ -237,28 +238,6 @@ class Stem(nn.Module):
         return x if self.small_images else max_pool(x, 3, 2, padding=1)
 
 
-class Stage(nn.Module):
-    """Blocks of equal size, the first of which changes resolution and width."""
-
-    make_block: Callable[..., ResidualBlock]
-    geometry: StageGeometry
-    stochastic_depth_rates: tuple[float, ...]
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Apply the blocks to ``x``."""
-        strides, first_dilation, dilation = self.geometry
-        for index, rate in enumerate(self.stochastic_depth_rates, start=1):
-            block = self.make_block(
-                strides=strides if index == 1 else 1,
-                dilations=(first_dilation if index == 1 else dilation, dilation),
-                stochastic_depth_rate=rate,
-                name=f"block{index}",
-            )
-            x = block(x, train)
-        return x
-
-
 class ResNet(nn.Module):
     """ResNet v1: stem, stages of residual blocks, global average pooling, classifier.
 
@@ -340,7 +319,7 @@ class ResNet(nn.Module):
                 group_width=self.group_width,
                 zero_init=self.zero_init_residual,
             )
-            x = stage_class(block, geometry, stage_rates, name=f"stage{index + 1}")(x, train)
+            x = stage_class(residual_blocks(block, geometry, stage_rates), name=f"stage{index + 1}")(x, train)
             maps.append(x)
         return maps
 

@@ -25,9 +25,6 @@ SAMPLES = sorted(
     for family in {variant.info.family for variant in VARIANTS.values()}
 )
 
-# Programs here run once or twice: compiling fast matters, running fast does not.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-
 # Networks whose last layer compares with fixed codes of this length, so that "head/classifier" has no parameters.
 FIXED_CODES = {"lenet5_1998": 84}
 
@@ -38,11 +35,6 @@ def published(name, **fields):
     classes = {} if info.num_classes is None else {"num_classes": info.num_classes}
     model = cnnjax.create_model(name, **(classes | fields))
     return model, jax.ShapeDtypeStruct((2, *info.input_size, info.channels), jnp.float32)
-
-
-def compile_quickly(function, *args):
-    """Return ``function``, compiled for arguments like these."""
-    return jax.jit(function).lower(*args).compile(compiler_options=QUICK)
 
 
 def shapes(model, images):
@@ -140,7 +132,7 @@ def test_too_small_images_are_refused_with_the_smallest_legal_size(name):
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_gradients_and_evaluation_mode(name):
+def test_gradients_and_evaluation_mode(name, compile_quickly):
     info = cnnjax.model_info(name)
     model, _ = published(name)
     # Two pixels more than the smallest, so that normalisation has something to average in the last stage.

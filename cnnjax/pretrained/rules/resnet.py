@@ -1,4 +1,4 @@
-"""ResNet, ResNeXt and wide ResNet: torchvision and timm use the same names."""
+"""ResNet, ResNeXt and wide ResNet: torchvision and timm use the same names. The rest is in no library."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import flax.linen as nn
 
+from cnnjax.models.resnet import ResNet
 from cnnjax.pretrained.names import Rules
 
 TORCHVISION = Rules(
@@ -23,4 +24,7 @@ TORCHVISION = Rules(
 
 def rules(name: str, model: nn.Module) -> Mapping[str, Rules]:
     """Return the rules of a variant by source."""
+    assert isinstance(model, ResNet)
+    if model.small_images or model.shortcut == "none":
+        return {}
     return {"torchvision": TORCHVISION, "timm": TORCHVISION}
