@@ -139,8 +139,9 @@ def create_model(name: str, *, num_classes: int = 1000, **fields: Any) -> nn.Mod
 
     Args:
       name: a variant, see `list_models`.
-      num_classes: outputs of the last dense layer; 0 for a network that returns the features before it. The published
-        number is ``model_info(name).num_classes``. Image-to-image networks have no such layer.
+      num_classes: outputs of the last layer; 0 for a network that returns the features before it. The published
+        number is ``model_info(name).num_classes``. For segmentation: outputs for each pixel; networks that restore
+        images have no classes.
       **fields: other fields of the network, among them ``dtype`` (of the computation), ``param_dtype`` and
         ``axis_name`` (for synchronised batch norm); they take precedence over the variant's own. Lists in them become
         tuples, so that they may come from JSON.

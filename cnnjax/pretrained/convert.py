@@ -23,7 +23,7 @@ from cnnjax.pretrained.names import SOURCES, Absent, Rules
 
 # Counters of a library's own that no network reads.
 IGNORED = re.compile(r"(.*[./])?(num_batches_tracked|seed_generator_state)")
-CLASSIFIERS = re.compile(r"(head|aux\d+)/classifier(/\w+)?")
+CLASSIFIERS = re.compile(r"(head|aux\d+)/(\w+_)?classifier(/\w+)?")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,8 @@
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from flax import traverse_util
 
 import cnnjax
 
@@ -61,6 +63,20 @@ def test_features_have_the_resolution_of_the_encoder(name, strides):
 def test_other_backbones(name, backbone):
     model = cnnjax.create_model(name, num_classes=3, backbone=backbone, output_stride=16)
     assert jax.eval_shape(model.apply, variables_of(model), IMAGES).shape == (1, 64, 96, 3)
+
+
+def test_every_classifier_is_drawn_anew_for_other_classes():
+    name = "lraspp_mobilenet_v3_large"
+    shapes = cnnjax.pretrained.reference_shapes(name)
+    state = {key: np.zeros(shape, np.float32) for key, shape in shapes.items()}
+    variables = cnnjax.pretrained.from_state_dict(name, state, num_classes=5, redraw_head=jax.random.key(0))
+    drawn = {path for path, leaf in traverse_util.flatten_dict(variables["params"], sep="/").items() if leaf.any()}
+    assert all(path.endswith("classifier/kernel") for path in drawn)
+    assert len(drawn) == 2
+    back = cnnjax.pretrained.to_state_dict(name, variables)
+    assert {key for key, value in back.items() if value.shape[:1] == (5,)} == {
+        key for key, shape in shapes.items() if shape[:1] == (21,)
+    }
 
 
 @pytest.mark.parametrize("name", [*WITH_AUX, "lraspp_mobilenet_v3_large"])
