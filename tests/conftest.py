@@ -19,3 +19,34 @@ QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes
 def compile_quickly():
     """Return a function that compiles another one for arguments like those given."""
     return lambda function, *args: jax.jit(function).lower(*args).compile(compiler_options=QUICK)
+
+
+# Tests that run over the whole table, and that one variant of each family stands for in the plain run.
+OVER_ALL_VARIANTS = {
+    "test_outputs_and_round_trip",
+    "test_multiply_adds_are_those_published",
+    "test_every_variant_has_a_name_for_every_array",
+    "test_too_small_images_are_refused_with_the_smallest_legal_size",
+}
+# Programs that take long to compile.
+GRADIENTS = {"test_gradients_and_evaluation_mode", "test_training_mode"}
+LARGE = 10_000_000
+
+
+def pytest_collection_modifyitems(items):
+    """Mark as exhaustive what would make the plain run long; continuous integration runs it all."""
+    import cnnjax
+
+    smallest = {}
+    for name in cnnjax.list_models():
+        info = cnnjax.model_info(name)
+        smallest[info.family] = min(smallest.get(info.family, (info.num_params, name)), (info.num_params, name))
+    samples = {name for _, name in smallest.values()}
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        name = parameters.get("name", parameters.get("file", "")).partition(".")[0]
+        test = item.originalname
+        if (test in OVER_ALL_VARIANTS and name not in samples) or (
+            test in GRADIENTS and cnnjax.model_info(name).num_params > LARGE
+        ):
+            item.add_marker("exhaustive")
