@@ -28,9 +28,10 @@ OVER_ALL_VARIANTS = {
     "test_every_variant_has_a_name_for_every_array",
     "test_too_small_images_are_refused_with_the_smallest_legal_size",
 }
-# Programs that take long to compile.
+# These compile a backward pass, which takes minutes where a network is large or branches much.
 GRADIENTS = {"test_gradients_and_evaluation_mode", "test_training_mode"}
 LARGE = 10_000_000
+BRANCHING = {"nasnet_mobile"}
 
 
 def pytest_collection_modifyitems(items):
@@ -47,6 +48,6 @@ def pytest_collection_modifyitems(items):
         name = parameters.get("name", parameters.get("file", "")).partition(".")[0]
         test = item.originalname
         if (test in OVER_ALL_VARIANTS and name not in samples) or (
-            test in GRADIENTS and cnnjax.model_info(name).num_params > LARGE
+            test in GRADIENTS and (cnnjax.model_info(name).num_params > LARGE or name in BRANCHING)
         ):
             item.add_marker("exhaustive")
