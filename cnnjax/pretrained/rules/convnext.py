@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import flax.linen as nn
 
+from cnnjax.models.convnext import ConvNeXt
 from cnnjax.pretrained.layouts import SAME, Append
 from cnnjax.pretrained.names import Rules
 
@@ -44,9 +45,15 @@ TIMM = Rules(
 
 def rules(name: str, model: nn.Module) -> Mapping[str, Rules]:
     """Return the rules of a variant by source."""
+    assert isinstance(model, ConvNeXt)
 
     def downsampling(layer: str) -> str:
         return f"{name}_downsampling_block_{{0:-2}}/{name}_downsampling_{layer}_{{0:-2}}"
+
+    def layer_scale(stage: int, block: int) -> str:
+        """Keras leaves these arrays unnamed, and numbers them through."""
+        before = sum(model.stage_sizes[: stage - 1]) + block - 1
+        return f"{name}_stage_{stage - 1}_block_{block - 1}_layer_scale/variable" + (f"_{before}" if before else "")
 
     keras = Rules(
         {
@@ -54,11 +61,11 @@ def rules(name: str, model: nn.Module) -> Mapping[str, Rules]:
             "stem/norm1": f"{name}_stem/{name}_stem_layernorm",
             "stage#/norm1": downsampling("layernorm"),
             "stage#/conv1": downsampling("conv"),
+            "stage#/block#/layer_scale": layer_scale,
             "stage#/block#": f"{name}_stage_{{:-1}}_block_{{:-1}}",
             "conv1": "depthwise_conv",
             "norm1": "layernorm",
             "dense#": "pointwise_conv_{}",
-            "layer_scale": "layer_scale/variable",
             "head/norm1": f"{name}_head_layernorm",
             "head/classifier": f"{name}_head_dense",
         },

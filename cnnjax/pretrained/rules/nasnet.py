@@ -10,6 +10,11 @@ from cnnjax.models.nasnet import NASNet
 from cnnjax.pretrained.names import Rules
 
 
+def halves(stage: int, block: int) -> bool:
+    """Return whether a cell's earlier input is twice as large as the other: there was a reduction in between."""
+    return block == 2 or (stage, block) == (2, 1)
+
+
 def rules(name: str, model: nn.Module) -> Mapping[str, Rules]:
     """Return the rules of a variant by source.
 
@@ -27,9 +32,9 @@ def rules(name: str, model: nn.Module) -> Mapping[str, Rules]:
 
     def keras_separable(stage: int, block: int, side: str, number: int, layer: str) -> str:
         kind, label = keras_cell(stage, block)
-        # Keras gives the reduction cell's fifth sum the name of the fourth, which has no weights.
-        place = 4 if (kind, number) == ("reduction", 5) else number
-        return f"separable_conv_{layer}_{kind}_{side}{place}_{label}"
+        # Keras calls the reduction cell's fifth sum left4: its fourth has no weights.
+        place = f"{kind}_{side}{4 if (kind, number) == ('reduction', 5) else number}_{label}"
+        return f"{kind}_A_block_{label}/block_{number}/separable_conv_block_{place}/separable_conv_{layer}_{place}"
 
     def keras_kernel(stage: int, block: int, side: str, number: int, kind: str, layer: int) -> str:
         return f"{keras_separable(stage, block, side, number, str(layer))}/{kind}_kernel"
@@ -37,12 +42,20 @@ def rules(name: str, model: nn.Module) -> Mapping[str, Rules]:
     def keras_norm(stage: int, block: int, side: str, number: int, layer: int) -> str:
         return keras_separable(stage, block, side, number, f"{layer}_bn")
 
-    def keras_input(stage: int, block: int, layer: str) -> str:
-        kind, label = keras_cell(stage, block)
-        return f"{kind}_{'conv' if layer == 'conv' else 'bn'}_1_{label}"
+    def keras_input(layer: str) -> Callable[[int, int], str]:
+        def name(stage: int, block: int) -> str:
+            kind, label = keras_cell(stage, block)
+            return f"{kind}_A_block_{label}/{kind}_{layer}_1_{label}"
+
+        return name
 
     def keras_previous(layer: str) -> Callable[[int, int], str]:
-        return lambda stage, block: f"adjust_{layer}_{keras_cell(stage, block)[1]}"
+        def name(stage: int, block: int) -> str:
+            kind, label = keras_cell(stage, block)
+            scope = "reduction" if halves(stage, block) else "projection"
+            return f"{kind}_A_block_{label}/adjust_block/adjust_{scope}_block_{label}/adjust_{layer}_{label}"
+
+        return name
 
     keras = Rules(
         {
@@ -50,7 +63,8 @@ def rules(name: str, model: nn.Module) -> Mapping[str, Rules]:
             "stem/norm1": "stem_bn1",
             "stage#/block#/(left|right)#/(depthwise|pointwise)_conv#/kernel": keras_kernel,
             "stage#/block#/(left|right)#/norm#": keras_norm,
-            "stage#/block#/(conv|norm)1": keras_input,
+            "stage#/block#/conv1": keras_input("conv"),
+            "stage#/block#/norm1": keras_input("bn"),
             "stage#/block#/previous/conv1": keras_previous("conv_1"),
             "stage#/block#/previous/conv2": keras_previous("conv_2"),
             "stage#/block#/previous/proj_conv": keras_previous("conv_projection"),
@@ -64,13 +78,14 @@ def rules(name: str, model: nn.Module) -> Mapping[str, Rules]:
             return f"cell_{repeats * (stage - 2) + block - 2}"
         return f"cell_stem_{stage - 1}" if stage <= 2 else f"reduction_cell_{stage - 3}"
 
+    def timm_previous_norm(stage: int, block: int) -> str:
+        return f"{timm_cell(stage, block)}.{'final_path_bn' if halves(stage, block) else 'conv_prev_1x1.bn'}"
+
     timm = Rules(
         {
             "stem/conv1": "conv0.conv",
             "stem/norm1": "conv0.bn",
-            # What halves an earlier output has two convolutions, and a norm of another name.
-            "stage2/block1/previous/norm1": f"{timm_cell(2, 1)}.final_path_bn",
-            "stage#/block2/previous/norm1": lambda stage: f"{timm_cell(stage, 2)}.final_path_bn",
+            "stage#/block#/previous/norm1": timm_previous_norm,
             "stage#/block#": timm_cell,
             "(left|right)#/norm#": lambda side, number, layer: f"comb_iter_{number - 1}_{side}.bn_sep_{layer}",
             "(left|right)#": lambda side, number: f"comb_iter_{number - 1}_{side}",
@@ -79,7 +94,6 @@ def rules(name: str, model: nn.Module) -> Mapping[str, Rules]:
             "conv1": "conv_1x1.conv",
             "previous/conv#": "path_{}.conv",
             "previous/proj_conv": "conv_prev_1x1.conv",
-            "previous/norm1": "conv_prev_1x1.bn",
             "head/classifier": "last_linear",
         }
     )
