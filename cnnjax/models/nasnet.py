@@ -155,11 +155,11 @@ class Cell(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, previous: jax.Array | None, train: bool) -> jax.Array:
         """Apply the cell to the outputs of two cells before it."""
-        if previous is None:
-            p = x
-        else:
+        p = x if previous is None else previous
+        # With one normal cell a stage, stage 3 meets an earlier output that fits as it is.
+        if previous is not None and (self.halve or previous.shape[-1] != self.features):
             fit = Fit(self.features, self.halve, self.conv, self.norm, self.activation, name="previous")
-            p = fit(previous, train)
+            p = fit(p, train)
         h = self.conv(self.features, (1, 1), name="conv1")(self.activation(x))
         h = self.norm(use_running_average=not train, name="norm1")(h)
         return self.combine(h, p, train)
