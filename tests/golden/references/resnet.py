@@ -1,4 +1,4 @@
-"""ResNet: torchvision's for ImageNet, a transcription of section 4.2 of arXiv:1512.03385 for CIFAR."""
+"""ResNet: torchvision's for ImageNet; the papers' transcribed for CIFAR and plain networks."""
 
 from __future__ import annotations
 
@@ -60,10 +60,98 @@ class CifarResNet(nn.Module):
         return self.head["classifier"](x.mean((2, 3)))
 
 
-REFERENCES = [
-    Reference(name, "torchvision", partial(torchvision.models.get_model, name), training=name == "resnet18")
-    for name in TORCHVISION
-] + [
-    Reference(f"resnet{6 * n + 2}", "torch", partial(CifarResNet, n), size=16, training=n == 3)
-    for n in (3, 5, 7, 9, 18)
-]
+class PlainBlock(nn.Module):
+    """Two 3x3 convolutions without a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm2(self.conv2(self.norm1(self.conv1(x)).relu())).relu()
+
+
+class ResNeXtBlock(nn.Module):
+    """Figure 3 (c) of arXiv:1611.05431: 1x1, 3x3 in groups, 1x1; a new shape is projected."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, groups: int) -> None:
+        super().__init__()
+        width = outputs // 4 * groups
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, groups=groups, bias=False)
+        self.norm2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
+        self.norm3 = nn.BatchNorm2d(outputs)
+        if inputs != outputs:
+            self.proj_conv = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            self.proj_norm = nn.BatchNorm2d(outputs)
+        self.project = inputs != outputs
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm2(self.conv2(self.norm1(self.conv1(x)).relu())).relu()
+        y = self.norm3(self.conv3(y))
+        return (y + (self.proj_norm(self.proj_conv(x)) if self.project else x)).relu()
+
+
+class StackedNet(nn.Module):
+    """A stem, blocks in stages that halve the resolution, global pooling, a dense layer; modules called as ours are."""
+
+    def __init__(self, block: type | partial, sizes: tuple[int, ...], widths: tuple[int, ...], small: bool) -> None:
+        super().__init__()
+        inputs = 64 if widths[0] >= 64 else 16
+        size, stride = (3, 1) if small else (7, 2)
+        stem = nn.Conv2d(3, inputs, size, stride, size // 2, bias=False)
+        self.stem = nn.ModuleDict({"conv1": stem, "norm1": nn.BatchNorm2d(inputs)})
+        self.small, self.stages = small, len(sizes)
+        for stage, (blocks, width) in enumerate(zip(sizes, widths, strict=True), start=1):
+            parts = {}
+            for index in range(1, blocks + 1):
+                parts[f"block{index}"] = block(inputs, width, 2 if stage > 1 and index == 1 else 1)
+                inputs = width
+            self.add_module(f"stage{stage}", nn.ModuleDict(parts))
+        self.head = nn.ModuleDict({"classifier": nn.Linear(inputs, 10 if small else 1000)})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem["norm1"](self.stem["conv1"](x)).relu()
+        if not self.small:
+            x = nn.functional.max_pool2d(x, 3, 2, 1)
+        for stage in range(1, self.stages + 1):
+            for block in getattr(self, f"stage{stage}").values():
+                x = block(x)
+        return self.head["classifier"](x.mean((2, 3)))
+
+
+# Name, block, blocks a stage, width of each stage's output.
+TRANSCRIBED = (
+    ("plain18", PlainBlock, (2, 2, 2, 2), (64, 128, 256, 512)),
+    ("plain34", PlainBlock, (3, 4, 6, 3), (64, 128, 256, 512)),
+    ("plain20", PlainBlock, (3, 3, 3), (16, 32, 64)),
+    ("plain56", PlainBlock, (9, 9, 9), (16, 32, 64)),
+    ("resnext29_8x64d", partial(ResNeXtBlock, groups=8), (3, 3, 3), (256, 512, 1024)),
+    ("resnext29_16x64d", partial(ResNeXtBlock, groups=16), (3, 3, 3), (256, 512, 1024)),
+)
+
+
+REFERENCES = (
+    [
+        Reference(name, "torchvision", partial(torchvision.models.get_model, name), training=name == "resnet18")
+        for name in TORCHVISION
+    ]
+    + [
+        Reference(f"resnet{6 * n + 2}", "torch", partial(CifarResNet, n), size=16, training=n == 3)
+        for n in (3, 5, 7, 9, 18)
+    ]
+    + [
+        Reference(
+            name,
+            "torch",
+            partial(StackedNet, block, sizes, widths, len(sizes) == 3),
+            size=16 if len(sizes) == 3 else 64,
+        )
+        for name, block, sizes, widths in TRANSCRIBED
+    ]
+)
