@@ -1,6 +1,6 @@
 """CNN architectures, training and fine-tuning in JAX and Flax."""
 
-from cnnjax import models, nn, pretrained
+from cnnjax import finetune, models, nn, pretrained
 from cnnjax.models import ModelInfo, create_model, list_models, model_info
 from cnnjax.models.features import extract_features
 from cnnjax.models.summary import Summary, count_macs, summary
@@ -13,6 +13,7 @@ __all__ = [
     "count_macs",
     "create_model",
     "extract_features",
+    "finetune",
     "list_models",
     "model_info",
     "models",

@@ -12,6 +12,7 @@ from cnnjax.nn.normalization import BatchNorm, LayerNorm, local_response_norm
 from cnnjax.nn.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, max_pool, max_pool_with_indices, max_unpool
 from cnnjax.nn.regularization import StochasticDepth, stochastic_depth_rates
 from cnnjax.nn.resize import resize_bilinear
+from cnnjax.nn.running_averages import use_running_averages
 from cnnjax.nn.shuffle import channel_shuffle
 from cnnjax.nn.stage import Stage, residual_blocks, split_stages
 
@@ -54,4 +55,5 @@ __all__ = [
     "split_stages",
     "stochastic_depth_rates",
     "torch_uniform",
+    "use_running_averages",
 ]

@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +35,10 @@ class CheckpointMismatchError(CheckpointError):
     """A checkpoint of another network or optimizer."""
 
 
+# What a state with other frozen parts may lack of a checkpoint, or have besides.
+OPTIMIZER = "opt_state/"
+
+
 class LatestAndBest(checkpoint_managers.PreservationPolicy):
     """Keep the latest checkpoints and the one of step ``best_step``."""
 
@@ -51,11 +55,15 @@ class Checkpoints:
 
     Args:
       directory: made if it is not there. Damaged checkpoints are moved to ``corrupt`` beside it.
+
+    Attributes:
+      notices: what a user should know of the last restore, a sentence each.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory = Path(directory).absolute()
         self._policy = LatestAndBest()
+        self.notices: list[str] = []
         # Orbax reports on each of its files, from several threads; what a user has to know is said by the errors here.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         with _writing(self.directory):
@@ -90,7 +98,8 @@ class Checkpoints:
 
         Args:
           step: names the checkpoint; does nothing if there is one.
-          state: a pytree that Flax can turn into a dictionary, such as a TrainState.
+          state: a pytree that Flax can turn into a dictionary, such as a TrainState. If it has ``frozen``, the paths of
+            what is frozen, they are recorded.
           run: anything that JSON can hold.
           best_step: checkpoint to keep beside the latest two.
         Raises:
@@ -105,6 +114,7 @@ class Checkpoints:
         meta = {
             "run": body,
             "run_checksum": _json_checksum(body),
+            "frozen": sorted(getattr(state, "frozen", ())),
             "checksums": {path: _checksum(leaf) for path, leaf in leaves.items()},
         }
         with _writing(self.directory):
@@ -126,13 +136,19 @@ class Checkpoints:
 
         Args:
           step: one of `steps`.
-          target: a state of the same structure, shapes and types; its values do not matter.
+          target: a state of the same structure, shapes and types. Its values matter only where it has other parts
+            frozen than the checkpoint: there, what the optimizer keeps of newly thawed parameters is the target's
+            (zero after ``init``), what it has no place for is left out, and `notices` say of which parameters.
         Raises:
           CheckpointError: damaged.
           CheckpointMismatchError: of another network or optimizer; the differing paths are listed with both shapes.
         """
-        leaves, run = self.read(step)
+        leaves, meta = self._read(step)
+        run = meta["run"]
         expected = _flatten(target)
+        self.notices = _move_to_other_mask(
+            leaves, expected, frozenset(meta.get("frozen", ())), getattr(target, "frozen", frozenset())
+        )
         if problems := _differences(leaves, expected):
             raise CheckpointMismatchError(
                 f"checkpoint {step} in {self.directory} does not fit this model and optimizer:\n" + "\n".join(problems)
@@ -149,6 +165,10 @@ class Checkpoints:
         Raises:
           CheckpointError: damaged: something is missing, unreadable or not what was written.
         """
+        leaves, meta = self._read(step)
+        return leaves, meta["run"]
+
+    def _read(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         problem = f"checkpoint {step} in {self.directory} is damaged: "
         try:
             meta = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
@@ -172,7 +192,7 @@ class Checkpoints:
         for path, leaf in leaves.items():
             if _checksum(leaf) != meta["checksums"][path]:
                 raise CheckpointError(f"{problem}array {path} is not what was written")
-        return leaves, meta["run"]
+        return leaves, meta
 
     def restore_newest(self, target: State) -> tuple[int, State, dict[str, Any], list[str]] | None:
         """Return the newest good checkpoint as (step, state, run, what is wrong with newer ones), or None if empty.
@@ -253,6 +273,28 @@ def _flatten(state: Any) -> dict[str, Any]:
     """Return the arrays of ``state`` by path."""
     flat = traverse_util.flatten_dict(_to_dict(state), sep="/")
     return {path: leaf for path, leaf in flat.items() if leaf is not None}
+
+
+def _move_to_other_mask(
+    leaves: dict[str, Any], expected: Mapping[str, Any], before: frozenset[str], now: frozenset[str]
+) -> list[str]:
+    """Fit the optimizer's part of ``leaves`` to a state with other frozen parts; return what was done, in words."""
+
+    def moments_of(params: frozenset[str], paths: Iterable[str]) -> dict[str, str]:
+        ends = [path.removeprefix("params/") for path in params if path.startswith("params/")]
+        mine = ((path, end) for path in paths if path.startswith(OPTIMIZER) for end in ends if path.endswith(f"/{end}"))
+        return dict(mine)
+
+    started = moments_of(before - now, expected.keys() - leaves.keys())
+    dropped = moments_of(now - before, leaves.keys() - expected.keys())
+    leaves |= {path: np.array(expected[path]) for path in started}
+    for path in dropped:
+        del leaves[path]
+    told = (
+        (started, "are trained again or for the first time, and their part of the optimizer's state starts anew"),
+        (dropped, "are frozen now, and their part of the optimizer's state is left out"),
+    )
+    return [f"{', '.join(sorted(set(paths.values())))} {what}" for paths, what in told if paths]
 
 
 def _differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:

@@ -251,6 +251,8 @@ class TrainingLoop:
             self.step, self.state, run, damaged = found
             for problem in damaged:
                 self.console.print(f"[yellow]{problem}; it was moved to 'corrupt', an earlier one is used[/yellow]")
+            for notice in self.checkpoints.notices:
+                self.console.print(f"[yellow]{notice}[/yellow]")
             self.batches.set_state(run["data"])
             self.sums = {key: jnp.asarray(run["sums"][key], value.dtype) for key, value in self.sums.items()}
             self.epoch = run["epoch"]

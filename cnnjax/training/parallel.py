@@ -86,7 +86,8 @@ class Devices:
 
     def unreplicate(self, tree: Any) -> Any:
         """Return the first device's copy."""
-        return tree if self.mode == "jit" else jax.tree.map(lambda leaf: leaf[0], tree)
+        # Not leaf[0]: XLA gathers it by a sum over devices, which turns -0.0 into 0.0 and subnormal numbers into zeros.
+        return tree if self.mode == "jit" else jax.tree.map(lambda leaf: leaf.addressable_shards[0].data[0], tree)
 
     def shard(self, batch: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         """Divide a host batch among the devices."""

@@ -9,7 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from flax import traverse_util
 
+from cnnjax.nn import use_running_averages
 from cnnjax.training.losses import cross_entropy
 from cnnjax.training.metrics import Sums, classification_sums
 from cnnjax.training.state import TrainState
@@ -41,6 +43,7 @@ def train_step(
 
     The loss is the mean over the real examples of the whole batch, on all devices of ``axis_name`` together; so N
     devices take the same step as one. Random draws depend on the state's key, the step and the device only.
+    Gradients are taken of what ``state.frozen`` leaves to train; frozen batch norm uses its running statistics.
 
     Args:
       state: donate it.
@@ -64,8 +67,16 @@ def train_step(
     mask = _mask(batch)
     total = jnp.maximum(_sum_over_devices(mask.sum(dtype=jnp.int32), axis_name), 1).astype(jnp.float32)
 
-    def objective(params: Any) -> tuple[jax.Array, tuple[Any, Sums]]:
-        with nn.intercept_methods(_mask_batch_statistics(mask if "mask" in batch else None)):
+    flat_params = _flatten("params", params)
+    trainable = {path: leaf for path, leaf in flat_params.items() if path not in state.frozen}
+    frozen_norms = {path.rpartition("/")[0] for path in state.frozen if path.startswith("batch_stats/")}
+
+    def objective(trainable: dict[str, jax.Array]) -> tuple[jax.Array, tuple[Any, Sums]]:
+        params = _unflatten("params", flat_params | trainable)
+        with (
+            use_running_averages(lambda path: f"batch_stats/{path}" in frozen_norms),
+            nn.intercept_methods(_mask_batch_statistics(mask if "mask" in batch else None)),
+        ):
             logits, updates = state.apply_fn(
                 {"params": params, "batch_stats": state.batch_stats},
                 images,
@@ -77,19 +88,30 @@ def train_step(
         sums = classification_sums(losses, logits, batch["label"], mask)
         return sums["loss_sum"] / total, (updates.get("batch_stats", {}), sums)
 
-    grads, (batch_stats, sums) = jax.grad(objective, has_aux=True)(params)
+    grads, (batch_stats, sums) = jax.grad(objective, has_aux=True)(trainable)
     if axis_name is not None:
         # Each device's statistics weigh as much as it has real examples.
         share = mask.sum(dtype=jnp.int32).astype(jnp.float32) / total
         batch_stats = jax.tree.map(lambda leaf: leaf * share, batch_stats)
         grads, batch_stats, sums = jax.lax.psum((grads, batch_stats, sums), axis_name)
-    updates, opt_state = state.tx.update(grads, state.opt_state, state.params)
-    new_params = optax.apply_updates(state.params, updates)
+    masked = dict.fromkeys(state.frozen & flat_params.keys(), optax.MaskedNode())
+    updates, opt_state = state.tx.update(_unflatten("params", masked | grads), state.opt_state, state.params)
+    old, flat_updates = _flatten("params", state.params), _flatten("params", updates)
+    # What is frozen never meets the arithmetic that might change a bit of it.
+    new = optax.apply_updates({path: old[path] for path in grads}, {path: flat_updates[path] for path in grads})
+    old_stats = _flatten("batch_stats", state.batch_stats)
+    new |= {path: leaf for path, leaf in _flatten("batch_stats", batch_stats).items() if path not in state.frozen}
     ema = state.ema
     if ema is not None:
-        ema = optax.incremental_update({"params": new_params, "batch_stats": batch_stats}, ema, 1 - ema_decay)
+        old_ema = _flatten("params", ema["params"]) | _flatten("batch_stats", ema["batch_stats"])
+        moved = optax.incremental_update(new, {path: old_ema[path] for path in new}, 1 - ema_decay)
+        ema = {name: _unflatten(name, old_ema | moved) for name in ("params", "batch_stats")}
     new_state = state.replace(
-        step=state.step + 1, params=new_params, batch_stats=batch_stats, opt_state=opt_state, ema=ema
+        step=state.step + 1,
+        params=_unflatten("params", old | new),
+        batch_stats=_unflatten("batch_stats", old_stats | new),
+        opt_state=opt_state,
+        ema=ema,
     )
     return new_state, sums
 
@@ -108,6 +130,17 @@ def eval_step(
     logits = state.apply_fn(state.eval_variables, preprocess(batch["image"], None), train=False)
     losses = cross_entropy(logits, batch["label"])
     return _sum_over_devices(classification_sums(losses, logits, batch["label"], _mask(batch)), axis_name)
+
+
+def _flatten(collection: str, tree: Any) -> dict[str, Any]:
+    """Return the leaves of a collection by path, which starts with its name."""
+    return {f"{collection}/{path}": leaf for path, leaf in traverse_util.flatten_dict(tree, sep="/").items()}
+
+
+def _unflatten(collection: str, leaves: Mapping[str, Any]) -> Any:
+    """Return the collection as nested dictionaries, from leaves that may be of others too."""
+    own = {path.partition("/")[2]: leaf for path, leaf in leaves.items() if path.startswith(f"{collection}/")}
+    return traverse_util.unflatten_dict(own, sep="/")
 
 
 def _sum_over_devices(tree: Any, axis_name: str | None) -> Any:

@@ -6,6 +6,11 @@ import importlib
 import pytest
 
 MODULES = (
+    "finetune.heads",
+    "finetune.masks",
+    "finetune.paths",
+    "finetune.rates",
+    "finetune.state",
     "models",
     "models.features",
     "models.summary",

@@ -1,0 +1,218 @@
+"""Training states with frozen parts, and parts that thaw in the course of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from cnnjax.finetune.batch_norm import frozen_statistics
+from cnnjax.finetune.masks import freeze, frozen_paths
+from cnnjax.finetune.paths import Selection, key_path, leaves_by_path, map_by_path, select
+
+if TYPE_CHECKING:
+    from cnnjax.training import TrainState
+
+
+class CarryOver(NamedTuple):
+    """An optimizer's state for another set of trainable parameters.
+
+    Attributes:
+      opt_state: what both sets share is kept, with its step counts; what is new starts as ``init`` makes it.
+      started, dropped: paths of the parameters whose moments are new, and of those whose moments are gone.
+    """
+
+    opt_state: optax.OptState
+    started: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+
+def carry_over(tx: optax.GradientTransformation, params: Any, opt_state: optax.OptState) -> CarryOver:
+    """Return the state of ``tx`` with all that ``opt_state``, of the same optimizer under another mask, has of it.
+
+    Moments of newly thawed parameters start at zero, while the optimizer's step count goes on. ``adam`` then corrects
+    no bias of theirs: their first updates are larger than usual, about 3 times at most with its usual decays.
+
+    Args:
+      tx: the optimizer to go on with, from `freeze`.
+      params: the parameters.
+      opt_state: of the optimizer before.
+    Raises:
+      ValueError: the states share nothing, as those of different optimizers do.
+    """
+    fresh = tx.init(params)
+    old = {jax.tree_util.keystr(keys): leaf for keys, leaf in jax.tree_util.tree_flatten_with_path(opt_state)[0]}
+    new = {jax.tree_util.keystr(keys): keys for keys, _ in jax.tree_util.tree_flatten_with_path(fresh)[0]}
+    if old and new and not old.keys() & new.keys():
+        raise ValueError("the optimizer's states share nothing; carry_over is for one optimizer under two masks")
+    fits = {
+        name
+        for name, leaf in ((jax.tree_util.keystr(keys), leaf) for keys, leaf in _leaves(fresh))
+        if name in old and old[name].shape == leaf.shape and old[name].dtype == leaf.dtype
+    }
+    kept = jax.tree_util.tree_map_with_path(
+        lambda keys, leaf: old[name] if (name := jax.tree_util.keystr(keys)) in fits else leaf, fresh
+    )
+    paths = leaves_by_path(params).keys()
+    started = {_param_path(keys, paths) for name, keys in new.items() if name not in fits}
+    dropped = {_param_path(keys, paths) for keys, _ in _leaves(opt_state) if jax.tree_util.keystr(keys) not in new}
+    return CarryOver(kept, tuple(sorted(started)), tuple(sorted(dropped)))
+
+
+def _leaves(tree: Any) -> list[tuple[Any, Any]]:
+    return jax.tree_util.tree_flatten_with_path(tree)[0]
+
+
+def _param_path(keys: Sequence[Any], paths: Any) -> str:
+    """Return the parameter that a leaf of the optimizer's state belongs to, or else the leaf's own path."""
+    for start in range(len(keys)):
+        if (path := key_path(keys[start:])) in paths:
+            return path
+    return key_path(keys)
+
+
+def frozen_variables(params: Any, batch_stats: Any, frozen: Selection) -> frozenset[str]:
+    """Return what a `cnnjax.training.TrainState` has as ``frozen``: the paths with their collections."""
+    chosen = frozen_paths(params, frozen)
+    statistics = frozen_statistics(params, batch_stats, chosen)
+    return frozenset(f"params/{path}" for path in chosen) | frozenset(f"batch_stats/{path}" for path in statistics)
+
+
+def train_state(
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    tx: optax.GradientTransformation,
+    rng: jax.Array,
+    *,
+    frozen: Selection = (),
+    ema: bool = False,
+) -> TrainState:
+    """Return a state to fine-tune from, for `cnnjax.training.train_step`.
+
+    The step takes gradients of the trainable parameters only and leaves what is frozen as it is, bit for bit: the
+    parameters, the running statistics of their batch normalisations, and the moving averages of both.
+
+    Args:
+      model: the network.
+      variables: its variables, ``params`` and, where there is batch normalisation, ``batch_stats``. They are copied,
+        because a step may be given its state to reuse.
+      tx: the optimizer, without `freeze`.
+      rng: random key of the run's draws.
+      frozen: what is frozen, see `freeze`.
+      ema: also keep moving averages.
+    Raises:
+      ValueError: see `freeze`.
+    """
+    # The training package brings checkpoints and data readers along, and ``import cnnjax`` is to stay light.
+    from cnnjax.training import TrainState
+
+    params, batch_stats = (jax.tree.map(jnp.array, variables.get(name, {})) for name in ("params", "batch_stats"))
+    frozen_tx = freeze(tx, params, frozen)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=jax.jit(frozen_tx.init)(params),
+        rng=rng,
+        ema=jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if ema else None,
+        frozen=frozen_variables(params, batch_stats, frozen),
+        apply_fn=model.apply,
+        tx=frozen_tx,
+    )
+
+
+def refreeze(state: TrainState, tx: optax.GradientTransformation, frozen: Selection) -> tuple[TrainState, CarryOver]:
+    """Return ``state`` with other parts frozen, and what became of the optimizer's state.
+
+    A moving average of what becomes frozen stays where it is.
+
+    Args:
+      state: on one device (unreplicated).
+      tx: the optimizer, without `freeze`.
+      frozen: what is frozen from now on, see `freeze`.
+    Raises:
+      ValueError: see `freeze` and `carry_over`.
+    """
+    frozen_tx = freeze(tx, state.params, frozen)
+    carried = carry_over(frozen_tx, state.params, state.opt_state)
+    paths = frozen_variables(state.params, state.batch_stats, frozen)
+    return state.replace(tx=frozen_tx, opt_state=carried.opt_state, frozen=paths), carried
+
+
+@dataclasses.dataclass(frozen=True)
+class UnfreezeSchedule:
+    """What trains from which epoch on; made by `unfreeze_schedule`.
+
+    Attributes:
+      phases: (first epoch, patterns that begin to train then), in order.
+    """
+
+    phases: tuple[tuple[int, tuple[str, ...]], ...]
+
+    def check(self, params: Any, epochs: float) -> None:
+        """Raise ValueError unless the schedule fits the network and the length of the run.
+
+        Args:
+          params: the parameters, or their shapes.
+          epochs: length of the run.
+        """
+        last, training = self.phases[-1][0], frozenset[str]()
+        if last >= epochs:
+            raise ValueError(f"the run ends after {epochs:g} epochs, before something is unfrozen at epoch {last}")
+        for start, patterns in self.phases:
+            chosen = select(params, patterns, what=f"unfreeze at epoch {start}")
+            if chosen <= training:
+                raise ValueError(f"unfreeze at epoch {start}: {', '.join(patterns)} trains already; leave it out")
+            training |= chosen
+
+    def frozen_mask(self, params: Any, epoch: int) -> Any:
+        """Return a tree like ``params``: True where a leaf is frozen in ``epoch`` (counted from 0)."""
+        patterns = [pattern for start, added in self.phases if start <= epoch for pattern in added]
+        training = select(params, patterns, what="unfreeze")
+        return map_by_path(lambda path, leaf: path not in training, params)
+
+    def advance(self, state: TrainState, tx: optax.GradientTransformation, epoch: int) -> TrainState:
+        """Return the state for ``epoch``: itself unless a phase begins, so that a compiled step goes on.
+
+        Args:
+          state: on one device (unreplicated), of any epoch before.
+          tx: the optimizer, without `freeze`.
+          epoch: counted from 0.
+        """
+        mask = self.frozen_mask(state.params, epoch)
+        if frozen_variables(state.params, state.batch_stats, mask) == state.frozen:
+            return state
+        return refreeze(state, tx, mask)[0]
+
+
+def unfreeze_schedule(phases: Mapping[int, str | Sequence[str]]) -> UnfreezeSchedule:
+    """Return a schedule that thaws parts of a network in the course of a run, from the head down.
+
+    >>> schedule = unfreeze_schedule({0: ["head/*"], 5: ["stage4/*"], 10: ["**"]})
+    >>> schedule.frozen_mask({"stage3": {"kernel": 0}, "stage4": {"kernel": 0}, "head": {"kernel": 0}}, epoch=7)
+    {'head': {'kernel': False}, 'stage3': {'kernel': True}, 'stage4': {'kernel': False}}
+
+    Each phase compiles once. Moments of what is thawed start at zero, see `carry_over`.
+
+    Source: Howard and Ruder 2018, arXiv:1801.06146, section 3.3 (gradual unfreezing); differs: any epochs and parts.
+
+    Args:
+      phases: epoch (counted from 0) -> patterns that train from then on, besides those of earlier epochs.
+    Raises:
+      ValueError: nothing trains from epoch 0; a negative epoch, or one that is no whole number; an empty phase.
+    """
+    ordered = []
+    for epoch, patterns in sorted(phases.items()):
+        if not isinstance(epoch, int) or epoch < 0:
+            raise ValueError(f"an epoch of unfreeze_schedule must be a whole number from 0, got {epoch!r}")
+        if not patterns:
+            raise ValueError(f"unfreeze_schedule has no pattern for epoch {epoch}; leave the epoch out")
+        ordered.append((epoch, (patterns,) if isinstance(patterns, str) else tuple(patterns)))
+    if not ordered or ordered[0][0] != 0:
+        raise ValueError("unfreeze_schedule must say what trains from epoch 0 on; add {0: ['head/*']}")
+    return UnfreezeSchedule(tuple(ordered))

@@ -1,0 +1,50 @@
+"""Networks that need nothing of ours but the tests' numbers: plain Linen, with all that freezing has to deal with."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+
+class Block(nn.Module):
+    """A convolution and a batch normalisation, told how to normalise by its field or by its argument."""
+
+    features: int
+    by_argument: bool = False
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Conv(self.features, (3, 3), strides=2, use_bias=False, name="conv1")(x)
+        if self.by_argument:
+            return nn.relu(nn.BatchNorm(name="norm1")(x, use_running_average=not train))
+        return nn.relu(nn.BatchNorm(use_running_average=not train, name="norm1")(x))
+
+
+class Plain(nn.Module):
+    """Four convolutions with batch normalisation and a dense head."""
+
+    num_classes: int = 5
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = Block(4, name="stem")(x, train)
+        for index in (1, 2, 3):
+            x = Block(4, by_argument=index == 2, name=f"stage{index}")(x, train)
+        return nn.Dense(self.num_classes, name="head")(x.mean((1, 2)))
+
+
+@pytest.fixture(scope="session")
+def plain():
+    """Return (model, variables, images, labels); every array is drawn by NumPy."""
+    model = Plain()
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.standard_normal((8, 16, 16, 3)), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    variables = jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape) * 0.3, leaf.dtype), shapes)
+    variables["batch_stats"] = jax.tree.map(lambda leaf: jnp.abs(leaf) + 0.5, variables["batch_stats"])
+    # Zeros of both signs and subnormal numbers, whose bits arithmetic changes easily.
+    kernel = np.array(variables["params"]["stem"]["conv1"]["kernel"])
+    kernel.flat[:4] = -0.0, 0.0, 1e-40, -1e-40
+    variables["params"]["stem"]["conv1"]["kernel"] = jnp.asarray(kernel)
+    return model, variables, images, jnp.arange(8, dtype=jnp.int32) % 5
