@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, Protocol
 
@@ -58,8 +58,13 @@ class Devices:
                 "or --parallel jit for one device"
             )
 
-    def compile_train(self, step: TrainStep) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
-        """Return (state, sums, batch) -> (state, sums + the batch's sums); state and sums are donated."""
+    def compile_train(self, step: TrainStep, chips: Sequence[jax.Device] | None = None) -> jax.stages.Wrapped:
+        """Return (state, sums, batch) -> (state, sums + the batch's sums); state and sums are donated.
+
+        Args:
+          step: as `cnnjax.training.train_step`.
+          chips: of a topology to compile for with ``pmap``; None for the devices of this machine.
+        """
 
         def accumulate(state: TrainState, sums: Sums, batch: Any, axis_name: str | None) -> tuple[TrainState, Sums]:
             state, new = step(state, batch, axis_name=axis_name)
@@ -67,9 +72,9 @@ class Devices:
 
         if self.mode == "jit":
             return jax.jit(partial(accumulate, axis_name=None), donate_argnums=(0, 1))
-        return jax.pmap(partial(accumulate, axis_name=AXIS), axis_name=AXIS, donate_argnums=(0, 1))
+        return jax.pmap(partial(accumulate, axis_name=AXIS), axis_name=AXIS, devices=chips, donate_argnums=(0, 1))
 
-    def compile_eval(self, step: EvalStep) -> Callable[[Any, Any], Any]:
+    def compile_eval(self, step: EvalStep) -> jax.stages.Wrapped:
         """Return (state, batch) -> sums."""
         if self.mode == "jit":
             return jax.jit(partial(step, axis_name=None))
@@ -94,6 +99,11 @@ class Devices:
         if self.mode == "jit":
             return batch
         return {key: value.reshape(self.count, -1, *value.shape[1:]) for key, value in batch.items()}
+
+    def put(self, batch: Mapping[str, np.ndarray]) -> Mapping[str, jax.Array]:
+        """Divide a host batch among the devices, and put it there."""
+        devices = jax.local_devices()
+        return jax.device_put(self.shard(batch), devices[0] if self.mode == "jit" else _split_first_axis(devices))
 
     def pad_batch_size(self, batch_size: int) -> int:
         """Return the smallest multiple of the number of devices that is at least ``batch_size``."""

@@ -50,6 +50,27 @@ class TrainState(struct.PyTreeNode):
           images: only their shape and type matter.
           ema: also keep moving averages.
         """
+        # XLA's CPU compiler takes seconds for each draw of more than one dimension, and a tenth of one unoptimised.
+        options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+        return cls._start(model, tx, rng, images, ema, options)
+
+    @classmethod
+    def abstract(
+        cls, model: nn.Module, tx: optax.GradientTransformation, images: jax.ShapeDtypeStruct, *, ema: bool = False
+    ) -> TrainState:
+        """Return shapes and types of what `create` returns, to compile a step for; nothing is computed."""
+        return jax.eval_shape(lambda rng: cls._start(model, tx, rng, images, ema, None), jax.random.key(0))
+
+    @classmethod
+    def _start(
+        cls,
+        model: nn.Module,
+        tx: optax.GradientTransformation,
+        rng: jax.Array,
+        images: jax.Array | jax.ShapeDtypeStruct,
+        ema: bool,
+        compiler_options: dict[str, Any] | None,
+    ) -> TrainState:
         init_rng, run_rng = jax.random.split(rng)
 
         def init(key: jax.Array) -> tuple[Any, Any, optax.OptState]:
@@ -57,9 +78,7 @@ class TrainState(struct.PyTreeNode):
             params = variables["params"]
             return params, variables.get("batch_stats", {}), tx.init(params)
 
-        # XLA's CPU compiler takes seconds for each draw of more than one dimension, and a tenth of one unoptimised.
-        options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-        params, batch_stats, opt_state = jax.jit(init, compiler_options=options)(init_rng)
+        params, batch_stats, opt_state = jax.jit(init, compiler_options=compiler_options)(init_rng)
         # A copy, because state and averages are donated to the same step.
         averages = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if ema else None
         return cls(
