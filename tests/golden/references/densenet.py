@@ -1,10 +1,11 @@
-"""DenseNet: torchvision's and Keras's for ImageNet, a transcription of section 3 of arXiv:1608.06993 for CIFAR."""
+"""DenseNet: of torchvision, timm and Keras for ImageNet, a transcription of arXiv:1608.06993, section 3, for CIFAR."""
 
 from __future__ import annotations
 
 from functools import partial
 
 import keras
+import timm
 import torch
 import torchvision
 from references.reference import Reference
@@ -69,11 +70,20 @@ REFERENCES = [
         Reference(name, "torchvision", partial(torchvision.models.get_model, name))
         for name in ("densenet121", "densenet161", "densenet169", "densenet201")
     ),
+    Reference("densenet121", "timm", partial(timm.create_model, "densenet121")),
     Reference(
         "densenet121",
         "keras",
         lambda: keras.applications.DenseNet121(weights=None, input_shape=(64, 64, 3), classifier_activation=None),
     ),
-    Reference("densenet_40_12", "torch", partial(CifarDenseNet, 40, 12, False), size=16, training=True),
-    Reference("densenet_bc_100_12", "torch", partial(CifarDenseNet, 100, 12, True), size=16),
+    Reference("densenet_40_12", "torch", partial(CifarDenseNet, 40, 12, False), size=16),
+    # With fewer layers a block; so is densenet_bc_190_40, whose layers are only wider.
+    Reference(
+        "densenet_bc_100_12",
+        "torch",
+        partial(CifarDenseNet, 22, 12, True),
+        size=16,
+        training=True,
+        fields={"stage_sizes": (3, 3, 3)},
+    ),
 ]

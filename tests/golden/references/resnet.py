@@ -1,9 +1,10 @@
-"""ResNet: torchvision's for ImageNet; the papers' transcribed for CIFAR and plain networks."""
+"""ResNet: torchvision's and timm's for ImageNet; the papers' transcribed for CIFAR and plain networks."""
 
 from __future__ import annotations
 
 from functools import partial
 
+import timm
 import torch
 import torchvision
 from references.reference import Reference
@@ -125,7 +126,7 @@ class StackedNet(nn.Module):
         return self.head["classifier"](x.mean((2, 3)))
 
 
-# Name, block, blocks a stage, width of each stage's output.
+# Name, block, blocks a stage, width of each stage's output. resnet1202 is resnet110 with more blocks.
 TRANSCRIBED = (
     ("plain18", PlainBlock, (2, 2, 2, 2), (64, 128, 256, 512)),
     ("plain34", PlainBlock, (3, 4, 6, 3), (64, 128, 256, 512)),
@@ -141,6 +142,7 @@ REFERENCES = (
         Reference(name, "torchvision", partial(torchvision.models.get_model, name), training=name == "resnet18")
         for name in TORCHVISION
     ]
+    + [Reference("resnet18", "timm", partial(timm.create_model, "resnet18"))]
     + [
         Reference(f"resnet{6 * n + 2}", "torch", partial(CifarResNet, n), size=16, training=n == 3)
         for n in (3, 5, 7, 9, 18)
