@@ -14,7 +14,10 @@ class BatchNorm(nn.BatchNorm):
     are normalised with the biased variance, while the running variance takes the unbiased one, as PyTorch and the
     fused kernel of TensorFlow do and ``flax.linen.BatchNorm`` does not; set ``unbiased_running_var=False`` for Flax's
     rule. Variables are named as in ``flax.linen.BatchNorm``; of its fields, ``axis`` must stay -1 and
-    ``axis_index_groups`` None.
+    ``axis_index_groups`` None. The variance is taken in one pass over ``x``, as the mean of squares less the square of
+    the mean: as exact as two passes while |mean| is of the size of the deviation (ResNet-50 is 7e-5 off a float64 run
+    with either, in its largest logit), but 2e-5 off where it is 10 times that and 2e-3 at 100 times, relative; set
+    ``use_fast_variance=False`` there.
 
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167, algorithms 1 and 2; differs: running averages with ``momentum``
     replace the average over training batches.
