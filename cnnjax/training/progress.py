@@ -29,7 +29,7 @@ class RunProgress:
     def __init__(self, console: Console, total: int, done: int, batch_size: int, epoch: str) -> None:
         self._console = console
         self._total = total
-        self._first = done
+        self._first: int | None = None
         self._batch_size = batch_size
         self._epoch = epoch
         self._loss = "-"
@@ -56,7 +56,7 @@ class RunProgress:
 
     def advance(self, step: int) -> None:
         """Say that ``step`` steps have been handed to the device."""
-        if step == self._first + 1:
+        if self._first is None:
             # This step was compiled first, which says nothing about those to come.
             self._first, self._started = step, time.perf_counter()
         self._bar.update(self._task, completed=step)
@@ -69,14 +69,15 @@ class RunProgress:
         self._print_line(step)
 
     def _rate(self, step: int) -> float:
-        return (step - self._first) * self._batch_size / max(time.perf_counter() - self._started, 1e-9)
+        """Return images a second since the first step was handed over."""
+        return (step - (self._first or step)) * self._batch_size / max(time.perf_counter() - self._started, 1e-9)
 
     def _print_line(self, step: int) -> None:
         now = time.perf_counter()
-        if self._console.is_terminal or now - self._last_line < LINE_INTERVAL or step == self._first:
+        if self._console.is_terminal or now - self._last_line < LINE_INTERVAL or self._first in (None, step):
             return
         self._last_line = now
-        left = (self._total - step) / max(step - self._first, 1) * (now - self._started)
+        left = (self._total - step) / (step - self._first) * (now - self._started)
         self._console.print(
             f"epoch {self._epoch}, step {step}/{self._total}: {self._rate(step):,.0f} images/s, loss {self._loss}, "
             f"{left:.0f} s left"
