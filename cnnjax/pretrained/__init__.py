@@ -10,6 +10,8 @@
 (128, 64, 1, 1)
 """
 
+from cnnjax.pretrained.arrays import WeightsFileError
 from cnnjax.pretrained.convert import from_state_dict, reference_shapes, sources, to_state_dict
+from cnnjax.pretrained.load import load
 
-__all__ = ["from_state_dict", "reference_shapes", "sources", "to_state_dict"]
+__all__ = ["WeightsFileError", "from_state_dict", "load", "reference_shapes", "sources", "to_state_dict"]

@@ -1,0 +1,86 @@
+"""Arrays that stay in their file until they are needed."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class WeightsFileError(ValueError):
+    """A file of weights that is damaged, of another kind, or not to be trusted; the message names it."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FileArray:
+    """An array in a file, read anew by each ``np.asarray``, so that not all weights are in memory twice.
+
+    Attributes:
+      path: the file.
+      offset: of the first byte of the part that holds the array.
+      shape, dtype: of the array.
+      start, strides: of the array within the part, in elements; None is a contiguous array.
+      size: elements of the part.
+      checksum: CRC-32 of the part's bytes; None is not checked.
+    """
+
+    path: Path
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    start: int = 0
+    strides: tuple[int, ...] | None = None
+    size: int | None = None
+    checksum: int | None = None
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """Read the array."""
+        count = int(np.prod(self.shape, dtype=np.int64)) if self.size is None else self.size
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            part = np.fromfile(file, np.uint8, count * self.dtype.itemsize)
+        if part.size != count * self.dtype.itemsize:
+            raise WeightsFileError(f"{self.path} ends within an array; it was cut off, fetch it again")
+        if self.checksum is not None and zlib.crc32(part.data) != self.checksum:
+            raise WeightsFileError(f"{self.path} is damaged: the checksum of an array is another; fetch it again")
+        flat = part.view(self.dtype)
+        if self.strides is None:
+            array = flat[self.start : self.start + int(np.prod(self.shape, dtype=np.int64))].reshape(self.shape)
+        else:
+            strides = tuple(step * self.dtype.itemsize for step in self.strides)
+            array = np.lib.stride_tricks.as_strided(flat[self.start :], self.shape, strides)
+        return array.astype(dtype or self.dtype.newbyteorder("="), copy=False)
+
+
+def file_size(path: Path) -> int:
+    """Return the size of a file in bytes.
+
+    Raises:
+      WeightsFileError: there is none, or it cannot be read.
+    """
+    if not path.is_file():
+        raise WeightsFileError(f"{path} is no file" if path.exists() else f"there is no file {path}")
+    if not os.access(path, os.R_OK):
+        raise WeightsFileError(f"{path} cannot be read; change its permissions")
+    return path.stat().st_size
+
+
+def stored_offset(path: Path, entry: zipfile.ZipInfo) -> int:
+    """Return where the bytes of an uncompressed entry of a zip archive begin.
+
+    Raises:
+      WeightsFileError: the entry is not where the archive's list says.
+    """
+    with path.open("rb") as file:
+        file.seek(entry.header_offset)
+        header = file.read(30)
+    if len(header) != 30 or header[:4] != b"PK\3\4":
+        raise WeightsFileError(f"{path} is damaged: its entry {entry.filename!r} is not where it has to be")
+    name_length, extra_length = struct.unpack("<HH", header[26:])
+    return entry.header_offset + 30 + name_length + extra_length

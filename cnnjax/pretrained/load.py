@@ -1,0 +1,134 @@
+"""Weights from files, runs and hubs into variables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from cnnjax.models import model_info
+from cnnjax.pretrained.arrays import WeightsFileError
+from cnnjax.pretrained.convert import IGNORED, from_state_dict, reference_shapes, sources, to_state_dict
+from cnnjax.pretrained.keras_files import read_keras
+from cnnjax.pretrained.run_files import read_run
+from cnnjax.pretrained.safetensors_files import read_safetensors
+from cnnjax.pretrained.torch_files import read_torch
+
+READERS: dict[str, Any] = {
+    ".safetensors": read_safetensors,
+    ".pth": read_torch,
+    ".pt": read_torch,
+    ".bin": read_torch,
+    ".h5": read_keras,
+    ".keras": read_keras,
+}
+
+
+def load(
+    name: str,
+    source: str | os.PathLike[str],
+    *,
+    num_classes: int | None = None,
+    redraw_head: jax.Array | None = None,
+    naming: str | None = None,
+    **fields: Any,
+) -> dict[str, Any]:
+    """Return the variables of a variant from a file, a run or a hub.
+
+    ``source`` is one of
+
+    - a ``.safetensors`` file;
+    - a ``.pth``, ``.pt`` or ``.bin`` file of PyTorch, which is read without PyTorch and without executing anything that
+      it says: files that hold more than tensors and containers are refused;
+    - a ``.weights.h5``, ``.keras`` or ``.h5`` file of Keras (needs h5py);
+    - a workdir of `experiments/train.py`, its folder ``checkpoints``, or one of these.
+
+    Arrays are matched by name, as in `from_state_dict`, and read one by one.
+
+        variables = cnnjax.pretrained.load("resnet50", "resnet50-11ad3fa6.pth")
+        variables = cnnjax.pretrained.load(
+            "resnet50", "model.safetensors", num_classes=5, redraw_head=jax.random.key(0)
+        )
+
+    Args:
+      name: a variant, see `cnnjax.list_models`.
+      source: where the weights are.
+      num_classes: outputs of the classifier; None means the published number. 0 leaves the classifier out.
+      redraw_head: a random key from which to draw new classifiers, whatever number of classes the weights have.
+      naming: whose names the weights have ("torchvision", "timm", "keras", "torch", see `sources`); None finds it out.
+      **fields: other fields of the network that decide shapes, as in `cnnjax.create_model`.
+    Returns:
+      {"params": ..., "batch_stats": ...} of arrays, for ``create_model(name, num_classes=..., **fields).apply``.
+    Raises:
+      WeightsFileError (a ValueError): the file is not there, damaged, cut off, refused, or holds numbers that are not
+        finite.
+      ValueError: the weights do not fit, see `from_state_dict`.
+    """
+    model_info(name)
+    arrays, found = read_weights(name, source, fields)
+    naming = naming or found or _naming(name, arrays, fields)
+    try:
+        variables = from_state_dict(
+            name, arrays, source=naming, num_classes=num_classes, redraw_head=redraw_head, **fields
+        )
+    except WeightsFileError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    _check_finite(source, variables)
+    return variables
+
+
+def read_weights(
+    name: str, source: str | os.PathLike[str], fields: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], str | None]:
+    """Return the arrays of a source by name, and whose names they are if that is known.
+
+    Args:
+      name: the variant, for runs of ours.
+      source: see `load`.
+      fields: other fields of the network.
+    Raises:
+      WeightsFileError: see `load`.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return to_state_dict(name, read_run(path), source="torch", **fields), "torch"
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise WeightsFileError(
+            f"{path} must be a folder of a run, or end in one of {', '.join(READERS)}, got {path.suffix!r}"
+        )
+    return reader(path), "keras" if reader is read_keras else None
+
+
+def _naming(name: str, arrays: Mapping[str, Any], fields: Mapping[str, Any]) -> str:
+    """Return the source whose names fit ``arrays`` best."""
+    given = {key for key in arrays if not IGNORED.fullmatch(key)}
+    scores = {}
+    for source in sources(name):
+        if source != "keras":
+            expected = reference_shapes(name, source=source, **fields).keys()
+            scores[source] = len(given & expected) / len(given | expected)
+    best = max(scores, key=lambda source: scores[source])
+    if scores[best] == 0:
+        raise ValueError(
+            f"{name}: the names of the weights, such as {', '.join(map(repr, list(given)[:3]))}, are none of "
+            f"{', '.join(scores)}; name them after one of these, see cnnjax.pretrained.reference_shapes"
+        )
+    return best
+
+
+def _check_finite(source: str | os.PathLike[str], variables: Mapping[str, Any]) -> None:
+    flat = traverse_util.flatten_dict(variables, sep="/")
+    bad = sorted(path for path, leaf in flat.items() if not np.isfinite(np.asarray(leaf)).all())
+    if bad:
+        raise WeightsFileError(
+            f"{source} holds numbers that are not finite, in {len(bad)} arrays: {', '.join(bad[:5])}"
+            + ", ..." * (len(bad) > 5)
+        )
