@@ -14,6 +14,7 @@ from flax import traverse_util
 from cnnjax.models import model_info
 from cnnjax.pretrained.arrays import WeightsFileError
 from cnnjax.pretrained.convert import IGNORED, from_state_dict, reference_shapes, sources, to_state_dict
+from cnnjax.pretrained.hub import fetch
 from cnnjax.pretrained.keras_files import read_keras
 from cnnjax.pretrained.run_files import read_run
 from cnnjax.pretrained.safetensors_files import read_safetensors
@@ -36,6 +37,7 @@ def load(
     num_classes: int | None = None,
     redraw_head: jax.Array | None = None,
     naming: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
     **fields: Any,
 ) -> dict[str, Any]:
     """Return the variables of a variant from a file, a run or a hub.
@@ -46,7 +48,9 @@ def load(
     - a ``.pth``, ``.pt`` or ``.bin`` file of PyTorch, which is read without PyTorch and without executing anything that
       it says: files that hold more than tensors and containers are refused;
     - a ``.weights.h5``, ``.keras`` or ``.h5`` file of Keras (needs h5py);
-    - a workdir of `experiments/train.py`, its folder ``checkpoints``, or one of these.
+    - a workdir of `experiments/train.py`, its folder ``checkpoints``, or one of these;
+    - ``hf://owner/repo`` (with ``@revision`` or ``/file`` where they matter; needs huggingface_hub), or
+      ``torchvision://resnet50/IMAGENET1K_V2``: fetched when first asked for, checked, and kept.
 
     Arrays are matched by name, as in `from_state_dict`, and read one by one.
 
@@ -61,16 +65,17 @@ def load(
       num_classes: outputs of the classifier; None means the published number. 0 leaves the classifier out.
       redraw_head: a random key from which to draw new classifiers, whatever number of classes the weights have.
       naming: whose names the weights have ("torchvision", "timm", "keras", "torch", see `sources`); None finds it out.
+      cache_dir: where fetched files are kept; None is the hub's own cache, and ``~/.cache/cnnjax`` (``CNNJAX_CACHE``).
       **fields: other fields of the network that decide shapes, as in `cnnjax.create_model`.
     Returns:
       {"params": ..., "batch_stats": ...} of arrays, for ``create_model(name, num_classes=..., **fields).apply``.
     Raises:
       WeightsFileError (a ValueError): the file is not there, damaged, cut off, refused, or holds numbers that are not
-        finite.
+        finite; a hub cannot be reached.
       ValueError: the weights do not fit, see `from_state_dict`.
     """
     model_info(name)
-    arrays, found = read_weights(name, source, fields)
+    arrays, found = read_weights(name, source, fields, cache_dir)
     naming = naming or found or _naming(name, arrays, fields)
     try:
         variables = from_state_dict(
@@ -85,7 +90,10 @@ def load(
 
 
 def read_weights(
-    name: str, source: str | os.PathLike[str], fields: Mapping[str, Any]
+    name: str,
+    source: str | os.PathLike[str],
+    fields: Mapping[str, Any],
+    cache_dir: str | os.PathLike[str] | None = None,
 ) -> tuple[Mapping[str, Any], str | None]:
     """Return the arrays of a source by name, and whose names they are if that is known.
 
@@ -93,10 +101,12 @@ def read_weights(
       name: the variant, for runs of ours.
       source: see `load`.
       fields: other fields of the network.
+      cache_dir: see `load`.
     Raises:
       WeightsFileError: see `load`.
     """
-    path = Path(source)
+    cache = None if cache_dir is None else Path(cache_dir)
+    path = fetch(str(source), cache) if "://" in str(source) else Path(source)
     if path.is_dir():
         return to_state_dict(name, read_run(path), source="torch", **fields), "torch"
     reader = READERS.get(path.suffix.lower())

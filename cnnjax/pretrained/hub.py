@@ -1,0 +1,185 @@
+"""Fetch files of weights from hubs, when asked to, and keep them."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import http.client
+import os
+import re
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from cnnjax.pretrained.arrays import WeightsFileError
+
+# Where torchvision's weights are published.
+TORCHVISION_URL = "https://download.pytorch.org/models"
+# Files of a repository that hold weights, in the order in which they are asked for.
+HUB_FILES = ("model.safetensors", "pytorch_model.bin", "model.weights.h5")
+# Seconds without an answer or a byte.
+TIMEOUT = 10
+CHUNK = 1 << 20
+
+
+def fetch(source: str, cache_dir: Path | None = None) -> Path:
+    """Return the local copy of a file of weights, downloaded unless it is there.
+
+    Args:
+      source: ``hf://owner/repo``, with ``@revision`` and ``/file`` behind it where they matter (needs huggingface_hub,
+        ``pip install "cnnjax[hub]"``); or ``torchvision://model/WEIGHTS``, such as
+        ``torchvision://resnet50/IMAGENET1K_V2``.
+      cache_dir: where copies are kept; None is the hub's own cache (``HF_HOME``) and ``~/.cache/cnnjax``
+        (``CNNJAX_CACHE``).
+    Raises:
+      WeightsFileError: an unknown source; the hub cannot be reached, and there is no copy; or the checksum is another.
+    """
+    scheme, _, rest = source.partition("://")
+    if scheme == "hf":
+        return _from_hugging_face(rest, cache_dir)
+    if scheme == "torchvision":
+        return _from_torchvision(rest, cache_dir)
+    raise WeightsFileError(f"{source}: weights come from a file, a run, hf://owner/repo or torchvision://model/WEIGHTS")
+
+
+def _from_hugging_face(rest: str, cache_dir: Path | None) -> Path:
+    match = re.fullmatch(r"(?P<repo>[^/@\s]+/[^/@\s]+)(@(?P<revision>[^/\s]+))?(/(?P<file>\S+))?", rest)
+    if match is None:
+        raise WeightsFileError(
+            f"hf://{rest}: expected hf://owner/repo, hf://owner/repo@revision or hf://owner/repo/file"
+        )
+    try:
+        import httpx2
+        from huggingface_hub import constants, errors, hf_hub_download, is_offline_mode
+    except ImportError as error:
+        raise WeightsFileError(f'for hf://{rest}, install huggingface_hub: pip install "cnnjax[hub]"') from error
+    files = (match["file"],) if match["file"] else HUB_FILES
+    endpoint = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
+    # The hub's library tries again for half a minute before it looks for a copy.
+    only_copies = is_offline_mode() or not _answers(endpoint)
+    for file in files:
+        try:
+            path = hf_hub_download(
+                match["repo"],
+                file,
+                revision=match["revision"],
+                cache_dir=cache_dir,
+                etag_timeout=TIMEOUT,
+                endpoint=endpoint,
+                local_files_only=only_copies,
+            )
+        except errors.LocalEntryNotFoundError as error:
+            raise WeightsFileError(
+                f"hf://{rest}: the hub cannot be reached (or HF_HUB_OFFLINE is set), and there is no copy of {file}"
+            ) from error
+        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+            raise WeightsFileError(f"hf://{rest}: the hub has no such repository or revision") from error
+        except errors.EntryNotFoundError:
+            continue
+        except (OSError, ValueError, errors.HfHubHTTPError, httpx2.HTTPError) as error:
+            raise WeightsFileError(f"hf://{rest}: {' '.join(str(error).split())[:300]}") from error
+        return _checked_by_hub(Path(path))
+    raise WeightsFileError(f"hf://{rest}: the repository has none of {', '.join(files)}; name the file")
+
+
+def _answers(url: str) -> bool:
+    """Return whether a server answers at all."""
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=TIMEOUT).close()
+    except urllib.error.HTTPError as answer:
+        answer.close()
+    except (OSError, http.client.HTTPException):
+        return False
+    return True
+
+
+def _checked_by_hub(path: Path) -> Path:
+    """Return ``path`` if its SHA-256 is what the hub named the copy after, as it does for large files."""
+    blob = path.resolve()
+    if re.fullmatch(r"[0-9a-f]{64}", blob.name) and _sha256(blob) != blob.name:
+        blob.unlink()
+        raise WeightsFileError(f"{path} was not what the hub has (another SHA-256), and was removed; fetch it again")
+    return path
+
+
+@functools.cache
+def torchvision_files() -> dict[str, str]:
+    """Return the published file of each ``model/WEIGHTS`` of torchvision."""
+    lines = (Path(__file__).parent / "torchvision_weights.txt").read_text().splitlines()
+    return dict(line.split(" ", 1) for line in lines)
+
+
+def _from_torchvision(rest: str, cache_dir: Path | None) -> Path:
+    files = torchvision_files()
+    if rest not in files:
+        model = rest.partition("/")[0]
+        there = [name for name in files if name.startswith(f"{model}/")]
+        hint = f"there are {', '.join(there)}" if there else "expected torchvision://resnet50/IMAGENET1K_V2 or the like"
+        raise WeightsFileError(f"torchvision://{rest}: torchvision publishes no such weights; {hint}")
+    home = os.environ.get("CNNJAX_CACHE")
+    folder = cache_dir or (Path(home) if home else Path.home() / ".cache" / "cnnjax")
+    return download(f"{TORCHVISION_URL}/{files[rest]}", folder)
+
+
+def download(url: str, folder: Path) -> Path:
+    """Return the local copy of a file whose name ends in the start of its SHA-256, as PyTorch publishes them.
+
+    What an earlier download has left is gone on with.
+
+    Args:
+      url: such as ``https://.../resnet50-11ad3fa6.pth``.
+      folder: made if it is not there.
+    Raises:
+      WeightsFileError: the server cannot be reached or does not have the file; the checksum is another.
+    """
+    name = url.rpartition("/")[2]
+    found = re.search(r"-([0-9a-f]{8,})\.\w+$", name)
+    if found is None:
+        raise WeightsFileError(
+            f"{url}: the name must end in the start of the file's SHA-256, like resnet50-11ad3fa6.pth"
+        )
+    path, part = folder / name, folder / f".{name}.part"
+    if path.exists():
+        if _sha256(path).startswith(found[1]):
+            return path
+        path.unlink()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _append(url, part)
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise WeightsFileError(
+            f"{url} cannot be fetched: {reason}; try again, which goes on where it stopped, or put the file at {path}"
+        ) from error
+    except OSError as error:
+        raise WeightsFileError(f"{path} cannot be written: {error.strerror or error}") from error
+    if not _sha256(part).startswith(found[1]):
+        part.unlink()
+        raise WeightsFileError(f"{url} is not what its name says (another SHA-256); nothing was kept, fetch it again")
+    part.replace(path)
+    return path
+
+
+def _append(url: str, part: Path) -> None:
+    """Fetch what ``part`` lacks of the file."""
+    start = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+            # A server that does not know ranges sends all of it.
+            with part.open("ab" if answer.status == http.HTTPStatus.PARTIAL_CONTENT else "wb") as file:
+                expected = answer.length
+                while chunk := answer.read(CHUNK):
+                    file.write(chunk)
+                    expected = None if expected is None else expected - len(chunk)
+            if expected:
+                raise http.client.IncompleteRead(b"", expected)
+    except urllib.error.HTTPError as error:
+        if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not start:
+            raise
+        # All of it was there.
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
