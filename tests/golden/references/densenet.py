@@ -77,7 +77,7 @@ REFERENCES = [
         lambda: keras.applications.DenseNet121(weights=None, input_shape=(64, 64, 3), classifier_activation=None),
     ),
     Reference("densenet_40_12", "torch", partial(CifarDenseNet, 40, 12, False), size=16),
-    # With fewer layers a block; so is densenet_bc_190_40, whose layers are only wider.
+    # Shallow for the gradients; densenet_bc_190_40 has the full depth.
     Reference(
         "densenet_bc_100_12",
         "torch",
@@ -86,4 +86,5 @@ REFERENCES = [
         training=True,
         fields={"stage_sizes": (3, 3, 3)},
     ),
+    Reference("densenet_bc_190_40", "torch", partial(CifarDenseNet, 190, 40, True), size=16),
 ]

@@ -52,6 +52,7 @@ class Reference:
       batch: images in training mode; there are 2 otherwise.
       fields: of our network, beyond those of the variant.
       aux_weight: of each auxiliary output's loss in training mode.
+      gains: to try for the weights.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Reference:
     batch: int = 4
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     aux_weight: float = 0.3
+    gains: tuple[float, ...] = GAINS
 
     def write(self, path: Path) -> str:
         """Run the reference, write the golden file, and return a line about it."""
@@ -110,7 +112,7 @@ class Reference:
     def choose_gain(self, runner: TorchRunner | KerasRunner, images: np.ndarray) -> tuple[float, np.ndarray, float]:
         """Load drawn weights that keep activations sane and tell images apart; return their gain and what they give."""
         best = (0.0, 0.0)
-        for gain in GAINS:
+        for gain in self.gains:
             output = self.evaluate(runner, images, gain)
             largest = float(np.abs(output).max())
             if np.isfinite(output).all() and 1e-2 < largest < 1e3:
@@ -126,6 +128,13 @@ class Reference:
         """Load the weights drawn with ``gain`` and return the output."""
         runner.load({name: drawing.weight(name, shape, gain) for name, shape in runner.shapes.items()})
         return runner.evaluate(images).output
+
+
+def rounding(rough: Mapping[str, np.ndarray], exact: Mapping[str, np.ndarray]) -> float:
+    """Return by how much the norms of gradients in float32 differ from those in float64, relative."""
+    norms = {name: float(np.linalg.norm(value)) for name, value in exact.items()}
+    floor = 1e-5 * max(norms.values())
+    return max(abs(float(np.linalg.norm(rough[name])) - norm) / (norm + floor) for name, norm in norms.items())
 
 
 class TorchRunner:
@@ -169,10 +178,7 @@ class TorchRunner:
         rough = self._step(images, aux_weight).gradients
         self.model.double().load_state_dict(before)
         outcome = self._step(images, aux_weight)
-        norms = {name: float(np.linalg.norm(value)) for name, value in outcome.gradients.items()}
-        floor = 1e-5 * max(norms.values())
-        rounding = max(abs(float(np.linalg.norm(rough[name])) - norm) / (norm + floor) for name, norm in norms.items())
-        return dataclasses.replace(outcome, rounding=rounding)
+        return dataclasses.replace(outcome, rounding=rounding(rough, outcome.gradients))
 
     def _step(self, images: np.ndarray, aux_weight: float) -> Outcome:
         self.model.zero_grad()
@@ -206,13 +212,19 @@ class TorchRunner:
 
 
 class KerasRunner:
-    """Runs a Keras model, whose weights are known by path after the session is cleared."""
+    """Runs a Keras model in float64, whose weights are known by path after the session is cleared."""
 
-    def __init__(self, build: Callable[[], Any]) -> None:
+    def __init__(self, build: Callable[[], Any], floatx: str = "float64") -> None:
+        import jax
         import keras
 
+        jax.config.update("jax_enable_x64", True)
+        keras.config.set_floatx(floatx)
+        keras.config.set_dtype_policy(floatx)
         keras.backend.clear_session()
+        self.build = build
         self.model = build()
+        self.compiled: dict[Callable[..., Any], Any] = {}
         fixed = {
             id(weight)
             for layer in self.model._flatten_layers()
@@ -232,23 +244,47 @@ class KerasRunner:
 
     def evaluate(self, images: np.ndarray) -> Outcome:
         """Run in evaluation mode."""
-        return Outcome(np.asarray(self.model(images, training=False)))
+        return Outcome(np.asarray(self._run(self._evaluate, self._values(), images)))
 
     def train(self, images: np.ndarray, aux_weight: float) -> Outcome:
         """Run in training mode, forwards and backwards."""
+        outcome = self._step(images)
+        rough = KerasRunner(self.build, "float32")
+        rough.load({path: np.asarray(weight) for path, weight in self.weights.items()})
+        return dataclasses.replace(outcome, rounding=rounding(rough._step(images).gradients, outcome.gradients))
+
+    def _step(self, images: np.ndarray) -> Outcome:
         import jax
 
-        trainable = [weight.value for weight in self.model.trainable_variables]
-        fixed = [weight.value for weight in self.model.non_trainable_variables]
-
-        def loss(trainable: Any) -> Any:
+        def loss(trainable: Any, fixed: Any, images: Any) -> Any:
             output, fixed_after = self.model.stateless_call(trainable, fixed, images, training=True)
             return ((output - drawing.target(output.shape)) ** 2).mean(), (output, fixed_after)
 
-        (value, (output, after)), gradients = jax.value_and_grad(loss, has_aux=True)(trainable)
-        names = [weight.path for weight in self.model.non_trainable_variables]
-        weights = dict(zip(names, map(np.asarray, after), strict=True))
-        paths = [weight.path for weight in self.model.trainable_variables]
-        return Outcome(
-            np.asarray(output), float(value), weights, dict(zip(paths, map(np.asarray, gradients), strict=True))
+        step = jax.value_and_grad(loss, has_aux=True)
+        (value, (output, after)), gradients = self._run(step, *self._values(), images)
+        weights, gradients = (
+            {weight.path: np.asarray(value) for weight, value in zip(variables, values, strict=True)}
+            for variables, values in (
+                (self.model.non_trainable_variables, after),
+                (self.model.trainable_variables, gradients),
+            )
         )
+        return Outcome(np.asarray(output), float(value), weights, gradients)
+
+    def _evaluate(self, values: Any, images: Any) -> Any:
+        return self.model.stateless_call(*values, images, training=False)[0]
+
+    def _values(self) -> tuple[list[Any], list[Any]]:
+        trainable, fixed = self.model.trainable_variables, self.model.non_trainable_variables
+        return [weight.value for weight in trainable], [weight.value for weight in fixed]
+
+    def _run(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Compile quickly and once, and run."""
+        import jax
+
+        *values, images = args
+        args = (*values, images.astype(self.model.compute_dtype))
+        if function not in self.compiled:
+            options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+            self.compiled[function] = jax.jit(function).lower(*args).compile(compiler_options=options)
+        return self.compiled[function](*args)
