@@ -11,7 +11,16 @@
 """
 
 from cnnjax.pretrained.arrays import WeightsFileError
+from cnnjax.pretrained.classes import imagenet_classes
 from cnnjax.pretrained.convert import from_state_dict, reference_shapes, sources, to_state_dict
 from cnnjax.pretrained.load import load
 
-__all__ = ["WeightsFileError", "from_state_dict", "load", "reference_shapes", "sources", "to_state_dict"]
+__all__ = [
+    "WeightsFileError",
+    "from_state_dict",
+    "imagenet_classes",
+    "load",
+    "reference_shapes",
+    "sources",
+    "to_state_dict",
+]

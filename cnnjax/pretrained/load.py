@@ -64,7 +64,7 @@ def load(
       source: where the weights are.
       num_classes: outputs of the classifier; None means the published number. 0 leaves the classifier out.
       redraw_head: a random key from which to draw new classifiers, whatever number of classes the weights have.
-      naming: whose names the weights have ("torchvision", "timm", "keras", "torch", see `sources`); None finds it out.
+      naming: whose names the weights have ("torchvision", "timm", "keras", ..., see `sources`); None finds it out.
       cache_dir: where fetched files are kept; None is the hub's own cache, and ``~/.cache/cnnjax`` (``CNNJAX_CACHE``).
       **fields: other fields of the network that decide shapes, as in `cnnjax.create_model`.
     Returns:

