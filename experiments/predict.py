@@ -1,7 +1,7 @@
 """Say what is in a picture, with the weights of a file, a run or a hub.
 
     python experiments/predict.py --model efficientnet_lite0 --weights efficientnet-lite0-57934424.pth cat.png
-    python experiments/predict.py --model resnet50 --weights torchvision://resnet50/IMAGENET1K_V2 cat.png --output cat-top5.png
+    python experiments/predict.py --model resnet50 --weights torchvision://resnet50/IMAGENET1K_V2 cat.png
 
 Prints the most likely classes, and draws the picture beside their probabilities. Exit codes: 0, or 2 with the reason on
 stderr.
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         info = model_info(given.model)
         if info.task != "classification":
             raise ValueError(f"{given.model} is a network for {info.task}; take one whose task is classification")
-        classes = given.num_classes or info.num_classes
+        classes = given.num_classes or info.num_classes or 1000
         image = Image.open(given.image)
         model = create_model(given.model, num_classes=classes)
         variables = load(given.model, given.weights, num_classes=classes)

@@ -67,7 +67,8 @@ def test_the_command(weights, photographs, tmp_path):
     command = [sys.executable, PREDICT, "--model", "efficientnet_lite0", "--weights", weights, tmp_path / "cat.png"]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True)
     assert "cat" in " ".join(done.stdout.splitlines()[:3])
-    assert Image.open(tmp_path / "cat-predicted.png").size == (1080, 420)
+    with Image.open(tmp_path / "cat-predicted.png") as picture:
+        assert picture.size == (1080, 420)
     failed = subprocess.run([*map(str, command[:-1]), "none.png"], capture_output=True, text=True, check=False)
     assert failed.returncode == 2
     assert failed.stderr.startswith("error: ")
