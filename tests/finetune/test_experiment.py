@@ -1,0 +1,109 @@
+"""The script that fine-tunes: its study, a run from weights, and what it refuses."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import cnnjax
+
+SCRIPT = Path(__file__).parents[2] / "experiments" / "finetune.py"
+
+
+@pytest.fixture(autouse=True)
+def _optax_promotes():
+    """Optax's own bias correction raises a float to an integer power."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("finetune_script", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up by name.
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Return the flags for a folder of data sets, in which the digits are prepared on first use."""
+    return ["--data-dir", str(tmp_path_factory.mktemp("data"))]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Return a file of weights of a LeNet-5 for seven classes."""
+    shapes = cnnjax.pretrained.reference_shapes("lenet5", source="torch", num_classes=7)
+    random = np.random.default_rng(0)
+    header, body, place = {}, b"", 0
+    for name, shape in shapes.items():
+        array = (random.standard_normal(shape) * 0.1).astype(np.float32)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [place, place + array.nbytes]}
+        body, place = body + array.tobytes(), place + array.nbytes
+    path = tmp_path_factory.mktemp("weights") / "lenet5.safetensors"
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + body)
+    return str(path)
+
+
+def test_the_study(script, data, monkeypatch, tmp_path):
+    monkeypatch.setattr(script, "LABELS_A_CLASS", (1, 5))
+    monkeypatch.setattr(script, "DRAWS", 2)
+    monkeypatch.setattr(script, "STUDY_STEPS", 3)
+    assert script.main(["--workdir", str(tmp_path), *data]) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert list(result["accuracies"]) == ["from scratch", "frozen features", "last stage", "everything"]
+    for scores in result["accuracies"].values():
+        assert {labels: len(draws) for labels, draws in scores.items()} == {"1": 2, "5": 2}
+    assert (tmp_path / "transfer.png").stat().st_size > 10_000
+
+
+def test_a_run_from_weights(script, weights, data, monkeypatch, tmp_path, capsys):
+    states = []
+    original = script._test
+    monkeypatch.setattr(script, "_test", lambda *args: states.append(jax.device_get(args[2])) or original(*args))
+    command = ["--weights", weights, "--workdir", str(tmp_path), "--epochs", "2", "--parallel", "jit", *data]
+    assert script.main([*command, "--unfreeze", "0=head", "1=stage2", "--learning-rate-scale", "head=10"]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["test_accuracy"] == lines[-1]["test_accuracy"]
+    assert lines[0]["test_loss"] < 3
+    first, second = states
+    assert "params/stage2/conv1/kernel" in first.frozen
+    assert second.frozen == {path for path in first.frozen if path.startswith("params/stage1")}
+    np.testing.assert_array_equal(*(s.params["stage1"]["conv1"]["kernel"] for s in states))
+    assert (first.params["stage2"]["conv1"]["kernel"] != second.params["stage2"]["conv1"]["kernel"]).any()
+    # The weights were for another number of classes.
+    assert first.params["head"]["classifier"]["kernel"].shape == (84, 10)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--frozen", "stem"], "need --weights to start from"),
+        (["--weights", "w", "--frozen", "a", "--unfreeze", "0=b"], "both say what trains"),
+        (["--weights", "none.pth"], "there is no file"),
+        (["--weights", "WEIGHTS", "--frozen", "stage9"], "pattern 'stage9' matches no parameter; near paths are stage"),
+        (["--weights", "WEIGHTS", "--frozen", "**"], "freezes all 10 parameters"),
+        (["--weights", "WEIGHTS", "--unfreeze", "0=head", "9=stage1"], "ends after 5 epochs, before something is"),
+        (["--weights", "WEIGHTS", "--unfreeze", "head"], "--unfreeze must be EPOCH=PATTERN"),
+        (["--weights", "WEIGHTS", "--learning-rate-scale", "head"], "must be PATTERN=FACTOR, got 'head'"),
+        (["--weights", "WEIGHTS", "--model", "mlp"], "does not fit"),
+        (["--epochs", "0"], "epochs must be at least 1, got 0"),
+        (["--model", "unet"], "unet is no classifier"),
+        (["--model", "lenet6"], "unknown model 'lenet6'"),
+    ],
+)
+def test_what_is_refused(script, weights, data, flags, message, tmp_path, capsys):
+    flags = [weights if flag == "WEIGHTS" else flag for flag in flags]
+    assert script.main([*flags, "--workdir", str(tmp_path / "run"), "--parallel", "jit", *data]) == 2
+    assert message in capsys.readouterr().err
