@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from drawing import FIELDS, NAME
+from file_weights import FIELDS, NAME
 
 from cnnjax.pretrained import WeightsFileError, hub, load
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawing import draw
+from file_weights import draw
 
 from cnnjax.pretrained import WeightsFileError, load, reference_shapes
 from cnnjax.pretrained.keras_files import read_keras

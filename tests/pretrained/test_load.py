@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from drawing import FIELDS, NAME, draw
+from file_weights import FIELDS, NAME, draw
 
 import cnnjax
 from cnnjax.pretrained import WeightsFileError, from_state_dict, load, reference_shapes, to_state_dict

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import safetensors.torch
 import torch
-from drawing import FIELDS, NAME, draw
+from file_weights import FIELDS, NAME, draw
 
 import cnnjax
 
