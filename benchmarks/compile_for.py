@@ -35,7 +35,7 @@ from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
 from cnnjax.data.device import Preprocess
 from cnnjax.models import create_model, model_info
-from cnnjax.training import Devices, TrainState, make_optimizer, make_schedule, train_step
+from cnnjax.training import Devices, TrainState, for_platform, make_optimizer, make_schedule, train_step
 from cnnjax.training.metrics import zero_sums
 
 # Without these the TPU compiler asks the cloud which machine it is on, and the CUDA plugin looks for a GPU.
@@ -189,7 +189,10 @@ def count_collectives(text: str) -> dict[str, dict[str, int]]:
 def lower_step(arguments: argparse.Namespace, target: Target, chips: Any) -> Any:
     """Return the training step, lowered for ``chips`` and not compiled."""
     info = model_info(arguments.model)
-    model = create_model(arguments.model, dtype=jnp.dtype(arguments.dtype), **dict(arguments.set))
+    fields = dict(arguments.set)
+    model = create_model(arguments.model, dtype=jnp.dtype(arguments.dtype), **fields)
+    if "fold_norms" not in fields:
+        model = for_platform(model, "tpu" if target.is_tpu else "gpu")
     size = arguments.image_size or info.input_size[0]
     tx = make_optimizer(
         "sgd", make_schedule("cosine", 0.1, 100_000, warmup_steps=5_000), momentum=0.9, weight_decay=1e-4

@@ -28,6 +28,8 @@ from cnnjax.nn import (
     BatchNorm,
     ClassifierHead,
     Conv,
+    FoldedBatchNorm,
+    PointwiseKernel,
     Stage,
     StochasticDepth,
     check_images,
@@ -143,6 +145,7 @@ class ResidualBlock(nn.Module):
     dilations: tuple[int, int] = (1, 1)
     zero_init: bool = False
     stochastic_depth_rate: float = 0.0
+    folded_norm: ModuleDef | None = None
 
     @property
     def out_features(self) -> int:
@@ -158,6 +161,18 @@ class ResidualBlock(nn.Module):
         """Return F(x)."""
         raise NotImplementedError
 
+    def expand(
+        self, x: jax.Array, train: bool, strides: int, names: tuple[str, str], scale_init: Initializer
+    ) -> jax.Array:
+        """Convolve 1x1 to ``out_features``, and normalise."""
+        conv_name, norm_name = names
+        if self.folded_norm is not None and strides == 1 and x.shape[-1] < self.out_features:
+            kernel = PointwiseKernel(self.out_features, kernel_init=he_fan_out, name=conv_name)(x)
+            norm = self.folded_norm(use_running_average=not train, scale_init=scale_init, name=norm_name)
+            return norm(x, kernel=kernel)
+        x = self.conv(self.out_features, (1, 1), strides=strides, padding=0, name=conv_name)(x)
+        return self.norm(use_running_average=not train, scale_init=scale_init, name=norm_name)(x)
+
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Apply the block to ``x``."""
@@ -167,8 +182,7 @@ class ResidualBlock(nn.Module):
         y = StochasticDepth(self.stochastic_depth_rate)(y, train)
         if self.strides != 1 or x.shape[-1] != self.out_features:
             if self.shortcut == "projection":
-                x = self.conv(self.out_features, (1, 1), strides=self.strides, padding=0, name="proj_conv")(x)
-                x = self.norm(use_running_average=not train, name="proj_norm")(x)
+                x = self.expand(x, train, self.strides, ("proj_conv", "proj_norm"), nn.initializers.ones)
             else:
                 missing = self.out_features - x.shape[-1]
                 x = x[:, :: self.strides, :: self.strides]
@@ -214,8 +228,7 @@ class Bottleneck(ResidualBlock):
             name="conv2",
         )(x)
         x = self.activation(self.norm(use_running_average=not train, name="norm2")(x))
-        x = self.conv(self.out_features, (1, 1), padding=0, name="conv3")(x)
-        return self.norm(use_running_average=not train, scale_init=self.last_scale_init, name="norm3")(x)
+        return self.expand(x, train, 1, ("conv3", "norm3"), self.last_scale_init)
 
 
 class Stem(nn.Module):
@@ -255,6 +268,9 @@ class ResNet(nn.Module):
       stochastic_depth_rate: probability to drop the last block, rising linearly from 0 at the first.
       zero_init_residual: start the last normalisation of each block at 0, so that blocks begin as identities.
       remat: recompute the inside of each stage in the backward pass instead of keeping it.
+      fold_norms: normalise the output of 1x1 convolutions that widen without having it in memory, see
+        `cnnjax.nn.FoldedBatchNorm`: same variables, same results but for rounding. The layer ``conv3`` then returns its
+        kernel, and ``norm3`` what both compute.
 
     Args:
       images: float[batch, height, width, channels], zero mean and unit variance a channel; 32 pixels or more (4 for the
@@ -280,6 +296,7 @@ class ResNet(nn.Module):
     zero_init_residual: bool = False
     activation: Callable[[jax.Array], jax.Array] = nn.relu
     remat: bool = False
+    fold_norms: bool = False
     axis_name: str | None = None
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
@@ -300,6 +317,7 @@ class ResNet(nn.Module):
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv = partial(Conv, use_bias=False, kernel_init=he_fan_out, **types)
         norm = partial(BatchNorm, axis_name=self.axis_name, **types)
+        folded_norm = partial(FoldedBatchNorm, axis_name=self.axis_name, **types) if self.fold_norms else None
         rates = stochastic_depth_rates(self.stochastic_depth_rate, self.stage_sizes)
         strides = (1,) + (2,) * (len(self.stage_sizes) - 1)
         geometries = dilate_stages(strides, self.output_stride, stem_stride=1 if self.small_images else 4)
@@ -318,6 +336,7 @@ class ResNet(nn.Module):
                 groups=self.groups,
                 group_width=self.group_width,
                 zero_init=self.zero_init_residual,
+                folded_norm=folded_norm,
             )
             x = stage_class(residual_blocks(block, geometry, stage_rates), name=f"stage{index + 1}")(x, train)
             maps.append(x)

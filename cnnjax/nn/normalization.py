@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -44,21 +46,8 @@ class BatchNorm(nn.BatchNorm):
                 "BatchNorm needs axis=-1 and axis_index_groups=None, got "
                 f"axis={self.axis} and axis_index_groups={self.axis_index_groups}"
             )
-        use_running_average = nn.merge_param("use_running_average", self.use_running_average, use_running_average)
-        features = x.shape[-1]
-        ra_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), jnp.float32)
-        ra_var = self.variable("batch_stats", "var", jnp.ones, (features,), jnp.float32)
-        scale = self.param("scale", self.scale_init, (features,), self.param_dtype) if self.use_scale else None
-        bias = self.param("bias", self.bias_init, (features,), self.param_dtype) if self.use_bias else None
-
-        if use_running_average:
-            mean, var = ra_mean.value, ra_var.value
-        else:
-            mean, var, count = self._batch_statistics(x, mask)
-            if not self.is_initializing():
-                running = var * (count / jnp.maximum(count - 1, 1)) if self.unbiased_running_var else var
-                ra_mean.value = self.momentum * ra_mean.value + (1 - self.momentum) * mean
-                ra_var.value = self.momentum * ra_var.value + (1 - self.momentum) * running
+        mean, var = self._statistics(x.shape[-1], use_running_average, lambda: self._batch_statistics(x, mask))
+        scale, bias = self._scale_and_bias(x.shape[-1])
 
         # One multiply and one add a value: scale and bias absorb the statistics while these are still vectors.
         factor = jax.lax.rsqrt(var + self.epsilon)
@@ -70,6 +59,30 @@ class BatchNorm(nn.BatchNorm):
         if bias is not None:
             y = y + jnp.expand_dims(bias.astype(jnp.float32), range(x.ndim - 1))
         return y.astype(self.dtype or x.dtype)
+
+    def _statistics(
+        self,
+        features: int,
+        use_running_average: bool | None,
+        measure: Callable[[], tuple[jax.Array, jax.Array, jax.Array]],
+    ) -> tuple[jax.Array, jax.Array]:
+        """Return the stored mean and variance; or those that ``measure`` takes, towards which the stored ones move."""
+        use_running_average = nn.merge_param("use_running_average", self.use_running_average, use_running_average)
+        ra_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), jnp.float32)
+        ra_var = self.variable("batch_stats", "var", jnp.ones, (features,), jnp.float32)
+        if use_running_average:
+            return ra_mean.value, ra_var.value
+        mean, var, count = measure()
+        if not self.is_initializing():
+            running = var * (count / jnp.maximum(count - 1, 1)) if self.unbiased_running_var else var
+            ra_mean.value = self.momentum * ra_mean.value + (1 - self.momentum) * mean
+            ra_var.value = self.momentum * ra_var.value + (1 - self.momentum) * running
+        return mean, var
+
+    def _scale_and_bias(self, features: int) -> tuple[jax.Array | None, jax.Array | None]:
+        scale = self.param("scale", self.scale_init, (features,), self.param_dtype) if self.use_scale else None
+        bias = self.param("bias", self.bias_init, (features,), self.param_dtype) if self.use_bias else None
+        return scale, bias
 
     def _batch_statistics(self, x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Return mean, biased variance and the number of positions they were taken over."""

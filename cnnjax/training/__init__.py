@@ -5,7 +5,7 @@ from cnnjax.training.config import RECIPES, ConfigError, TrainConfig, parse_conf
 from cnnjax.training.loop import Interrupted, Setup, TrainingError, fit
 from cnnjax.training.losses import cross_entropy
 from cnnjax.training.optim import make_optimizer, make_schedule
-from cnnjax.training.parallel import Devices
+from cnnjax.training.parallel import Devices, for_platform
 from cnnjax.training.state import TrainState
 from cnnjax.training.steps import eval_step, train_step
 
@@ -24,6 +24,7 @@ __all__ = [
     "cross_entropy",
     "eval_step",
     "fit",
+    "for_platform",
     "make_optimizer",
     "make_schedule",
     "parse_config",

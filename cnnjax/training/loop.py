@@ -25,7 +25,7 @@ from cnnjax.training.checkpoint import Checkpoints
 from cnnjax.training.config import ConfigError, TrainConfig
 from cnnjax.training.metrics import means, zero_sums
 from cnnjax.training.optim import make_optimizer, make_schedule
-from cnnjax.training.parallel import Devices
+from cnnjax.training.parallel import Devices, for_platform
 from cnnjax.training.progress import RunProgress, print_result
 from cnnjax.training.rundir import RunDirectory
 from cnnjax.training.state import TrainState
@@ -88,6 +88,7 @@ class Setup:
         dataset = load_dataset(config.dataset, config.data_dir)
         image_size = config.image_size or _image_size(dataset.image_shape[:2], info.min_size, info.input_size)
         model = create_model(config.model, num_classes=dataset.num_classes, dtype=jnp.dtype(config.dtype))
+        model = for_platform(model, jax.default_backend())
         channels = dataset.image_shape[2]
         try:
             jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, image_size, image_size, channels)))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, Protocol
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +17,21 @@ from cnnjax.training.state import TrainState
 
 ParallelMode = Literal["auto", "jit", "pmap"]
 AXIS = "devices"
+
+
+def for_platform(model: nn.Module, platform: str) -> nn.Module:
+    """Return ``model`` as it trains fastest on a platform, with the same variables and, but for rounding, results.
+
+    On TPUs, networks that compute in bfloat16 and can fold normalisations into convolutions (``fold_norms``) do so, as
+    their steps wait for memory. See ``benchmarks/README.md`` for what it saves.
+
+    Args:
+      model: a network of ours or any other.
+      platform: "cpu", "gpu" or "tpu", as `jax.default_backend` names it.
+    """
+    if platform == "tpu" and hasattr(model, "fold_norms") and jnp.dtype(model.dtype) == jnp.bfloat16:
+        return model.clone(fold_norms=True)
+    return model
 
 
 class TrainStep(Protocol):

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import cnnjax
-from cnnjax.training import Devices, TrainState, eval_step, make_optimizer, train_step
+from cnnjax.training import Devices, TrainState, eval_step, for_platform, make_optimizer, train_step
 from cnnjax.training.metrics import means, zero_sums
 
 
@@ -149,6 +149,25 @@ def test_the_same_function_runs_under_shard_map():
 def test_batch_sizes_that_devices_cannot_share_are_refused():
     with pytest.raises(ValueError, match="divisible by the 8 devices, got 12; take 8"):
         Devices.choose("pmap").check_batch_size(12)
+
+
+def test_only_bfloat16_on_tpus_folds_norms():
+    resnet = partial(cnnjax.create_model, "resnet50")
+    assert for_platform(resnet(dtype=jnp.bfloat16), "tpu").fold_norms
+    assert not for_platform(resnet(dtype=jnp.bfloat16), "gpu").fold_norms
+    assert not for_platform(resnet(), "tpu").fold_norms
+    lenet = cnnjax.create_model("lenet5", dtype=jnp.bfloat16)
+    assert for_platform(lenet, "tpu") == lenet
+
+
+def test_the_abstract_state_has_the_shapes_of_the_real_one():
+    model = cnnjax.create_model("lenet5", num_classes=10)
+    state = lenet_state()
+    abstract = TrainState.abstract(model, state.tx, jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32))
+    assert jax.tree.structure(abstract.params) == jax.tree.structure(state.params)
+    assert [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(abstract)] == [
+        (leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state)
+    ]
 
 
 def test_draws_depend_on_the_step_and_nothing_else():
