@@ -30,6 +30,7 @@ from cnnjax.nn import (
     Conv,
     FoldedBatchNorm,
     PointwiseKernel,
+    PoolingBatchNorm,
     Stage,
     StochasticDepth,
     check_images,
@@ -166,6 +167,7 @@ class ResidualBlock(nn.Module):
     ) -> jax.Array:
         """Convolve 1x1 to ``out_features``, and normalise."""
         conv_name, norm_name = names
+        # With strides, the pixels that are left would have to be written, and their gradients padded: it costs more.
         if self.folded_norm is not None and strides == 1 and x.shape[-1] < self.out_features:
             kernel = PointwiseKernel(self.out_features, kernel_init=he_fan_out, name=conv_name)(x)
             norm = self.folded_norm(use_running_average=not train, scale_init=scale_init, name=norm_name)
@@ -239,6 +241,7 @@ class Stem(nn.Module):
     conv: ModuleDef
     norm: ModuleDef
     activation: Callable[[jax.Array], jax.Array]
+    pooling_norm: ModuleDef | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -247,6 +250,9 @@ class Stem(nn.Module):
             x = self.conv(self.features, (3, 3), padding=1, name="conv1")(x)
         else:
             x = self.conv(self.features, (7, 7), strides=2, padding=3, name="conv1")(x)
+            if self.pooling_norm is not None:
+                norm = self.pooling_norm(window=3, strides=2, padding=1, name="norm1")
+                return self.activation(norm(x, use_running_average=not train))
         x = self.activation(self.norm(use_running_average=not train, name="norm1")(x))
         return x if self.small_images else max_pool(x, 3, 2, padding=1)
 
@@ -268,9 +274,9 @@ class ResNet(nn.Module):
       stochastic_depth_rate: probability to drop the last block, rising linearly from 0 at the first.
       zero_init_residual: start the last normalisation of each block at 0, so that blocks begin as identities.
       remat: recompute the inside of each stage in the backward pass instead of keeping it.
-      fold_norms: normalise the output of 1x1 convolutions that widen without having it in memory, see
-        `cnnjax.nn.FoldedBatchNorm`: same variables, same results but for rounding. The layer ``conv3`` then returns its
-        kernel, and ``norm3`` what both compute.
+      fold_norms: normalise the output of 1x1 convolutions that widen without having it in memory, and the stem's after
+        pooling, see `cnnjax.nn.FoldedBatchNorm` and `PoolingBatchNorm`: same variables, same results but for rounding.
+        A layer such as ``conv3`` then returns its kernel, ``norm3`` what both compute, and the stem's ``norm1`` pools.
 
     Args:
       images: float[batch, height, width, channels], zero mean and unit variance a channel; 32 pixels or more (4 for the
@@ -324,7 +330,14 @@ class ResNet(nn.Module):
         stage_class = nn.remat(Stage, static_argnums=(2,)) if self.remat else Stage
 
         maps = []
-        x = Stem(self.features, self.small_images, conv, norm, self.activation, name="stem")(images, train)
+        # Rectifying the maximum is taking the maximum of the rectified only for functions that never fall.
+        pooling_norm = (
+            partial(PoolingBatchNorm, axis_name=self.axis_name, **types)
+            if self.fold_norms and self.activation is nn.relu
+            else None
+        )
+        stem = Stem(self.features, self.small_images, conv, norm, self.activation, pooling_norm, name="stem")
+        x = stem(images, train)
         for index, (geometry, stage_rates) in enumerate(zip(geometries, rates, strict=True)):
             block = partial(
                 Bottleneck if self.bottleneck else BasicBlock,

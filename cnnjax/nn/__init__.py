@@ -4,7 +4,7 @@ from cnnjax.nn.attention import SqueezeExcite
 from cnnjax.nn.branches import Branches, ConvChain, ConvLayer, Layer
 from cnnjax.nn.conv import Conv, ConvTranspose
 from cnnjax.nn.dilation import StageGeometry, dilate_stages
-from cnnjax.nn.folded import FoldedBatchNorm, PointwiseKernel
+from cnnjax.nn.folded import FoldedBatchNorm, PointwiseKernel, PoolingBatchNorm
 from cnnjax.nn.head import ClassifierHead, ConvHead, DenseHead, PixelClassifierHead, sow_aux_logits
 from cnnjax.nn.images import check_images
 from cnnjax.nn.initializers import he_fan_in, he_fan_out, torch_uniform
@@ -34,6 +34,7 @@ __all__ = [
     "LayerNorm",
     "PixelClassifierHead",
     "PointwiseKernel",
+    "PoolingBatchNorm",
     "SqueezeExcite",
     "Stage",
     "StageGeometry",

@@ -1,4 +1,4 @@
-"""A 1x1 convolution and its batch normalisation in one, for accelerators that wait for memory."""
+"""Batch normalisation in one with the layer before or after it, for accelerators that wait for memory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from flax.typing import Dtype, Initializer
 from jax import lax
 
 from cnnjax.nn.normalization import BatchNorm
+from cnnjax.nn.pooling import max_pool
 
 
 class PointwiseKernel(nn.Module):
@@ -141,3 +142,47 @@ class FoldedBatchNorm(BatchNorm):
         highest = lax.Precision.HIGHEST
         var = (matrix * jnp.matmul(covariance, matrix, precision=highest)).sum(0)
         return jnp.matmul(mean, matrix, precision=highest), jnp.maximum(var, 0), count
+
+
+class PoolingBatchNorm(BatchNorm):
+    """Normalise and take the maximum of each window, in the other order: few values are left to be normalised.
+
+    The normalisation of a channel rises with x where its scale is positive, so that max(norm(x)) = norm(max(x)); where
+    it is negative, signs of x, mean and scale are flipped before. Variables and results are those of `BatchNorm` and
+    `max_pool`.
+
+    Attributes:
+      window, strides, padding: as in `max_pool`.
+
+    Args:
+      x: float[batch, height, width, features].
+      use_running_average, mask: as in `BatchNorm`.
+    Returns:
+      float[batch, out_height, out_width, features] in ``dtype`` (the type of ``x`` when ``dtype`` is None).
+    """
+
+    window: int = 2
+    strides: int | None = None
+    padding: int = 0
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, use_running_average: bool | None = None, *, mask: jax.Array | None = None
+    ) -> jax.Array:
+        """Normalise and pool ``x``; in training mode also move the running statistics."""
+        scale, bias = self._scale_and_bias(x.shape[-1])
+        factor = jnp.ones(x.shape[-1], jnp.float32) if scale is None else scale.astype(jnp.float32)
+        sign = jnp.where(factor < 0, -1.0, 1.0)
+        shape = (1, 1, 1, -1)
+        x = x * sign.astype(x.dtype).reshape(shape)
+
+        def measure() -> tuple[jax.Array, jax.Array, jax.Array]:
+            mean, var, count = self._batch_statistics(x, mask)
+            return mean * sign, var, count
+
+        mean, var = self._statistics(x.shape[-1], use_running_average, measure)
+        maxima = max_pool(x, self.window, self.strides, self.padding).astype(jnp.float32)
+        y = (maxima - (mean * sign).reshape(shape)) * (lax.rsqrt(var + self.epsilon) * factor * sign).reshape(shape)
+        if bias is not None:
+            y = y + bias.astype(jnp.float32).reshape(shape)
+        return y.astype(self.dtype or x.dtype)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import cnnjax
-from cnnjax.nn import BatchNorm, Conv, FoldedBatchNorm, PointwiseKernel
+from cnnjax.nn import BatchNorm, Conv, FoldedBatchNorm, PointwiseKernel, PoolingBatchNorm, max_pool
 
 
 class Both(nn.Module):
@@ -101,6 +101,28 @@ def test_statistics_are_shared_over_an_axis(variables):
     y, new = shared(x.reshape(4, 2, 2, 2, 3))
     np.testing.assert_allclose(y.reshape(expected.shape), expected, atol=1e-4)
     assert_close(jax.tree.map(lambda leaf: leaf[0], new), updates, 1e-5)
+
+
+@pytest.mark.parametrize("use_running_average", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_pooling_first_changes_nothing(variables, use_running_average, masked):
+    class Pooled(nn.Module):
+        first: bool
+
+        @nn.compact
+        def __call__(self, x, use_running_average, mask=None):
+            if self.first:
+                norm = PoolingBatchNorm(window=3, strides=2, padding=1, name="norm")
+                return norm(x, use_running_average, mask=mask)
+            return max_pool(BatchNorm(name="norm")(x, use_running_average, mask=mask), 3, 2, padding=1)
+
+    assert (variables["params"]["norm"]["scale"] < 0).any()
+    variables = jax.tree.map(lambda leaf: leaf, variables)
+    del variables["params"]["conv"]
+    x = drawn(6, 5, 5, 8)
+    mask = (jnp.arange(6) < 4).reshape(6, 1, 1, 1) if masked else None
+    expected = run(Pooled(False), variables, x, use_running_average, mask)
+    assert_close(run(Pooled(True), variables, x, use_running_average, mask), expected, 1e-4)
 
 
 def test_networks_with_and_without_folding_are_one(compile_quickly):
