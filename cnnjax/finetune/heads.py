@@ -162,8 +162,8 @@ def replace_head(
       num_classes: outputs of the new classifier; or name -> outputs of several heads side by side, whose network
         returns a dictionary and whose parameters are ``head_<name>/classifier``.
       key: random key to draw from.
-      num_outputs: instead of ``num_classes``: numbers to be predicted, by a mean squared or absolute error. The layer
-        is the same; its outputs are no logits.
+      num_outputs: instead of ``num_classes``: numbers to be predicted, by ``loss="mse"`` or ``"mae"`` of
+        `cnnjax.training.train_step`. The layer is the same; its outputs are no logits.
     Returns:
       (model, variables). The arrays that are kept are the same ones, not copies.
     Raises:

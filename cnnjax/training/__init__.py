@@ -3,7 +3,7 @@
 from cnnjax.training.checkpoint import CheckpointError, CheckpointMismatchError, Checkpoints
 from cnnjax.training.config import RECIPES, ConfigError, TrainConfig, parse_config
 from cnnjax.training.loop import Interrupted, Setup, TrainingError, fit
-from cnnjax.training.losses import cross_entropy
+from cnnjax.training.losses import absolute_error, cross_entropy, squared_error
 from cnnjax.training.optim import make_optimizer, make_schedule
 from cnnjax.training.parallel import Devices, for_platform
 from cnnjax.training.state import TrainState
@@ -21,6 +21,7 @@ __all__ = [
     "TrainConfig",
     "TrainState",
     "TrainingError",
+    "absolute_error",
     "cross_entropy",
     "eval_step",
     "fit",
@@ -28,5 +29,6 @@ __all__ = [
     "make_optimizer",
     "make_schedule",
     "parse_config",
+    "squared_error",
     "train_step",
 ]

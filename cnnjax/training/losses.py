@@ -26,3 +26,31 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothing: floa
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32), label_smoothing)
     return optax.softmax_cross_entropy(logits, targets)
+
+
+def squared_error(outputs: jax.Array, target: jax.Array) -> jax.Array:
+    """Return the mean of (output - target)^2 over the outputs of each example.
+
+    Args:
+      outputs, target: float[batch, outputs], or any other equal shapes.
+    Returns:
+      float32[batch].
+    Raises:
+      ValueError: the shapes differ.
+    """
+    return _mean_over_outputs(jnp.square(_error(outputs, target)))
+
+
+def absolute_error(outputs: jax.Array, target: jax.Array) -> jax.Array:
+    """Return the mean of |output - target| over the outputs of each example; see `squared_error`."""
+    return _mean_over_outputs(jnp.abs(_error(outputs, target)))
+
+
+def _error(outputs: jax.Array, target: jax.Array) -> jax.Array:
+    if outputs.shape != target.shape:
+        raise ValueError(f"outputs and target must have one shape, got {outputs.shape} and {target.shape}")
+    return outputs.astype(jnp.float32) - target.astype(jnp.float32)
+
+
+def _mean_over_outputs(values: jax.Array) -> jax.Array:
+    return values.reshape(values.shape[0], -1).mean(1)

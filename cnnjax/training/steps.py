@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax
@@ -12,11 +12,13 @@ import optax
 from flax import traverse_util
 
 from cnnjax.nn import use_running_averages
-from cnnjax.training.losses import cross_entropy
-from cnnjax.training.metrics import Sums, classification_sums
+from cnnjax.training.losses import absolute_error, cross_entropy, squared_error
+from cnnjax.training.metrics import Sums, classification_sums, zero_sums
 from cnnjax.training.state import TrainState
 
 Batch = Mapping[str, jax.Array]
+LossName = Literal["cross_entropy", "mse", "mae"]
+REGRESSION = {"mse": squared_error, "mae": absolute_error}
 Preprocess = Callable[[jax.Array, "jax.Array | None"], jax.Array]
 
 
@@ -27,7 +29,18 @@ def _identity(images: jax.Array, key: jax.Array | None) -> jax.Array:
 def _mask(batch: Batch) -> jax.Array:
     if "mask" in batch:
         return batch["mask"].astype(bool)
-    return jnp.ones(batch["label"].shape, bool)
+    return jnp.ones(batch["image"].shape[:1], bool)
+
+
+def _sums(loss: LossName, outputs: jax.Array, batch: Batch, mask: jax.Array, *, label_smoothing: float = 0.0) -> Sums:
+    """Return the sums over a batch of the loss and of what comes with it."""
+    if loss == "cross_entropy":
+        losses = cross_entropy(outputs, batch["label"], label_smoothing=label_smoothing)
+        return classification_sums(losses, outputs, batch["label"], mask)
+    if loss not in REGRESSION:
+        raise ValueError(f"loss must be one of {', '.join(get_args(LossName))}, got {loss!r}")
+    losses = REGRESSION[loss](outputs, batch["target"])
+    return zero_sums() | {"loss_sum": jnp.where(mask, losses, 0).sum(), "count": mask.sum(dtype=jnp.int32)}
 
 
 def train_step(
@@ -36,6 +49,7 @@ def train_step(
     *,
     axis_name: str | None = None,
     preprocess: Preprocess = _identity,
+    loss: LossName = "cross_entropy",
     label_smoothing: float = 0.0,
     ema_decay: float = 0.0,
 ) -> tuple[TrainState, Sums]:
@@ -51,6 +65,8 @@ def train_step(
         ``mask`` [batch]: examples where it is 0 count nowhere, in batch statistics neither.
       axis_name: mapped axis over which gradients, running statistics and metrics are averaged; None on one device.
       preprocess: maps (images, key) to float images; augments if the key is not None.
+      loss: "cross_entropy" of the labels; "mse" or "mae", the mean squared or absolute error of ``target``
+        float[batch, outputs], which stands in the batch instead of ``label``. Nothing counts as correct then.
       label_smoothing: see `cross_entropy`.
       ema_decay: of the moving averages, if the state has them.
     Returns:
@@ -84,8 +100,7 @@ def train_step(
                 mutable=["batch_stats"],
                 rngs={"dropout": dropout_key},
             )
-        losses = cross_entropy(logits, batch["label"], label_smoothing=label_smoothing)
-        sums = classification_sums(losses, logits, batch["label"], mask)
+        sums = _sums(loss, logits, batch, mask, label_smoothing=label_smoothing)
         return sums["loss_sum"] / total, (updates.get("batch_stats", {}), sums)
 
     grads, (batch_stats, sums) = jax.grad(objective, has_aux=True)(trainable)
@@ -117,7 +132,12 @@ def train_step(
 
 
 def eval_step(
-    state: TrainState, batch: Batch, *, axis_name: str | None = None, preprocess: Preprocess = _identity
+    state: TrainState,
+    batch: Batch,
+    *,
+    axis_name: str | None = None,
+    preprocess: Preprocess = _identity,
+    loss: LossName = "cross_entropy",
 ) -> Sums:
     """Return the sums of loss and metrics over the real examples of a batch, and change nothing.
 
@@ -126,10 +146,10 @@ def eval_step(
       batch: as in `train_step`.
       axis_name: mapped axis over which the sums are taken; None on one device.
       preprocess: called without a key, so it does not augment.
+      loss: as in `train_step`.
     """
     logits = state.apply_fn(state.eval_variables, preprocess(batch["image"], None), train=False)
-    losses = cross_entropy(logits, batch["label"])
-    return _sum_over_devices(classification_sums(losses, logits, batch["label"], _mask(batch)), axis_name)
+    return _sum_over_devices(_sums(loss, logits, batch, _mask(batch)), axis_name)
 
 
 def _flatten(collection: str, tree: Any) -> dict[str, Any]:

@@ -12,8 +12,8 @@ import pytest
 
 from cnnjax import finetune
 from cnnjax.nn import BatchNorm
-from cnnjax.training import CheckpointMismatchError, Checkpoints, Devices, cross_entropy, train_step
-from cnnjax.training.metrics import zero_sums
+from cnnjax.training import CheckpointMismatchError, Checkpoints, Devices, cross_entropy, eval_step, train_step
+from cnnjax.training.metrics import means, zero_sums
 
 FROZEN = ["stem", "stage*"]
 
@@ -319,3 +319,34 @@ def test_a_checkpoint_goes_on_under_another_mask(plain, quick, tmp_path):
     assert bits(same.opt_state) == bits(state.opt_state)
     new, _ = quick(restored, batch)(restored, batch)
     finetune.check_frozen(restored, new, ["stem", "stage[23]"])
+
+
+@pytest.mark.parametrize(("loss", "power"), [("mse", 2), ("mae", 1)])
+def test_a_head_for_numbers_trains(loss, power, plain, quick):
+    _, variables, images, _ = plain
+    model = type(plain[0])(num_classes=2)
+    random = np.random.default_rng(1)
+    head = {"kernel": random.standard_normal((4, 2)) * 0.1, "bias": np.zeros(2)}
+    params = variables["params"] | {"head": jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), head)}
+    variables = variables | {"params": params}
+    state = finetune.train_state(model, variables, optax.adam(0.05), jax.random.key(0), frozen=FROZEN)
+    target = jnp.asarray(random.standard_normal((8, 2)), jnp.float32)
+    # The last two are padding, whose numbers are not to be learned.
+    batch = {"image": images, "target": target.at[6:].set(1e6), "mask": jnp.arange(8) < 6}
+    expected = (np.abs(model.apply(variables, images) - target)[:6] ** power).mean()
+    step = quick(state, batch, loss=loss)
+    losses = []
+    for _ in range(30):
+        state, sums = step(state, batch)
+        losses.append(means(sums)["loss"])
+    np.testing.assert_allclose(losses[0], expected, rtol=1e-5)
+    assert losses[-1] < losses[0]
+    np.testing.assert_allclose(
+        means(eval_step(state, batch, loss=loss))["loss"],
+        (np.abs(state.apply_fn(state.variables, images) - target)[:6] ** power).mean(),
+        rtol=1e-5,
+    )
+    with pytest.raises(ValueError, match="outputs and target must have one shape, got .8, 2. and .8, 1."):
+        eval_step(state, batch | {"target": target[:, :1]}, loss=loss)
+    with pytest.raises(ValueError, match="loss must be one of cross_entropy, mse, mae, got 'hinge'"):
+        eval_step(state, batch, loss="hinge")
