@@ -359,7 +359,7 @@ def print_report(result: dict[str, Any]) -> None:
             ("bytes / bandwidth", f"{1e3 * result['memory_seconds']:.1f} ms"),
             ("... to and from HBM", f"{1e3 * result['hbm_seconds']:.1f} ms"),
             ("roofline", f"{1e3 * result['roofline_seconds']:.1f} ms"),
-            ("images/s at most, all devices", f"{result['images_per_second']:.0f}"),
+            ("images/s at that, all devices", f"{result['images_per_second']:.0f}"),
         ]
     print(
         f"| {result['model']} on {result['target']}, one step of one device, estimated by the compiler | |\n|---|--:|"
