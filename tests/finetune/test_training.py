@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+import cnnjax
 from cnnjax import finetune
 from cnnjax.nn import BatchNorm
 from cnnjax.training import CheckpointMismatchError, Checkpoints, Devices, cross_entropy, eval_step, train_step
@@ -350,3 +351,26 @@ def test_a_head_for_numbers_trains(loss, power, plain, quick):
         eval_step(state, batch | {"target": target[:, :1]}, loss=loss)
     with pytest.raises(ValueError, match="loss must be one of cross_entropy, mse, mae, got 'hinge'"):
         eval_step(state, batch, loss="hinge")
+
+
+def test_folded_normalisations_freeze_too(compile_quickly):
+    fields = {"stage_sizes": (1, 1), "features": 8, "output_stride": 8, "fold_norms": True}
+    model = cnnjax.create_model("resnet50", num_classes=3, **fields)
+    random = np.random.default_rng(0)
+    images = jnp.asarray(random.standard_normal((4, 16, 16, 3)), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    variables = jax.tree.map(lambda leaf: jnp.asarray(random.standard_normal(leaf.shape) * 0.3, leaf.dtype), shapes)
+    variables["batch_stats"] = jax.tree.map(lambda leaf: jnp.abs(leaf) + 0.5, variables["batch_stats"])
+
+    def run(variables, frozen):
+        return finetune.apply_frozen(model, variables, images, frozen=frozen, train=True, mutable=["batch_stats"])
+
+    logits, updates = compile_quickly(partial(run, frozen=FROZEN), variables)(variables)
+    assert bits(updates["batch_stats"]) == bits(variables["batch_stats"])
+    evaluated = compile_quickly(lambda v: model.apply(v, images), variables)(variables)
+    np.testing.assert_allclose(logits, evaluated, rtol=1e-5, atol=1e-5)
+    _, updates = compile_quickly(partial(run, frozen=["stem", "stage2"]), variables)(variables)
+    for part in ("stem", "stage2"):
+        assert bits(updates["batch_stats"][part]) == bits(variables["batch_stats"][part])
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), updates["batch_stats"], variables["batch_stats"])
+    assert all(jax.tree.leaves(moved["stage1"]))
