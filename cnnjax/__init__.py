@@ -1,6 +1,6 @@
 """CNN architectures, training and fine-tuning in JAX and Flax."""
 
-from cnnjax import finetune, models, nn, pretrained
+from cnnjax import finetune, models, nn, pretrained, signal
 from cnnjax.models import ModelInfo, create_model, list_models, model_info
 from cnnjax.models.features import extract_features
 from cnnjax.models.summary import Summary, count_macs, summary
@@ -19,5 +19,6 @@ __all__ = [
     "models",
     "nn",
     "pretrained",
+    "signal",
     "summary",
 ]

@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "cnnjax"
 # What each part may import of the others.
 ALLOWED = {
     "nn": set(),
+    "signal": {"nn"},
     "models": {"nn"},
     "data": set(),
     "visualize": set(),
@@ -20,7 +21,9 @@ ALLOWED = {
 }
 
 
-@pytest.mark.parametrize("heavy", ["tensorflow", "tensorflow_datasets", "matplotlib", "sklearn", "orbax", "grain"])
+@pytest.mark.parametrize(
+    "heavy", ["tensorflow", "tensorflow_datasets", "matplotlib", "sklearn", "orbax", "grain", "scipy.signal", "skimage"]
+)
 def test_import_is_light(heavy):
     code = f"import sys, cnnjax; sys.exit({heavy!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

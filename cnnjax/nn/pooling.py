@@ -131,6 +131,40 @@ def avg_pool(
     return (total / window_sum(jnp.ones((1, height, width, 1), jnp.float32), pads)).astype(x.dtype)
 
 
+def l2_pool(
+    x: jax.Array,
+    window: int | Sequence[int],
+    strides: int | Sequence[int] | None = None,
+    padding: Padding = "VALID",
+    *,
+    ceil_mode: bool = False,
+) -> jax.Array:
+    """Take the Euclidean norm of each window: the root of the sum of squares; padding adds nothing.
+
+    Its slope is 0 where a whole window is 0.
+
+    Source: Sermanet, Chintala and LeCun 2012, arXiv:1204.3968, section 2.1, with P = 2; differs: no Gaussian weights,
+    as in PyTorch's ``LPPool2d``.
+
+    Args:
+      x: float[batch, height, width, channels].
+      window, strides, padding, ceil_mode: as in `max_pool`.
+    Returns:
+      float[batch, out_height, out_width, channels], in the type of ``x``, summed in float32.
+    Raises:
+      ValueError: the window is larger than the padded input.
+    """
+    window = _pair(window)
+    strides = window if strides is None else _pair(strides)
+    _, pads = _pads(x.shape[1:3], window, strides, padding, ceil_mode)
+    squares = lax.reduce_window(
+        jnp.square(x.astype(jnp.float32)), 0.0, lax.add, (1, *window, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0))
+    )
+    # Twice, because the root's slope at 0 would reach the gradient through the branch not taken.
+    positive = squares > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0).astype(x.dtype)
+
+
 def global_avg_pool(x: jax.Array) -> jax.Array:
     """Average over height and width in float32: float[batch, height, width, channels] -> [batch, channels]."""
     return x.mean((1, 2), dtype=jnp.float32).astype(x.dtype)

@@ -16,6 +16,8 @@ MODULES = (
     "models.summary",
     "pretrained",
     "pretrained.names",
+    "signal",
+    "signal.sizes",
 )
 
 

@@ -1,0 +1,158 @@
+"""Activation functions, each as a function and as a module, for use in ``nn.Sequential`` or as a field."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def identity(x: jax.Array) -> jax.Array:
+    """Return ``x``."""
+    return x
+
+
+def logistic(x: jax.Array) -> jax.Array:
+    """Return 1 / (1 + exp(-x)), the sigmoid, from 0 to 1; exact for large |x| too."""
+    return jax.nn.sigmoid(x)
+
+
+def tanh(x: jax.Array) -> jax.Array:
+    """Return (exp(x) - exp(-x)) / (exp(x) + exp(-x)), from -1 to 1."""
+    return jnp.tanh(x)
+
+
+def arctan(x: jax.Array) -> jax.Array:
+    """Return the angle whose tangent is ``x``, from -pi/2 to pi/2."""
+    return jnp.arctan(x)
+
+
+def relu(x: jax.Array) -> jax.Array:
+    """Return max(x, 0); its slope at 0 is 0.
+
+    Source: Nair and Hinton 2010, "Rectified linear units improve restricted Boltzmann machines".
+    """
+    return jax.nn.relu(x)
+
+
+def leaky_relu(x: jax.Array, negative_slope: float = 0.01) -> jax.Array:
+    """Return x where it is positive, and ``negative_slope`` times x elsewhere.
+
+    Source: Maas, Hannun and Ng 2013, "Rectifier nonlinearities improve neural network acoustic models".
+    """
+    return jax.nn.leaky_relu(x, negative_slope)
+
+
+def elu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
+    """Return x where it is positive, and alpha (exp(x) - 1) elsewhere.
+
+    Source: Clevert, Unterthiner and Hochreiter 2015, arXiv:1511.07289, equation 15.
+    """
+    return jax.nn.elu(x, alpha)
+
+
+def maxout(x: jax.Array, pieces: int) -> jax.Array:
+    """Return the largest of each ``pieces`` neighbouring features.
+
+    After a dense layer or a convolution of ``pieces`` times as many features, each unit is a convex function with that
+    many linear pieces, which is learnt: |x| and ReLU are examples with two.
+
+    Source: Goodfellow et al. 2013, arXiv:1302.4389, section 3.
+
+    Args:
+      x: float[..., units * pieces].
+      pieces: features that compete for a unit.
+    Returns:
+      float[..., units].
+    Raises:
+      ValueError: fewer than 1 piece, or features that are no multiple of ``pieces``.
+    """
+    features = x.shape[-1]
+    if pieces < 1 or features % pieces:
+        raise ValueError(f"pieces must be at least 1 and divide the number of features ({features}), got {pieces}")
+    return x.reshape(*x.shape[:-1], features // pieces, pieces).max(-1)
+
+
+def softmax(x: jax.Array, axis: int = -1) -> jax.Array:
+    """Return exp(x) / sum(exp(x)) over ``axis``: numbers from 0 to 1 that sum to 1; exact for large |x| too."""
+    return jax.nn.softmax(x, axis)
+
+
+class Identity(nn.Module):
+    """`identity` as a module."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Apply it to ``x``, of any shape."""
+        return identity(x)
+
+
+class Logistic(nn.Module):
+    """`logistic` as a module."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Apply it to ``x``, of any shape."""
+        return logistic(x)
+
+
+class Tanh(nn.Module):
+    """`tanh` as a module."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Apply it to ``x``, of any shape."""
+        return tanh(x)
+
+
+class Arctan(nn.Module):
+    """`arctan` as a module."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Apply it to ``x``, of any shape."""
+        return arctan(x)
+
+
+class ReLU(nn.Module):
+    """`relu` as a module."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Apply it to ``x``, of any shape."""
+        return relu(x)
+
+
+class LeakyReLU(nn.Module):
+    """`leaky_relu` as a module."""
+
+    negative_slope: float = 0.01
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Apply it to ``x``, of any shape."""
+        return leaky_relu(x, self.negative_slope)
+
+
+class ELU(nn.Module):
+    """`elu` as a module."""
+
+    alpha: float = 1.0
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Apply it to ``x``, of any shape."""
+        return elu(x, self.alpha)
+
+
+class Maxout(nn.Module):
+    """`maxout` as a module: without parameters, to be put after the layer whose features compete."""
+
+    pieces: int
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map float[..., units * pieces] to float[..., units]."""
+        return maxout(x, self.pieces)
+
+
+class Softmax(nn.Module):
+    """`softmax` as a module."""
+
+    axis: int = -1
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Apply it to ``x``, of any shape."""
+        return softmax(x, self.axis)
