@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 from cnnjax.signal.sizes import transposed_output_size
 

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 from cnnjax.nn import avg_pool, l2_pool, max_pool
 from cnnjax.signal.convolution import steps

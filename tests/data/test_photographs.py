@@ -1,0 +1,61 @@
+"""Image files and photographs as arrays."""
+
+import builtins
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnjax.data import DataError
+from cnnjax.data.photographs import PHOTOGRAPHS, load_photograph, read_image, to_grey
+
+
+@pytest.mark.parametrize(
+    ("mode", "channels"), [("1", 1), ("L", 1), ("LA", 1), ("P", 3), ("RGB", 3), ("RGBA", 3), ("CMYK", 3)]
+)
+def test_every_mode_is_read_as_grey_or_colour(tmp_path, mode, channels):
+    path = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
+    Image.new("RGB", (5, 4), (255, 255, 255)).convert(mode).save(path)
+    pixels = read_image(path)
+    assert pixels.shape == (4, 5, channels)
+    assert pixels.dtype == np.uint8
+    assert (pixels == 255).all()
+    assert to_grey(pixels).shape == (4, 5, 1)
+    assert (to_grey(pixels) == 255).all()
+
+
+def test_sixteen_bits_are_scaled(tmp_path):
+    Image.fromarray(np.array([[0, 257, 65535]], np.uint16)).save(tmp_path / "deep.png")
+    assert read_image(tmp_path / "deep.png").tolist() == [[[0], [1], [255]]]
+
+
+def test_bad_files_are_refused(tmp_path):
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(DataError, match="is not an image that Pillow reads"):
+        read_image(tmp_path / "text.png")
+    with pytest.raises(DataError, match="cannot be read: No such file"):
+        read_image(tmp_path / "none.png")
+
+
+def test_unknown_photographs_and_a_missing_package_are_named(monkeypatch):
+    with pytest.raises(DataError, match="unknown photograph 'lena'; there are astronaut"):
+        load_photograph("lena")
+    real = builtins.__import__
+
+    def without(name, *args):
+        if name.startswith("skimage"):
+            raise ModuleNotFoundError(name)
+        return real(name, *args)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(DataError, match=r"pip install 'cnnjax\[photos\]'"):
+        load_photograph("camera")
+
+
+@pytest.mark.pretrained
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+def test_photographs(name):
+    pixels = load_photograph(name)
+    assert pixels.dtype == np.uint8
+    assert pixels.shape[-1] in (1, 3)
+    assert min(pixels.shape[:2]) >= 300
