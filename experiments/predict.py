@@ -10,7 +10,6 @@ stderr.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from cnnjax.models import create_model, model_info
-from cnnjax.pretrained import imagenet_classes, load
+from cnnjax.pretrained import image_format, imagenet_classes, load
 
 # Share of the shorter side that is looked at, as most weights were evaluated.
 CROP = 0.875
@@ -37,12 +36,10 @@ def prepare(image: Image.Image, size: tuple[int, int], mean: Sequence[float], st
     return (pixels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
 
 
-def class_names(weights: str, count: int) -> Sequence[str]:
+def class_names(known: Sequence[str] | None, count: int) -> Sequence[str]:
     """Return what the classes are called: as the run says whose weights these are, or ImageNet's, or numbers."""
-    for folder in (Path(weights), *Path(weights).parents[:2]):
-        if (folder / "config.json").is_file():
-            resolved = json.loads((folder / "config.json").read_text())["resolved"]
-            return resolved["label_names"]
+    if known is not None:
+        return known
     return imagenet_classes() if count == 1000 else [f"class {index}" for index in range(count)]
 
 
@@ -80,17 +77,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         info = model_info(given.model)
         if info.task != "classification":
             raise ValueError(f"{given.model} is a network for {info.task}; take one whose task is classification")
-        classes = given.num_classes or info.num_classes or 1000
+        expected = image_format(given.model, given.weights)
+        classes = given.num_classes or len(expected.label_names or ()) or info.num_classes or 1000
         image = Image.open(given.image)
         model = create_model(given.model, num_classes=classes)
         variables = load(given.model, given.weights, num_classes=classes)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    images = prepare(image, info.input_size, info.mean, info.std)
+    images = prepare(image, expected.size, expected.mean, expected.std)
     probabilities = np.asarray(jax.nn.softmax(jax.jit(model.apply)(variables, jnp.asarray(images))[0]))
     best = np.argsort(-probabilities)[: given.top]
-    names = class_names(given.weights, len(probabilities))
+    names = class_names(expected.label_names, len(probabilities))
     for index in best:
         print(f"{probabilities[index]:7.2%}  {names[index]}")
     output = given.output or given.image.with_name(f"{given.image.stem}-predicted.png")

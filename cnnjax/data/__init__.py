@@ -2,7 +2,7 @@
 
 from cnnjax.data.device import Preprocess, random_crop, random_mirror
 from cnnjax.data.pipeline import BatchStream, DataPipeline, EvaluationBatches
-from cnnjax.data.source import ArraySplit, DataError, ImageDataset, load_dataset
+from cnnjax.data.source import ArraySplit, DataError, ImageDataset, Section, load_dataset
 
 __all__ = [
     "ArraySplit",
@@ -12,6 +12,7 @@ __all__ = [
     "EvaluationBatches",
     "ImageDataset",
     "Preprocess",
+    "Section",
     "load_dataset",
     "random_crop",
     "random_mirror",

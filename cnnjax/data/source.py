@@ -19,6 +19,9 @@ from PIL import Image
 # Bytes of decoded images, all splits together, up to which a data set is kept in memory.
 DEFAULT_MEMORY_BUDGET = 2 << 30
 
+# Sets that need no download.
+EMBEDDED = ("digits", "lfw_subset")
+
 
 class DataError(ValueError):
     """A data set that cannot be used, and what to do about it."""
@@ -57,12 +60,51 @@ class ImageDataset:
         """Number of classes."""
         return len(self.label_names)
 
+    def first(self, train_examples: int | None = None, test_examples: int | None = None) -> ImageDataset:
+        """Return the data set with only the first examples of its splits (TFDS shuffles them when it prepares a set).
+
+        Args:
+          train_examples, test_examples: how many; None for all.
+        Raises:
+          DataError: fewer than 1, or more than there are.
+        """
+        return dataclasses.replace(
+            self,
+            train=_first(self.train, train_examples, "train_examples"),
+            test=_first(self.test, test_examples, "test_examples"),
+        )
+
+
+def _first(source: ExampleSource, count: int | None, name: str) -> ExampleSource:
+    if count is None:
+        return source
+    if not 1 <= count <= len(source):
+        raise DataError(f"{name} must be from 1 to {len(source)}, the number of images there are, got {count}")
+    return Section(source, 0, count)
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """The examples of ``source`` from ``start`` to before ``stop``."""
+
+    source: ExampleSource
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def read(self, indices: np.ndarray) -> tuple[list[np.ndarray] | np.ndarray, np.ndarray]:
+        """Return images (uint8[height, width, channels] each) and labels (int32) of ``indices``."""
+        return self.source.read(np.asarray(indices) + self.start)
+
 
 def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> ImageDataset:
     """Open an image-classification data set, and prepare it first if need be.
 
     Args:
-      name: ``digits`` (embedded, prepared on first use) or any image-classification data set of TFDS.
+      name: ``digits`` or ``lfw_subset`` (embedded in scikit-learn and scikit-image, prepared on first use), or any
+        image-classification data set of TFDS.
       data_dir: folder of prepared data sets, as TFDS lays it out; None for TFDS's own (``~/tensorflow_datasets``).
     Raises:
       DataError: no such data set, no such folder, not prepared and TensorFlow (which prepares) missing, prepared in
@@ -70,7 +112,9 @@ def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> I
     """
     import tensorflow_datasets as tfds
 
-    from cnnjax.data.digits import Digits  # noqa: F401  (registers the builder under its name)
+    # They register themselves under their names.
+    from cnnjax.data.digits import Digits  # noqa: F401
+    from cnnjax.data.faces import LfwSubset  # noqa: F401
 
     if data_dir is not None:
         data_dir = Path(data_dir).expanduser()
@@ -128,7 +172,9 @@ def _builder(tfds: Any, name: str, data_dir: Path | None) -> Any:
 
 
 def _prepare(builder: Any, name: str) -> None:
-    if name != "digits" and importlib.util.find_spec("tensorflow") is None:
+    if name == "lfw_subset" and importlib.util.find_spec("skimage") is None:
+        raise DataError("data set 'lfw_subset' comes with scikit-image; pip install scikit-image")
+    if name not in EMBEDDED and importlib.util.find_spec("tensorflow") is None:
         raise DataError(
             f"data set {name!r} is not prepared in {builder.data_dir}, and preparing it needs TensorFlow: "
             f"pip install 'cnnjax[tf]' and then run {_preparation(name)}; or give the --data-dir where it lies"

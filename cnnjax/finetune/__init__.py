@@ -5,6 +5,7 @@ says so.
 """
 
 from cnnjax.finetune.batch_norm import frozen_batch_norm, frozen_statistics
+from cnnjax.finetune.features import FeatureCache, hash_variables
 from cnnjax.finetune.gradients import apply_frozen, check_frozen, stop_frozen_gradients
 from cnnjax.finetune.heads import CutNetwork, MultiHeadNetwork, cut, replace_head
 from cnnjax.finetune.masks import Description, describe, freeze, frozen_mask, trainable_mask, trainable_part
@@ -15,6 +16,7 @@ __all__ = [
     "CarryOver",
     "CutNetwork",
     "Description",
+    "FeatureCache",
     "MultiHeadNetwork",
     "UnfreezeSchedule",
     "apply_frozen",
@@ -26,6 +28,7 @@ __all__ = [
     "frozen_batch_norm",
     "frozen_mask",
     "frozen_statistics",
+    "hash_variables",
     "layerwise_decay",
     "refreeze",
     "replace_head",

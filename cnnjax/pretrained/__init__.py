@@ -13,11 +13,13 @@
 from cnnjax.pretrained.arrays import WeightsFileError
 from cnnjax.pretrained.classes import imagenet_classes
 from cnnjax.pretrained.convert import from_state_dict, reference_shapes, sources, to_state_dict
-from cnnjax.pretrained.load import load
+from cnnjax.pretrained.load import ImageFormat, image_format, load
 
 __all__ = [
+    "ImageFormat",
     "WeightsFileError",
     "from_state_dict",
+    "image_format",
     "imagenet_classes",
     "load",
     "reference_shapes",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ from cnnjax.pretrained.arrays import WeightsFileError
 from cnnjax.pretrained.convert import IGNORED, from_state_dict, reference_shapes, sources, to_state_dict
 from cnnjax.pretrained.hub import fetch
 from cnnjax.pretrained.keras_files import read_keras
-from cnnjax.pretrained.run_files import read_run
+from cnnjax.pretrained.run_files import read_run, run_config
 from cnnjax.pretrained.safetensors_files import read_safetensors
 from cnnjax.pretrained.torch_files import read_torch
 
@@ -28,6 +28,42 @@ READERS: dict[str, Any] = {
     ".h5": read_keras,
     ".keras": read_keras,
 }
+
+
+class ImageFormat(NamedTuple):
+    """What images have to look like for a network's weights.
+
+    Attributes:
+      size: height and width, pixels.
+      mean, std: a channel, to normalise pixels in [0, 1] with.
+      label_names: of the classes, where the weights are a run's.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    label_names: tuple[str, ...] | None = None
+
+
+def image_format(name: str, source: str | os.PathLike[str]) -> ImageFormat:
+    """Return what images the weights of a source were trained with: as the run says, or as published.
+
+    >>> image_format("efficientnet_lite0", "efficientnet-lite0.pth")[:2]
+    ((224, 224), (0.5, 0.5, 0.5))
+
+    Args:
+      name: a variant, see `cnnjax.list_models`.
+      source: see `load`.
+    Raises:
+      WeightsFileError: a run whose ``config.json`` cannot be read.
+    """
+    info = model_info(name)
+    config = None if "://" in str(source) else run_config(Path(source))
+    if config is None:
+        return ImageFormat(info.input_size, info.mean, info.std)
+    resolved = config["resolved"]
+    size = resolved["image_size"]
+    return ImageFormat((size, size), tuple(resolved["mean"]), tuple(resolved["std"]), tuple(resolved["label_names"]))
 
 
 def load(

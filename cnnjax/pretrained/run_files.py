@@ -13,6 +13,20 @@ from flax import traverse_util
 from cnnjax.pretrained.arrays import WeightsFileError
 
 
+def run_config(path: Path) -> dict[str, Any] | None:
+    """Return ``config.json`` of the run that a path is, or is the checkpoints of; None if it is of none."""
+    for folder in (path, *path.parents[:2]):
+        file = folder / "config.json"
+        if path.is_dir() and file.is_file():
+            try:
+                config = json.loads(file.read_text())
+                _ = [config["resolved"][name] for name in ("mean", "std", "image_size", "label_names")]
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise WeightsFileError(f"{file} is not what a run writes ({error}); restore it") from error
+            return config
+    return None
+
+
 def read_run(path: Path) -> dict[str, Any]:
     """Return the variables of a run: ``params`` and ``batch_stats`` as nested dictionaries of NumPy arrays.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, Protocol
 
@@ -95,6 +95,20 @@ class Devices:
         if self.mode == "jit":
             return jax.jit(partial(step, axis_name=None))
         return jax.pmap(partial(step, axis_name=AXIS), axis_name=AXIS)
+
+    def compile_apply(self, function: Callable[[Any, jax.Array], jax.Array]) -> Callable[[Any, np.ndarray], np.ndarray]:
+        """Return ``function`` of (what is replicated, a host batch of arrays), whose batch the devices share.
+
+        Args:
+          function: (tree, [batch, ...]) -> [batch, ...], example by example.
+        """
+        compiled = jax.jit(function) if self.mode == "jit" else jax.pmap(function)
+
+        def apply(tree: Any, batch: np.ndarray) -> np.ndarray:
+            outputs = np.asarray(compiled(tree, self.shard({"batch": batch})["batch"]))
+            return outputs.reshape(len(batch), *outputs.shape[1 if self.mode == "jit" else 2 :])
+
+        return apply
 
     def replicate(self, tree: Any) -> Any:
         """Put a copy of ``tree`` on every device."""

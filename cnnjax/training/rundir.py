@@ -7,15 +7,22 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from cnnjax.training.config import ConfigError, TrainConfig
+from cnnjax.training.config import ConfigError
 
 # Where a run lies and what it runs on may change between two parts of it; everything else is part of what it computes.
-FREE_FIELDS = {"workdir", "data_dir", "parallel", "memory_budget_mib"}
+FREE_FIELDS: Set[str] = {"workdir", "data_dir", "parallel", "memory_budget_mib"}
 PACKAGES = ("cnnjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
+
+
+class Config(Protocol):
+    """What a run was asked to do."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON holds them."""
 
 
 class RunDirectory:
@@ -27,13 +34,15 @@ class RunDirectory:
     Args:
       path: where; nothing is made before `create`.
       config: of the run.
+      free: fields of the config that may change between two parts of the run.
     Raises:
       ConfigError: ``path`` holds a run of another config; the differing fields are listed.
     """
 
-    def __init__(self, path: Path, config: TrainConfig) -> None:
+    def __init__(self, path: Path, config: Config, free: Set[str] = FREE_FIELDS) -> None:
         self.path = path
         self.config = config
+        self._free = free
         if self.config_file.exists():
             self._compare()
 
@@ -72,7 +81,7 @@ class RunDirectory:
         ours = self.config.to_json()
         differing = [
             f"  {field}: {saved.get(field, 'not there')!r} there, {ours.get(field, 'not there')!r} now"
-            for field in sorted((saved.keys() | ours.keys()) - FREE_FIELDS)
+            for field in sorted((saved.keys() | ours.keys()) - self._free)
             if saved.get(field, None) != ours.get(field, None)
         ]
         if differing:

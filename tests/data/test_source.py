@@ -91,3 +91,36 @@ def test_resizing_keeps_channels_and_brightness():
 def test_images_and_labels_must_be_equally_many():
     with pytest.raises(DataError, match="3 images but 2 labels"):
         ArraySplit(np.zeros((3, 1, 1, 1), np.uint8), np.zeros(2, np.int32))
+
+
+def test_the_first_examples(digits):
+    small = digits.first(7, 3)
+    assert (len(small.train), len(small.test)) == (7, 3)
+    assert len(digits.first().train) == len(digits.train)
+    images, labels = small.train.read(np.array([6, 0]))
+    expected, expected_labels = digits.train.read(np.array([6, 0]))
+    np.testing.assert_array_equal(images, expected)
+    np.testing.assert_array_equal(labels, expected_labels)
+    with pytest.raises(DataError, match="test_examples must be from 1 to 359, the number of images there are, got 360"):
+        digits.first(None, 360)
+
+
+@pytest.mark.pretrained
+def test_faces_are_scikit_images(tmp_path):
+    from skimage.data import lfw_subset
+
+    faces = load_dataset("lfw_subset", tmp_path)
+    assert faces.label_names == ("other", "face")
+    assert faces.image_shape == (25, 25, 1)
+    images, labels = zip(*(split.read(np.arange(len(split))) for split in (faces.train, faces.test)), strict=True)
+    assert [np.bincount(part).tolist() for part in labels] == [[80, 80], [20, 20]]
+    given = np.round(lfw_subset() * 255).astype(np.uint8)
+    for is_face, expected in ((1, given[:100]), (0, given[100:])):
+        found = np.concatenate([np.stack(i)[n == is_face] for i, n in zip(images, labels, strict=True)])[..., 0]
+        assert sorted(image.tobytes() for image in found) == sorted(image.tobytes() for image in expected)
+
+
+def test_faces_need_scikit_image(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DataError, match="comes with scikit-image; pip install scikit-image"):
+        load_dataset("lfw_subset", tmp_path)

@@ -1,10 +1,14 @@
 """Networks that need nothing of ours but the tests' numbers: plain Linen, with all that freezing has to deal with."""
 
+import json
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+import cnnjax
 
 
 class Block(nn.Module):
@@ -48,3 +52,36 @@ def plain():
     kernel.flat[:4] = -0.0, 0.0, 1e-40, -1e-40
     variables["params"]["stem"]["conv1"]["kernel"] = jnp.asarray(kernel)
     return model, variables, images, jnp.arange(8, dtype=jnp.int32) % 5
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """Return the flags for a folder of data sets, in which the digits are prepared on first use."""
+    return ["--data-dir", str(tmp_path_factory.mktemp("data"))]
+
+
+def _write_lenet5(path, seed=0):
+    """Write a file of weights of a LeNet-5 for seven classes."""
+    shapes = cnnjax.pretrained.reference_shapes("lenet5", source="torch", num_classes=7)
+    random = np.random.default_rng(seed)
+    header, body, place = {}, b"", 0
+    for name, shape in shapes.items():
+        array = (random.standard_normal(shape) * 0.1).astype(np.float32)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [place, place + array.nbytes]}
+        body, place = body + array.tobytes(), place + array.nbytes
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + body)
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """Return a file of weights of a LeNet-5 for seven classes."""
+    path = tmp_path_factory.mktemp("weights") / "lenet5.safetensors"
+    _write_lenet5(path)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def write_lenet5():
+    """Return the function that writes such a file, of (path, seed)."""
+    return _write_lenet5

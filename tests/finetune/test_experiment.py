@@ -9,8 +9,6 @@ import jax
 import numpy as np
 import pytest
 
-import cnnjax
-
 SCRIPT = Path(__file__).parents[2] / "experiments" / "finetune.py"
 
 
@@ -30,28 +28,6 @@ def script():
     spec.loader.exec_module(module)
     yield module
     del sys.modules[spec.name]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Return the flags for a folder of data sets, in which the digits are prepared on first use."""
-    return ["--data-dir", str(tmp_path_factory.mktemp("data"))]
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """Return a file of weights of a LeNet-5 for seven classes."""
-    shapes = cnnjax.pretrained.reference_shapes("lenet5", source="torch", num_classes=7)
-    random = np.random.default_rng(0)
-    header, body, place = {}, b"", 0
-    for name, shape in shapes.items():
-        array = (random.standard_normal(shape) * 0.1).astype(np.float32)
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [place, place + array.nbytes]}
-        body, place = body + array.tobytes(), place + array.nbytes
-    path = tmp_path_factory.mktemp("weights") / "lenet5.safetensors"
-    text = json.dumps(header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + body)
-    return str(path)
 
 
 def test_the_study(script, data, monkeypatch, tmp_path):

@@ -1,0 +1,366 @@
+"""Let a network that was trained on something else describe images, and learn from its descriptions.
+
+    python experiments/features.py                              # LeNet-5 on the embedded handwritten digits
+    python experiments/features.py --method k_means --embedding pca         # again, with no pass of the network
+    python experiments/features.py --model efficientnet_lite0 --weights efficientnet-lite0-57934424.pth \\
+        --dataset lfw_subset --method svm
+    python experiments/features.py --weights drawn --workdir runs/features-drawn      # what an untrained network gives
+
+Each image passes the network once, which ends in front of its classifier or with the layer ``--at``; maps are averaged
+over height and width. The features are stored in ``--workdir``: another ``--method`` or ``--embedding`` reads them from
+there, and a run that was stopped goes on. Then a logistic regression or a support-vector machine learns the classes
+from the training split's features, or k-means divides them into as many clusters as there are classes.
+
+Without ``--weights``, the network is trained on the same data set first (10 epochs, in ``--workdir``/network).
+
+Files: ``config.json``, ``features/``, ``<method>-<embedding>.png`` (the test images' features in the plane) and
+``result.json`` (the results by method). Exit codes: 0; 2 with the reason on stderr; 130 if stopped by SIGINT.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from rich.console import Console
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.manifold import TSNE
+from sklearn.metrics import adjusted_rand_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+from threadpoolctl import threadpool_limits
+
+from cnnjax.data import DataError, DataPipeline, EvaluationBatches, Preprocess, Section, load_dataset
+from cnnjax.data.source import ExampleSource
+from cnnjax.finetune import FeatureCache, cut, hash_variables
+from cnnjax.models import create_model, model_info
+from cnnjax.pretrained import image_format, load
+from cnnjax.training import CheckpointError, ConfigError, Devices, Interrupted, TrainConfig, TrainingError, fit
+from cnnjax.training.parallel import ParallelMode
+from cnnjax.training.rundir import FREE_FIELDS, RunDirectory
+
+NETWORK_EPOCHS = 10
+# Points of the picture at most: t-SNE takes a minute for 5,000.
+POINTS = 2000
+LINE_INTERVAL = 10.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """What describes which images, and what learns from it."""
+
+    model: str = "lenet5"
+    """A classifier, see python -m cnnjax.models."""
+    weights: str | None = None
+    """A file, a run or a hub, see cnnjax.pretrained.load; "drawn": none; None: trained on the data set first."""
+    at: str | None = None
+    """Layer that the network ends with, such as stage2; None: what its classifier gets."""
+    dataset: str = "digits"
+    """An image-classification data set of TFDS; "digits" and "lfw_subset" are embedded."""
+    data_dir: Path | None = None
+    """Folder of prepared data sets."""
+    workdir: Path | None = None
+    """Folder of the files; None: runs/features-<model>-<dataset>."""
+    train_examples: int | None = None
+    """Take only the first training images; None: all."""
+    test_examples: int | None = None
+    """Take only the first test images; None: all."""
+    image_size: int | None = None
+    """Pixels; None: what the weights were trained with."""
+    batch_size: int = 64
+    """Images that pass the network at once, over all devices."""
+    method: Literal["logistic_regression", "svm", "k_means"] = "logistic_regression"
+    """What learns from the features, of scikit-learn."""
+    embedding: Literal["tsne", "pca"] = "tsne"
+    """How the picture lays the features into the plane."""
+    seed: int = 0
+    """Of the network that is trained or drawn, of k-means and of t-SNE."""
+    parallel: ParallelMode = "auto"
+    """auto: pmap if there are several devices; jit: one device."""
+
+    def check(self) -> None:
+        """Refuse impossible values before anything is built."""
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed must be from 0 to 2**32 - 1, got {self.seed}")
+        info = model_info(self.model)
+        if info.task != "classification":
+            raise ConfigError(f"{self.model} is a network for {info.task}; take one whose task is classification")
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the files."""
+        return self.workdir or Path("runs") / f"features-{self.model}-{self.dataset.replace('/', '-')}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON holds them."""
+        return {
+            key: str(value) if isinstance(value, Path) else value for key, value in dataclasses.asdict(self).items()
+        }
+
+
+def run(config: Config, console: Console) -> dict[str, Any]:
+    """Describe the images, learn from it, and return the result of the method."""
+    started = time.perf_counter()
+    config.check()
+    directory = RunDirectory(config.folder, config, free=FREE_FIELDS | {"method", "embedding", "batch_size"})
+    devices = Devices.choose(config.parallel)
+    devices.check_batch_size(config.batch_size)
+    dataset = load_dataset(config.dataset, config.data_dir).first(config.train_examples, config.test_examples)
+    weights = config.weights
+    if weights is None:
+        weights = str(_train(config, console))
+    expected = image_format(config.model, weights)
+    if dataset.image_shape[2] not in (1, len(expected.mean)):
+        raise ConfigError(f"{config.model} takes {len(expected.mean)} channels, {config.dataset} has other images")
+    pipeline = DataPipeline.create(dataset, config.image_size or expected.size[0])
+    preprocess = Preprocess(expected.mean, expected.std)
+    model = create_model(config.model, num_classes=0)
+    network = model if config.at is None else cut(model, config.at)
+    images = jnp.zeros((1, pipeline.image_size, pipeline.image_size, len(expected.mean)))
+    if weights == "drawn":
+        # Draws of more than one dimension compile for seconds on CPU, unless XLA does not optimise them.
+        options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+        variables = jax.jit(model.init, compiler_options=options)(jax.random.key(config.seed), images)
+    else:
+        variables = load(config.model, weights, num_classes=0)
+    # A layer that is not there is refused before anything is made.
+    jax.eval_shape(network.apply, variables, images)
+
+    identity = {
+        "model": config.model,
+        "variables": hash_variables(variables),
+        "at": config.at,
+        "dataset": f"{config.dataset}:{dataset.version}",
+        "train_examples": len(pipeline.train),
+        "test_examples": len(pipeline.test),
+        "image_size": pipeline.image_size,
+        "mean": list(expected.mean),
+        "std": list(expected.std),
+    }
+    directory.create({**identity, "label_names": list(dataset.label_names)})
+    cache = FeatureCache(config.folder / "features", identity)
+    network_pass = _NetworkPass(network, variables, preprocess, devices, config.batch_size, pipeline, console)
+    features, labels = {}, {}
+    for split, source in (("train", pipeline.train), ("test", pipeline.test)):
+        features[split], labels[split] = cache.split(split, len(source), network_pass.over(split, source))
+    for notice in cache.notices:
+        console.print(f"[yellow]{notice}[/yellow]")
+    console.print(
+        f"{len(labels['train'])} + {len(labels['test'])} images, {features['train'].shape[1]} features each: "
+        f"{cache.computed} images passed the network, the rest is from {cache.folder}",
+        soft_wrap=True,
+    )
+
+    # On a machine that others use too, threads that wait for each other take ten times as long as one.
+    with threadpool_limits(1):
+        result, predicted = learn(config.method, features, labels, dataset.num_classes, config.seed)
+        places = embed(config.embedding, features["test"][:POINTS], config.seed)
+    picture = config.folder / f"{config.method}-{config.embedding}.png"
+    shown = labels["test"][:POINTS], predicted[:POINTS]
+    title = f"{config.model}{'' if config.at is None else ' to ' + config.at} on {config.dataset}: {config.embedding}"
+    draw(places, *shown, dataset.label_names, config.method, title, picture)
+    result |= {
+        "features": features["train"].shape[1],
+        "images_through_network": cache.computed,
+        "images_per_second": network_pass.rate,
+        "seconds": time.perf_counter() - started,
+    }
+    results = directory.result() or {}
+    directory.write_result(results | {config.method: result})
+    for name, value in result.items():
+        text = f"{value:,.4f}" if isinstance(value, float) else f"{value}"
+        console.print(f"  {name.replace('_', ' ')}: {text}")
+    console.print(f"Files are in {config.folder}", soft_wrap=True)
+    return result
+
+
+def _train(config: Config, console: Console) -> Path:
+    """Train the network on the data set, or find that it was, and return its workdir."""
+    folder = config.folder / "network"
+    if (folder / "result.json").exists():
+        return folder
+    console.print(f"Without --weights: {config.model} learns {config.dataset} first, in {folder}", soft_wrap=True)
+    fit(
+        TrainConfig(
+            model=config.model,
+            dataset=config.dataset,
+            data_dir=config.data_dir,
+            workdir=folder,
+            epochs=NETWORK_EPOCHS,
+            image_size=config.image_size,
+            seed=config.seed,
+            parallel=config.parallel,
+        ),
+        console,
+    )
+    return folder
+
+
+class _NetworkPass:
+    """Computes features, and says how far it is.
+
+    Attributes:
+      rate: images a second without compilation; None if nothing was computed.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        variables: Any,
+        preprocess: Preprocess,
+        devices: Devices,
+        batch_size: int,
+        pipeline: DataPipeline,
+        console: Console,
+    ) -> None:
+        def compute(variables: Any, images: jax.Array) -> jax.Array:
+            maps = jnp.asarray(network.apply(variables, preprocess(images, None)), jnp.float32)
+            return maps.mean(tuple(range(1, maps.ndim - 1))) if maps.ndim > 2 else maps
+
+        self._apply = devices.compile_apply(compute)
+        self._variables: Any = devices.replicate(variables)
+        self._batch_size = batch_size
+        self._transform = pipeline.test_transform
+        self._console = console
+        self._images, self._seconds = 0, 0.0
+        self._first = True
+        self._last_line = time.perf_counter()
+
+    @property
+    def rate(self) -> float | None:
+        return self._images / self._seconds if self._images else None
+
+    def over(self, split: str, source: ExampleSource) -> Any:
+        """Return the function of (start, stop) that `FeatureCache.split` asks for."""
+
+        def compute(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+            features, labels = [], []
+            batches = EvaluationBatches(Section(source, start, stop), self._batch_size, self._transform)
+            for index in range(len(batches)):
+                began = time.perf_counter()
+                batch = batches[index]
+                features.append(self._apply(self._variables, batch["image"])[batch["mask"]])
+                labels.append(batch["label"][batch["mask"]])
+                # The first batch is compiled for.
+                if not self._first:
+                    self._images += len(labels[-1])
+                    self._seconds += time.perf_counter() - began
+                self._first = False
+                self._report(split, start + min((index + 1) * self._batch_size, stop - start), len(source))
+            return np.concatenate(features), np.concatenate(labels)
+
+        return compute
+
+    def _report(self, split: str, done: int, total: int) -> None:
+        """Print a line now and then; on a terminal, one that renews itself."""
+        now = time.perf_counter()
+        if not self._console.is_terminal and now - self._last_line < LINE_INTERVAL:
+            return
+        self._last_line = now
+        rate = self.rate or 0.0
+        left = f", {(total - done) / rate:.0f} s left" if rate else ""
+        end = "\r" if self._console.is_terminal and done < total else "\n"
+        self._console.print(f"{split}: {done}/{total} images, {rate:,.0f} images/s{left}    ", end=end)
+
+
+def learn(
+    method: str, features: dict[str, np.ndarray], labels: dict[str, np.ndarray], num_classes: int, seed: int
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Return accuracies of a method of scikit-learn, and the class or cluster of each test image."""
+    if method == "k_means":
+        clusters = KMeans(num_classes, n_init=10, random_state=seed).fit(features["train"])
+        members = {split: clusters.predict(features[split]) for split in features}
+        counts = np.zeros((num_classes, num_classes), int)
+        np.add.at(counts, (members["train"], labels["train"]), 1)
+        # A cluster is called after most of its training images.
+        classes = counts.argmax(1)
+        scores = {f"{split}_accuracy": float((classes[members[split]] == labels[split]).mean()) for split in features}
+        index = float(adjusted_rand_score(labels["test"], members["test"]))
+        return scores | {"test_adjusted_rand_index": index}, members["test"]
+    if len(np.unique(labels["train"])) < 2:
+        raise ValueError("the training images are all of one class; take more of them (--train-examples)")
+    classifier = LogisticRegression(max_iter=2000) if method == "logistic_regression" else SVC()
+    fitted = make_pipeline(StandardScaler(), classifier).fit(features["train"], labels["train"])
+    predicted = {split: fitted.predict(features[split]) for split in features}
+    scores = {f"{split}_accuracy": float((predicted[split] == labels[split]).mean()) for split in features}
+    return scores, predicted["test"]
+
+
+def embed(embedding: str, features: np.ndarray, seed: int) -> np.ndarray:
+    """Return float[examples, 2], the features in the plane."""
+    features = StandardScaler().fit_transform(features)
+    if embedding == "pca":
+        return PCA(2, random_state=seed).fit_transform(features)
+    # As many neighbours as scikit-learn takes, where there are enough images.
+    perplexity = min(30.0, (len(features) - 1) / 3)
+    return TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(features)
+
+
+def draw(
+    places: np.ndarray,
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    names: Sequence[str],
+    method: str,
+    title: str,
+    path: Path,
+) -> None:
+    """Draw the embedding by class; beside it the clusters, or in it the images that were taken for something else."""
+    from matplotlib import colormaps
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels = [("classes", labels, names)]
+    if method == "k_means":
+        panels.append(("clusters", predicted, [f"cluster {index + 1}" for index in range(len(names))]))
+    figure = Figure(figsize=(7.5 * len(panels), 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    colours = colormaps["tab10" if len(names) <= 10 else "gist_rainbow"]
+    for axes, (what, groups, called) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for index, name in enumerate(called):
+            chosen = groups == index
+            colour = colours(index if len(names) <= 10 else index / len(names))
+            axes.scatter(*places[chosen].T, s=14, color=colour, label=name, linewidths=0)
+        if method != "k_means" and (wrong := predicted != labels).any():
+            axes.scatter(*places[wrong].T, s=70, marker="x", color="black", linewidths=1, label="taken for another")
+        axes.set(title=what, xticks=[], yticks=[])
+        # More names than fit beside the picture tell nothing.
+        if len(names) <= 20:
+            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    part = path.with_name(f".{path.name}.part")
+    figure.savefig(part, dpi=120, format="png")
+    part.replace(path)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    errors = Console(stderr=True, soft_wrap=True, highlight=False)
+    console = Console(highlight=False)
+    try:
+        run(tyro.cli(Config, args=arguments, description=__doc__), console)
+    except (ValueError, DataError, CheckpointError, TrainingError, OSError) as error:
+        errors.print(f"error: {error}", style="red", markup=False)
+        return 2
+    except (KeyboardInterrupt, Interrupted) as stop:
+        errors.print("stopped; the same command again goes on from here", markup=False)
+        return 128 + stop.signal if isinstance(stop, Interrupted) else 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
