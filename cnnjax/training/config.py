@@ -7,7 +7,7 @@ import difflib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import tyro
 
@@ -18,6 +18,45 @@ from cnnjax.training.parallel import ParallelMode
 
 class ConfigError(ValueError):
     """A config that cannot be run."""
+
+
+class RunConfig(Protocol):
+    """What the training loop asks of a script's config: a frozen dataclass whose fields are the script's flags."""
+
+    @property
+    def model(self) -> str:
+        """Name of the network."""
+
+    @property
+    def dataset(self) -> str:
+        """What the data are called."""
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the training examples."""
+
+    @property
+    def batch_size(self) -> int:
+        """Examples a step, over all devices."""
+
+    @property
+    def seed(self) -> int:
+        """Of everything random."""
+
+    @property
+    def log_steps(self) -> int:
+        """Steps between two training lines."""
+
+    @property
+    def checkpoint_steps(self) -> int:
+        """Steps between two checkpoints; 0: only at the end of each epoch."""
+
+    @property
+    def run_directory(self) -> Path:
+        """Folder of the run."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON holds them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

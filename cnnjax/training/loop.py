@@ -8,10 +8,10 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
@@ -22,7 +22,7 @@ from rich.console import Console
 from cnnjax.data import DataPipeline, Preprocess, load_dataset
 from cnnjax.models import create_model, model_info
 from cnnjax.training.checkpoint import Checkpoints
-from cnnjax.training.config import ConfigError, TrainConfig
+from cnnjax.training.config import ConfigError, RunConfig, TrainConfig
 from cnnjax.training.metrics import means, zero_sums
 from cnnjax.training.optim import make_optimizer, make_schedule
 from cnnjax.training.parallel import Devices, for_platform
@@ -49,6 +49,61 @@ class Interrupted(Exception):
         self.signal = number
 
 
+class Pipeline(Protocol):
+    """Where a run's batches come from, as `cnnjax.data.DataPipeline` is one."""
+
+    def train_batches(self, batch_size: int, num_batches: int, seed: int) -> Any:
+        """Return an iterator with ``get_state`` and ``set_state``."""
+
+    def test_batches(self, batch_size: int) -> Iterator[Mapping[str, Any]]:
+        """Yield every test example once, in padded batches with a ``mask``."""
+
+
+class RunSetup(Protocol):
+    """What the loop needs to know of a run, as `Setup` is one for classifiers."""
+
+    @property
+    def config(self) -> RunConfig:
+        """What the run was asked to be."""
+
+    @property
+    def devices(self) -> Devices:
+        """Where it runs."""
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """Where its batches come from."""
+
+    @property
+    def schedule(self) -> optax.Schedule:
+        """Learning rate by step."""
+
+    @property
+    def num_steps(self) -> int:
+        """Length of the run."""
+
+    @property
+    def num_examples(self) -> int:
+        """Examples an epoch."""
+
+    @property
+    def train(self) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
+        """(state, sums, batch) -> (state, sums), compiled."""
+
+    @property
+    def measure(self) -> str:
+        """The test metric by which the best checkpoint is kept: "accuracy", or "loss", of which less is better."""
+
+    def initial_state(self) -> TrainState:
+        """Return the state of step 0."""
+
+    def test(self, state: Any) -> dict[str, float]:
+        """Return the means over every test example."""
+
+    def resolved(self) -> dict[str, Any]:
+        """Return what the config left open."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Setup:
     """What a config amounts to: the network, the data, the optimizer, the devices and the compiled steps.
@@ -68,6 +123,7 @@ class Setup:
     num_steps: int
     train: Callable[[Any, Any, Any], tuple[Any, Any]]
     evaluate: Callable[[Any, Any], Any]
+    measure = "accuracy"
 
     @classmethod
     def create(cls, config: TrainConfig) -> Setup:
@@ -137,10 +193,6 @@ class Setup:
         """Number of training images."""
         return len(self.pipeline.train)
 
-    def epoch_end(self, epoch: int) -> int:
-        """Return the step after which every training image has been seen ``epoch`` times (or the run is over)."""
-        return min(math.ceil(epoch * self.num_examples / self.config.batch_size), self.num_steps)
-
     def initial_state(self) -> TrainState:
         """Return the state of step 0."""
         shape = (1, self.pipeline.image_size, self.pipeline.image_size, self.pipeline.dataset.image_shape[2])
@@ -150,13 +202,7 @@ class Setup:
     def test(self, state: Any) -> dict[str, float]:
         """Return mean loss and accuracy over every test example, once each; ``state`` is replicated."""
         batch_size = self.devices.pad_batch_size(min(max(self.config.batch_size, 256), len(self.pipeline.test)))
-        total = {"loss_sum": 0.0, "correct": 0, "count": 0}
-        # The device works on while the host reads the next batch; results are fetched at the end.
-        sums = [self.evaluate(state, self.devices.shard(batch)) for batch in self.pipeline.test_batches(batch_size)]
-        for batch_sums in sums:
-            batch_sums = self.devices.unreplicate(batch_sums)
-            total = {key: value + batch_sums[key].item() for key, value in total.items()}
-        return means(total)
+        return means(sum_over(self.devices, self.evaluate, state, self.pipeline.test_batches(batch_size)))
 
     def resolved(self) -> dict[str, Any]:
         """Return what the config left to the data and the network."""
@@ -174,6 +220,19 @@ class Setup:
         }
 
 
+def sum_over(
+    devices: Devices, evaluate: Callable[[Any, Any], Any], state: Any, batches: Iterator[Mapping[str, Any]]
+) -> dict[str, float]:
+    """Return the sums (see `cnnjax.training.metrics`) that ``evaluate`` gives over all batches."""
+    total: dict[str, float] = {"loss_sum": 0.0, "correct": 0, "count": 0}
+    # The device works on while the host reads the next batch; results are fetched at the end.
+    sums = [evaluate(state, devices.shard(batch)) for batch in batches]
+    for batch_sums in sums:
+        batch_sums = devices.unreplicate(batch_sums)
+        total = {key: value + batch_sums[key].item() for key, value in total.items()}
+    return total
+
+
 def _image_size(native: tuple[int | None, int | None], min_size: int, published: tuple[int, int]) -> int:
     """Return the data set's own size if it is square and the network takes it, else what the network was made for."""
     height, width = native
@@ -182,12 +241,15 @@ def _image_size(native: tuple[int | None, int | None], min_size: int, published:
     return published[0]
 
 
-def fit(config: TrainConfig, console: Console | None = None) -> dict[str, Any]:
+def fit(
+    config: RunConfig, console: Console | None = None, create: Callable[[Any], RunSetup] = Setup.create
+) -> dict[str, Any]:
     """Train a network, or go on with a run that was stopped, and return its result.
 
     Args:
       config: the run; its files are in ``config.run_directory``.
       console: where progress is shown; None for standard output.
+      create: builds what the config names; by default a classifier, from a `TrainConfig`.
     Returns:
       What is in ``result.json``: ``steps``, ``epochs``, ``train_loss``, ``train_accuracy``, ``test_loss``,
       ``test_accuracy``, ``best_test_accuracy`` and its ``best_step``, ``images_per_second`` (of training, without
@@ -205,7 +267,7 @@ def fit(config: TrainConfig, console: Console | None = None) -> dict[str, Any]:
         console.print("The run is complete; nothing is left to do. Give another --workdir to train again.")
         print_result(console, result, directory.path)
         return result
-    setup = Setup.create(config)
+    setup = create(config)
     directory.create(setup.resolved())
     with Checkpoints(directory.checkpoint_directory) as checkpoints:
         run = TrainingLoop(setup, directory, checkpoints, console, started)
@@ -224,7 +286,7 @@ class TrainingLoop:
     """
 
     def __init__(
-        self, setup: Setup, directory: RunDirectory, checkpoints: Checkpoints, console: Console, started: float
+        self, setup: RunSetup, directory: RunDirectory, checkpoints: Checkpoints, console: Console, started: float
     ) -> None:
         self.setup = setup
         self.directory = directory
@@ -239,7 +301,7 @@ class TrainingLoop:
         self.step = 0
         self.epoch = 1
         self.best_step: int | None = None
-        self.best_accuracy = -1.0
+        self.best: float | None = None
         self.latest: dict[str, Any] = {}
         # Of earlier parts of the run.
         self.seconds_before = 0.0
@@ -257,7 +319,7 @@ class TrainingLoop:
             self.batches.set_state(run["data"])
             self.sums = {key: jnp.asarray(run["sums"][key], value.dtype) for key, value in self.sums.items()}
             self.epoch = run["epoch"]
-            self.best_step, self.best_accuracy = run["best_step"], run["best_accuracy"]
+            self.best_step, self.best = run["best_step"], run["best"]
             self.latest = run["latest"]
             self.seconds_before = run["seconds"]
             self.train_seconds, self.train_images = run["train_seconds"], run["train_images"]
@@ -280,7 +342,7 @@ class TrainingLoop:
                 progress.advance(self.step)
                 if self.step % config.log_steps == 0:
                     self.log(progress)
-                ended = self.step == setup.epoch_end(self.epoch)
+                ended = self.step == self.epoch_end()
                 if ended:
                     clock.pause()
                     self.end_epoch(progress)
@@ -294,9 +356,15 @@ class TrainingLoop:
                     raise Interrupted(stop.number)
             clock.pause()
 
+    def epoch_end(self) -> int:
+        """Return the step at which this epoch ends: every example was seen that often, or the run is over."""
+        steps = math.ceil(self.epoch * self.setup.num_examples / self.setup.config.batch_size)
+        return min(steps, self.setup.num_steps)
+
     def current(self) -> dict[str, float]:
         """Return the means over the epoch so far; waits for the device."""
-        values = means(jax.device_get(self.setup.devices.unreplicate(self.sums)))
+        sums = jax.device_get(self.setup.devices.unreplicate(self.sums))
+        values = means(sums, classes=self.setup.measure == "accuracy")
         if not math.isfinite(values["loss"]):
             raise TrainingError(
                 f"the loss is {values['loss']} at step {self.step} (learning rate "
@@ -323,8 +391,10 @@ class TrainingLoop:
             **{f"train_{key}": value for key, value in train.items()},
             **{f"test_{key}": value for key, value in test.items()},
         }
-        if test["accuracy"] > self.best_accuracy:
-            self.best_step, self.best_accuracy = self.step, test["accuracy"]
+        measure = self.setup.measure
+        value = test[measure]
+        if self.best is None or (value < self.best if measure == "loss" else value > self.best):
+            self.best_step, self.best = self.step, value
         self.directory.append(
             {"kind": "epoch", "step": self.step, "epoch": self.epoch, **self.latest, "seconds": self.seconds()}
         )
@@ -342,7 +412,7 @@ class TrainingLoop:
                 "sums": {key: value.item() for key, value in self.setup.devices.unreplicate(self.sums).items()},
                 "epoch": self.epoch,
                 "best_step": self.best_step,
-                "best_accuracy": self.best_accuracy,
+                "best": self.best,
                 "latest": self.latest,
                 "seconds": self.seconds(),
                 "train_seconds": self.train_seconds,
@@ -364,7 +434,7 @@ class TrainingLoop:
             "steps": self.step,
             "epochs": self.step * config.batch_size / self.setup.num_examples,
             **self.latest,
-            "best_test_accuracy": self.best_accuracy,
+            f"best_test_{self.setup.measure}": self.best,
             "best_step": self.best_step,
             "images_per_second": self.train_images / max(self.train_seconds, 1e-9),
             "seconds": self.seconds(),

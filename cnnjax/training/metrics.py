@@ -30,7 +30,8 @@ def classification_sums(losses: jax.Array, logits: jax.Array, labels: jax.Array,
     }
 
 
-def means(sums: Mapping[str, Any]) -> dict[str, float]:
-    """Return mean loss and accuracy (from 0 to 1) of ``sums``."""
+def means(sums: Mapping[str, Any], *, classes: bool = True) -> dict[str, float]:
+    """Return mean loss and accuracy (from 0 to 1) of ``sums``; without ``classes``, the loss alone."""
     count = max(int(sums["count"]), 1)
-    return {"loss": float(sums["loss_sum"]) / count, "accuracy": int(sums["correct"]) / count}
+    loss = {"loss": float(sums["loss_sum"]) / count}
+    return loss | {"accuracy": int(sums["correct"]) / count} if classes else loss

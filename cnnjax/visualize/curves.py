@@ -9,11 +9,11 @@ from typing import Any
 
 
 def plot_curves(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], title: str) -> None:
-    """Draw loss and accuracy over epochs, train and test, to a PNG file.
+    """Draw loss and, of classifiers, accuracy over epochs, train and test, to a PNG file.
 
     Args:
       records: lines of a run's ``metrics.jsonl``; those with ``kind`` "epoch" are drawn: their ``epoch``, and
-        ``train_loss``, ``test_loss``, ``train_accuracy``, ``test_accuracy`` (accuracies from 0 to 1).
+        ``train_loss``, ``test_loss`` and, where there are any, ``train_accuracy``, ``test_accuracy`` (from 0 to 1).
       path: written whole or not at all.
       title: above the picture.
     """
@@ -23,18 +23,17 @@ def plot_curves(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[st
     from matplotlib.ticker import MaxNLocator
 
     epochs = [record for record in records if record.get("kind") == "epoch"]
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    accuracies = any("test_accuracy" in record for record in epochs) or not epochs
+    quantities = [("loss", 1, "loss (cross-entropy, nats)" if accuracies else "loss")]
+    if accuracies:
+        quantities.append(("accuracy", 100, "accuracy (%)"))
+    figure = Figure(figsize=(4.5 * len(quantities), 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
     x = [record["epoch"] for record in epochs]
     marker = "o" if len(epochs) <= 30 else None
-    for axes, quantity, scale, label in zip(
-        figure.subplots(1, 2),
-        ("loss", "accuracy"),
-        (1, 100),
-        ("loss (cross-entropy, nats)", "accuracy (%)"),
-        strict=True,
-    ):
+    panels = figure.subplots(1, len(quantities), squeeze=False)[0]
+    for axes, (quantity, scale, label) in zip(panels, quantities, strict=True):
         for split, colour in (("train", "tab:blue"), ("test", "tab:orange")):
             y = [scale * record[f"{split}_{quantity}"] for record in epochs]
             axes.plot(x, y, color=colour, marker=marker, markersize=3, label=split)

@@ -1,0 +1,207 @@
+"""experiments/denoise.py: tiles without seams, patches, noise, and a run from training to a denoised file."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from rich.console import Console
+
+from cnnjax.data import DataError
+from cnnjax.training import ConfigError, TrainState, fit, make_optimizer
+from cnnjax.training import loop as training_loop
+
+SPEC = importlib.util.spec_from_file_location("denoise", Path(__file__).parents[2] / "experiments" / "denoise.py")
+script = importlib.util.module_from_spec(SPEC)
+# Dataclasses look their module up by name.
+sys.modules[SPEC.name] = script
+SPEC.loader.exec_module(script)
+
+SHORT = {"epochs": 2, "patches": 4, "batch_size": 2, "patch_size": 8, "parallel": "jit", "log_steps": 1}
+
+
+@pytest.fixture(autouse=True)
+def _optax_promotes():
+    """Optax's own bias correction raises a float to an integer power."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return a folder of five grey images; the last is held out."""
+    path = tmp_path_factory.mktemp("images")
+    for index in range(5):
+        pixels = np.random.default_rng(index).integers(0, 256, (20 + index, 24), np.uint8)
+        Image.fromarray(pixels).save(path / f"image{index}.png")
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(folder, tmp_path_factory):
+    config = script.TrainDenoiser(
+        dataset="folder", data_dir=folder, workdir=tmp_path_factory.mktemp("work") / "run", **SHORT
+    )
+    with jax.numpy_dtype_promotion("standard"):
+        result = fit(config, Console(quiet=True), script.DenoiserSetup.create)
+    return config, result
+
+
+def test_a_run_leaves_what_runs_leave(run):
+    config, result = run
+    assert result["steps"] == 4
+    assert result["num_params"] == 556_032
+    assert "test_accuracy" not in result
+    records = [json.loads(line) for line in (config.run_directory / "metrics.jsonl").read_text().splitlines()]
+    losses = [record["test_loss"] for record in records if record["kind"] == "epoch"]
+    assert result["best_test_loss"] == min(losses)
+    assert result["test_loss"] == losses[-1]
+    assert (config.run_directory / "curves.png").stat().st_size > 1000
+
+
+def test_a_stopped_run_goes_on_with_the_same_bits(run, tmp_path):
+    config, result = run
+    again = script.dataclasses.replace(config, workdir=tmp_path)
+    setup = script.DenoiserSetup.create(again)
+    directory = training_loop.RunDirectory(tmp_path, again)
+    directory.create(setup.resolved())
+    with training_loop.Checkpoints(directory.checkpoint_directory) as checkpoints:
+        loop = training_loop.TrainingLoop(setup, directory, checkpoints, Console(quiet=True), 0.0)
+        loop.restore()
+        loop.train(training_loop.Stop(), until=1)
+        loop.save()
+    resumed = fit(again, Console(quiet=True), lambda _: setup)
+    assert {key: resumed[key] for key in ("train_loss", "test_loss")} == {
+        key: result[key] for key in ("train_loss", "test_loss")
+    }
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(st.integers(1, 400), st.integers(1, 60), st.integers(0, 25))
+def test_tiles_cover_every_pixel_once_and_see_enough(length, tile, margin):
+    tiles = script._tiles(length, tile, margin)
+    covered = np.zeros(length, int)
+    for each in tiles:
+        covered[each.place] += 1
+        size = each.window.stop - each.window.start
+        assert size == min(tile + 2 * margin, length)
+        assert 0 <= each.window.start <= each.window.stop <= length
+        assert each.place.start - each.window.start == each.kept.start
+        assert each.place.stop - each.place.start == each.kept.stop - each.kept.start
+        assert each.window.start == 0 or each.kept.start >= margin
+        assert each.window.stop == length or size - each.kept.stop >= margin
+    assert (covered == 1).all()
+
+
+def test_tiles_leave_no_seams():
+    model = script.create_model("dncnn17_grey")
+    state = TrainState.create(model, make_optimizer("sgd", 0.1), jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32))
+    image = np.random.default_rng(0).normal(0.5, 0.3, (75, 61, 1)).astype(np.float32)
+    whole = script.Denoiser("dncnn17_grey", state.variables, tile=1000)(image)
+    tiled = script.Denoiser("dncnn17_grey", state.variables, tile=24)(image)
+    assert np.abs(whole - image).max() > 0.01
+    np.testing.assert_allclose(tiled, whole, atol=1e-5)
+
+
+def test_patches_are_parts_of_the_images_and_depend_on_their_number():
+    image = np.arange(30 * 40, dtype=np.int32).reshape(30, 40, 1)
+    stream = script.PatchStream([image], size=5, batch_size=3, num_batches=4, seed=1)
+    batch = stream[2]
+    np.testing.assert_array_equal(batch["image"], stream[2]["image"])
+    assert not np.array_equal(batch["image"], stream[1]["image"])
+    np.testing.assert_array_equal(batch["target"], batch["image"].astype(np.float32) / 255)
+    for patch in batch["image"][..., 0]:
+        corner = np.unravel_index(patch.min(), (30, 40))
+        part = image[corner[0] : corner[0] + 5, corner[1] : corner[1] + 5, 0]
+        turned = [np.rot90(side, k) for side in (part, part[:, ::-1]) for k in range(4)]
+        assert any(np.array_equal(patch, each) for each in turned)
+
+
+def test_noise_has_the_level_asked_for():
+    clean = np.full((4, 100, 100, 1), 100, np.uint8)
+    with jax.numpy_dtype_promotion("strict"):
+        noisy = np.asarray(script.AddNoise(25.0, 25.0)(clean, jax.random.key(0)))
+        blind = np.asarray(script.AddNoise(0.0, 55.0)(clean, jax.random.key(0)))
+    assert abs(noisy.mean() - 100 / 255) < 0.005
+    np.testing.assert_allclose(noisy.std(axis=(1, 2, 3)) * 255, 25, atol=1)
+    assert np.ptp(blind.std(axis=(1, 2, 3)) * 255) > 5
+    assert script.AddNoise(25.0, 25.0)(noisy) is noisy
+
+
+def test_psnr():
+    clean = np.zeros((4, 4, 1), np.float32)
+    assert script.psnr(clean + 0.1, clean) == pytest.approx(20)
+    assert script.psnr(clean, clean) == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"sigma": -1.0}, "sigma must be at least 0 and finite, got -1.0"),
+        ({"batch_size": 0}, r"batch_size must be from 1 to patches \(1600\), got 0"),
+        ({"model": "resnet50"}, "model must be a DnCNN"),
+        ({"model": "dncnn17"}, "unknown"),
+        ({"dataset": "folder"}, "go together"),
+    ],
+)
+def test_impossible_configs_are_refused(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        script.TrainDenoiser(**fields)
+
+
+def test_noise_below_zero_is_refused_at_the_command_line(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        script.main(["apply", "--weights", "none", "--image", "none.png", "--sigma", "-1"])
+    assert "sigma must be at least 0 and finite, got -1.0" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="noise must be at least 0, got a range of -1.0 to 5.0"):
+        script.AddNoise(-1.0, 5.0)
+
+
+def test_unfit_folders_are_refused(folder, tmp_path):
+    config = script.TrainDenoiser(dataset="folder", data_dir=folder, patch_size=22, workdir=tmp_path)
+    with pytest.raises(DataError, match=r"'image0' of \(20, 24\) pixels is smaller than a patch \(22\)"):
+        script.photographs(config)
+    config = script.TrainDenoiser(dataset="folder", data_dir=folder, model="dncnn17_colour", workdir=tmp_path)
+    with pytest.raises(DataError, match="no image of 3 channels to train on"):
+        script.photographs(config)
+
+
+def test_files_are_denoised_whatever_their_channels(run, folder, tmp_path, capsys):
+    config, _ = run
+    weights = ["--weights", str(config.run_directory)]
+    colour = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    Image.fromarray(colour).save(tmp_path / "colour.png")
+    output = tmp_path / "out.png"
+    apply = ["apply", *weights, "--image", str(tmp_path / "colour.png"), "--output", str(output)]
+    assert script.main(apply) == 2
+    assert "takes images of 1 channels, got shape (20, 30, 3); make the image grey" in capsys.readouterr().err
+    assert script.main([*apply, "--each-channel"]) == 0
+    with Image.open(output) as image:
+        assert image.mode == "RGB"
+        assert image.size == (30, 20)
+    assert script.main(["apply", *weights, "--image", str(folder / "image1.png"), "--output", str(output)]) == 0
+    with Image.open(output) as image:
+        assert image.mode == "L"
+        assert image.size == (24, 21)
+
+
+@pytest.mark.pretrained
+def test_from_training_to_the_table_of_filters(folder, tmp_path, capsys):
+    flags = [f"--{key.replace('_', '-')}={value}" for key, value in SHORT.items()]
+    command = ["train", "--dataset", "folder", "--data-dir", str(folder), "--workdir", str(tmp_path / "run"), *flags]
+    assert script.main(command) == 0
+    found = json.loads((tmp_path / "run" / "denoising.json").read_text())
+    assert list(found) == ["15", "25", "50"]
+    methods = {"noisy", "DnCNN", "Gaussian", "median", "non-local means", "wavelet"}
+    assert all(set(rows) == methods for rows in found.values())
+    # Noise of 25 grey levels is 20.2 dB, a little more once it is clipped.
+    assert 20 < found["25"]["noisy"]["psnr"] < 22
+    assert (tmp_path / "run" / "image4.png").exists()
+    assert script.main(command) == 0
+    assert "The run is complete" in capsys.readouterr().out
