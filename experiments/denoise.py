@@ -107,8 +107,10 @@ class TrainDenoiser:
     """Pixels, height and width; None: the paper's (40, or 50 for 20 layers)."""
     batch_size: int = 16
     """Patches a step, over all devices."""
-    learning_rate: float = 1e-3
-    """At the start."""
+    learning_rate: float = 2e-3
+    """After warm-up."""
+    warmup_epochs: float = 0.25
+    """Linear rise of the learning rate from 0."""
     optimizer: OptimizerName = "adam"
     """Optimizer, from optax."""
     schedule: ScheduleName = "cosine"
@@ -135,6 +137,7 @@ class TrainDenoiser:
             ("patch_size", self.patch_size is None or self.patch_size >= 1, "at least 1"),
             ("batch_size", 1 <= self.batch_size <= self.patches, f"from 1 to patches ({self.patches})"),
             ("learning_rate", 0 < self.learning_rate < math.inf, "above 0 and finite"),
+            ("warmup_epochs", 0 <= self.warmup_epochs < self.epochs, f"at least 0 and below epochs ({self.epochs})"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0 and finite"),
             ("seed", 0 <= self.seed < 2**32, "from 0 to 2**32 - 1"),
             ("log_steps", self.log_steps >= 1, "at least 1"),
@@ -391,7 +394,11 @@ class DenoiserSetup:
         except ValueError as error:
             raise ConfigError(str(error)) from error
         num_steps = math.ceil(config.epochs * config.patches / config.batch_size)
-        schedule = make_schedule(config.schedule, config.learning_rate, num_steps)
+        warmup_steps = round(config.warmup_epochs * config.patches / config.batch_size)
+        try:
+            schedule = make_schedule(config.schedule, config.learning_rate, num_steps, warmup_steps=warmup_steps)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         return cls(
             config=config,
             devices=devices,
