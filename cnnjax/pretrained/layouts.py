@@ -185,6 +185,8 @@ _KERAS_NORM_LEAVES = MappingProxyType(
 
 def leaf_names(layer: nn.Module, source: str) -> Mapping[str, str]:
     """Return how ``source`` calls the arrays of a layer of this kind, by our names; names not in it are the same."""
+    if source == "scico":
+        return MappingProxyType({})
     if source != "keras":
         return _TORCH_LEAVES
     return _KERAS_NORM_LEAVES if isinstance(layer, NORMALIZATIONS) else MappingProxyType({})
@@ -197,9 +199,9 @@ def default_layout(layer: nn.Module, leaf: str, shape: tuple[int, ...], source: 
       layer: the Linen layer, of which type and configuration count.
       leaf: our name of the array.
       shape: shape of our array.
-      source: "keras", or any of the others for PyTorch.
+      source: "keras", "scico" (written in Linen), or any of the others for PyTorch.
     """
-    if leaf != "kernel":
+    if leaf != "kernel" or source == "scico":
         return SAME
     if source == "keras":
         if isinstance(layer, nn.ConvTranspose):

@@ -14,6 +14,7 @@ from flax import traverse_util
 from cnnjax.models import model_info
 from cnnjax.pretrained.arrays import WeightsFileError
 from cnnjax.pretrained.convert import IGNORED, from_state_dict, reference_shapes, sources, to_state_dict
+from cnnjax.pretrained.flax_files import read_flax
 from cnnjax.pretrained.hub import fetch
 from cnnjax.pretrained.keras_files import read_keras
 from cnnjax.pretrained.run_files import read_run, run_config
@@ -27,6 +28,8 @@ READERS: dict[str, Any] = {
     ".bin": read_torch,
     ".h5": read_keras,
     ".keras": read_keras,
+    ".mpk": read_flax,
+    ".msgpack": read_flax,
 }
 
 
@@ -84,6 +87,7 @@ def load(
     - a ``.pth``, ``.pt`` or ``.bin`` file of PyTorch, which is read without PyTorch and without executing anything that
       it says: files that hold more than tensors and containers are refused;
     - a ``.weights.h5``, ``.keras`` or ``.h5`` file of Keras (needs h5py);
+    - a ``.mpk`` or ``.msgpack`` file of Flax variables;
     - a workdir of `experiments/train.py`, its folder ``checkpoints``, or one of these;
     - ``hf://owner/repo`` (with ``@revision`` or ``/file`` where they matter; needs huggingface_hub), or
       ``torchvision://resnet50/IMAGENET1K_V2``: fetched when first asked for, checked, and kept.

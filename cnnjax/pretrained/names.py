@@ -12,8 +12,12 @@ import numpy as np
 from cnnjax.pretrained.layouts import Layout
 
 # What separates the parts of a module's name and the module from its array, in each source's names.
-PART_SEPARATOR = MappingProxyType({"torchvision": ".", "timm": ".", "torch": ".", "keras": "_", "lite_pytorch": "."})
-LEAF_SEPARATOR = MappingProxyType({"torchvision": ".", "timm": ".", "torch": ".", "keras": "/", "lite_pytorch": "."})
+PART_SEPARATOR = MappingProxyType(
+    {"torchvision": ".", "timm": ".", "torch": ".", "keras": "_", "lite_pytorch": ".", "scico": "/"}
+)
+LEAF_SEPARATOR = MappingProxyType(
+    {"torchvision": ".", "timm": ".", "torch": ".", "keras": "/", "lite_pytorch": ".", "scico": "/"}
+)
 SOURCES = tuple(PART_SEPARATOR)
 
 
