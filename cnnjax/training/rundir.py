@@ -105,8 +105,11 @@ class RunDirectory:
             raise ConfigError(f"workdir {str(self.path)!r} cannot be made: {error.strerror}; give another") from error
         if not os.access(self.path, os.W_OK | os.X_OK):
             raise ConfigError(f"workdir {str(self.path)!r} cannot be written; change its permissions or give another")
-        if self.config_file.exists():
-            return
+        if not self.config_file.exists():
+            self.write_config(resolved)
+
+    def write_config(self, resolved: Mapping[str, Any]) -> None:
+        """Write ``config.json``, in place of the one that may be there."""
         write_json(
             self.config_file,
             {
