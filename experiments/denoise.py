@@ -56,7 +56,7 @@ from cnnjax.training import (
     make_schedule,
     train_step,
 )
-from cnnjax.training.loop import OnePhase, sum_over
+from cnnjax.training.loop import sum_over
 from cnnjax.training.metrics import means
 from cnnjax.training.optim import OptimizerName, ScheduleName
 from cnnjax.training.parallel import ParallelMode
@@ -371,7 +371,7 @@ class AddNoise:
 
 
 @dataclasses.dataclass(frozen=True)
-class DenoiserSetup(OnePhase):
+class DenoiserSetup:
     """What the training loop needs: see `cnnjax.training.loop.RunSetup`."""
 
     config: TrainDenoiser

@@ -22,7 +22,7 @@ from cnnjax.nn.activation import (
 )
 from cnnjax.nn.attention import SqueezeExcite
 from cnnjax.nn.branches import Branches, ConvChain, ConvLayer, Layer
-from cnnjax.nn.conv import Conv, ConvTranspose
+from cnnjax.nn.conv import Conv, ConvTranspose, DepthwiseConv
 from cnnjax.nn.dilation import StageGeometry, dilate_stages
 from cnnjax.nn.folded import FoldedBatchNorm, PointwiseKernel, PoolingBatchNorm
 from cnnjax.nn.head import ClassifierHead, ConvHead, DenseHead, PixelClassifierHead, sow_aux_logits
@@ -58,6 +58,7 @@ __all__ = [
     "ConvNorm",
     "ConvTranspose",
     "DenseHead",
+    "DepthwiseConv",
     "FoldedBatchNorm",
     "Identity",
     "InvertedResidual",

@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -194,17 +194,12 @@ class Checkpoints:
                 raise CheckpointError(f"{problem}array {path} is not what was written")
         return leaves, meta
 
-    def restore_newest(
-        self, target: State, of_step: Callable[[State, int], State] | None = None
-    ) -> tuple[int, State, dict[str, Any], list[str]] | None:
+    def restore_newest(self, target: State) -> tuple[int, State, dict[str, Any], list[str]] | None:
         """Return the newest good checkpoint as (step, state, run, what is wrong with newer ones), or None if empty.
 
         Damaged ones are moved to the folder ``corrupt`` beside this one, since a run that goes on from before them will
         write these steps again.
 
-        Args:
-          target: as in `restore`.
-          of_step: (target, step) -> target of that step, for runs in the course of which other parts are frozen.
         Raises:
           CheckpointError: there are checkpoints, but every one is damaged; none is moved then.
           CheckpointMismatchError: see `restore`.
@@ -212,7 +207,7 @@ class Checkpoints:
         damaged: dict[int, str] = {}
         for step in reversed(self.steps):
             try:
-                state, run = self.restore(step, target if of_step is None else of_step(target, step))
+                state, run = self.restore(step, target)
             except CheckpointMismatchError:
                 raise
             except CheckpointError as error:

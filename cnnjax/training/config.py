@@ -60,21 +60,19 @@ class RunConfig(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClassifierConfig:
-    """A run that trains a classifier; `TrainConfig` and `cnnjax.finetune.run.FineTuneConfig` say what kind."""
+class TrainConfig:
+    """A training run. Every field is a flag of ``experiments/train.py``."""
 
+    recipe: str = "digits-lenet5"
+    """Named set of defaults for all other flags."""
     model: str = "lenet5"
     """Name of a network, see cnnjax.list_models()."""
     dataset: str = "digits"
     """Name of an image-classification data set of TFDS; "digits" is embedded."""
     data_dir: Path | None = None
     """Folder of prepared TFDS data sets; None: ~/tensorflow_datasets."""
-    train_examples: int | None = None
-    """Take only the first training images; None: all."""
-    test_examples: int | None = None
-    """Take only the first test images; None: all."""
     workdir: Path | None = None
-    """Folder of the run; None: one in runs that is named after the model and the data set."""
+    """Folder of the run; None: runs/<model>-<dataset>."""
     epochs: float = 30
     """Passes over the training images."""
     batch_size: int = 64
@@ -150,14 +148,6 @@ class ClassifierConfig:
         return {
             key: str(value) if isinstance(value, Path) else value for key, value in dataclasses.asdict(self).items()
         }
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainConfig(ClassifierConfig):
-    """A training run. Every field is a flag of ``experiments/train.py``."""
-
-    recipe: str = "digits-lenet5"
-    """Named set of defaults for all other flags."""
 
 
 _CIFAR: dict[str, Any] = {

@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import optax
 from rich.console import Console
 
-from cnnjax.data import DataPipeline, ImageDataset, Preprocess, load_dataset
+from cnnjax.data import DataPipeline, Preprocess, load_dataset
 from cnnjax.models import create_model, model_info
 from cnnjax.training.checkpoint import Checkpoints
-from cnnjax.training.config import ClassifierConfig, ConfigError, RunConfig
+from cnnjax.training.config import ConfigError, RunConfig, TrainConfig
 from cnnjax.training.metrics import means, zero_sums
 from cnnjax.training.optim import make_optimizer, make_schedule
 from cnnjax.training.parallel import Devices, for_platform
@@ -97,12 +97,6 @@ class RunSetup(Protocol):
     def initial_state(self) -> TrainState:
         """Return the state of step 0."""
 
-    def state_of_step(self, state: TrainState, step: int) -> TrainState:
-        """Return ``state``, a fresh one, in the shape that the state of a later step has."""
-
-    def begin_epoch(self, state: Any, epoch: int) -> Any:
-        """Return the replicated state to go through ``epoch`` (counted from 1) with: itself if nothing changes."""
-
     def test(self, state: Any) -> dict[str, float]:
         """Return the means over every test example."""
 
@@ -110,20 +104,8 @@ class RunSetup(Protocol):
         """Return what the config left open."""
 
 
-class OnePhase:
-    """For setups whose runs train the same parameters from the first step to the last."""
-
-    def state_of_step(self, state: TrainState, step: int) -> TrainState:
-        """Return ``state``, which has one shape at all steps."""
-        return state
-
-    def begin_epoch(self, state: Any, epoch: int) -> Any:
-        """Return ``state``, with which nothing happens between epochs."""
-        return state
-
-
 @dataclasses.dataclass(frozen=True)
-class Setup(OnePhase):
+class Setup:
     """What a config amounts to: the network, the data, the optimizer, the devices and the compiled steps.
 
     Attributes:
@@ -131,7 +113,7 @@ class Setup(OnePhase):
       evaluate: (state, batch) -> sums.
     """
 
-    config: ClassifierConfig
+    config: TrainConfig
     devices: Devices
     model: nn.Module
     pipeline: DataPipeline
@@ -144,22 +126,9 @@ class Setup(OnePhase):
     measure = "accuracy"
 
     @classmethod
-    def create(
-        cls,
-        config: ClassifierConfig,
-        *,
-        dataset: ImageDataset | None = None,
-        image_size: int | None = None,
-        statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
-    ) -> Setup:
+    def create(cls, config: TrainConfig) -> Setup:
         """Build everything that ``config`` names.
 
-        Args:
-          config: the run.
-          dataset: instead of the one that ``config`` names.
-          image_size: pixels, where ``config`` does not say; None for what the data and the network suggest.
-          statistics: mean and standard deviation a channel to normalise with; None for those of the data. Grey images
-            are repeated for as many channels as there are.
         Raises:
           ConfigError: the parts do not fit each other, for example images too small for the network.
           DataError: see `cnnjax.data.load_dataset`.
@@ -172,16 +141,11 @@ class Setup(OnePhase):
         info = model_info(config.model)
         if info.task != "classification":
             raise ConfigError(f"{config.model} is a network for {info.task}; take one whose task is classification")
-        dataset = dataset or load_dataset(config.dataset, config.data_dir)
-        dataset = dataset.first(config.train_examples, config.test_examples)
-        image_size = (
-            config.image_size or image_size or _image_size(dataset.image_shape[:2], info.min_size, info.input_size)
-        )
+        dataset = load_dataset(config.dataset, config.data_dir)
+        image_size = config.image_size or _image_size(dataset.image_shape[:2], info.min_size, info.input_size)
         model = create_model(config.model, num_classes=dataset.num_classes, dtype=jnp.dtype(config.dtype))
         model = for_platform(model, jax.default_backend())
-        channels = dataset.image_shape[2] if statistics is None else len(statistics[0])
-        if dataset.image_shape[2] not in (1, channels):
-            raise ConfigError(f"{config.dataset} has images of {dataset.image_shape[2]} channels, not {channels}")
+        channels = dataset.image_shape[2]
         try:
             jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, image_size, image_size, channels)))
         except ValueError as error:
@@ -192,7 +156,7 @@ class Setup(OnePhase):
                 f"got {config.batch_size}"
             )
         pipeline = DataPipeline.create(dataset, image_size, config.memory_budget_mib << 20)
-        statistics = statistics or pipeline.statistics()
+        statistics = pipeline.statistics()
         if statistics is None:
             if len(info.mean) != channels:
                 raise ConfigError(
@@ -260,7 +224,7 @@ def sum_over(
     devices: Devices, evaluate: Callable[[Any, Any], Any], state: Any, batches: Iterator[Mapping[str, Any]]
 ) -> dict[str, float]:
     """Return the sums (see `cnnjax.training.metrics`) that ``evaluate`` gives over all batches."""
-    total: dict[str, float] = {key: value.item() for key, value in zero_sums().items()}
+    total: dict[str, float] = {"loss_sum": 0.0, "correct": 0, "count": 0}
     # The device works on while the host reads the next batch; results are fetched at the end.
     sums = [evaluate(state, devices.shard(batch)) for batch in batches]
     for batch_sums in sums:
@@ -287,36 +251,23 @@ def fit(
       console: where progress is shown; None for standard output.
       create: builds what the config names; by default a classifier, from a `TrainConfig`.
     Returns:
-      What is in ``result.json``: ``steps``, ``epochs``, ``train_loss``, ``train_accuracy``, ``train_gradient_norm``
-      (means over the last epoch), ``test_loss``, ``test_accuracy``, ``best_test_accuracy`` and its ``best_step``,
-      ``images_per_second`` (of training, without compilation and evaluation), ``seconds`` (of the whole run), and what
-      was trained where.
+      What is in ``result.json``: ``steps``, ``epochs``, ``train_loss``, ``train_accuracy``, ``test_loss``,
+      ``test_accuracy``, ``best_test_accuracy`` and its ``best_step``, ``images_per_second`` (of training, without
+      compilation and evaluation), ``seconds`` (of the whole run), and what was trained where.
     Raises:
       ConfigError, DataError: the run cannot be built.
       CheckpointError: a checkpoint cannot be written, or none can be read.
       TrainingError: the loss is not finite.
       Interrupted: SIGINT or SIGTERM came; a checkpoint of the last step was saved before.
     """
-    return execute(RunDirectory(config.run_directory, config), partial(create, config), console)
-
-
-def execute(directory: RunDirectory, create: Callable[[], RunSetup], console: Console | None = None) -> dict[str, Any]:
-    """Do a run, or what is left of it, and return its result.
-
-    Args:
-      directory: where its files are.
-      create: builds it; not called if it is complete.
-      console: where progress is shown; None for standard output.
-    Raises:
-      As `fit`, and what ``create`` does.
-    """
     started = time.perf_counter()
     console = console or Console()
+    directory = RunDirectory(config.run_directory, config)
     if (result := directory.result()) is not None:
         console.print("The run is complete; nothing is left to do. Give another --workdir to train again.")
         print_result(console, result, directory.path)
         return result
-    setup = create()
+    setup = create(config)
     directory.create(setup.resolved())
     with Checkpoints(directory.checkpoint_directory) as checkpoints:
         run = TrainingLoop(setup, directory, checkpoints, console, started)
@@ -324,11 +275,6 @@ def execute(directory: RunDirectory, create: Callable[[], RunSetup], console: Co
         with _signals() as stop:
             run.train(stop)
         return run.finish()
-
-
-def epoch_end(setup: RunSetup, epoch: int) -> int:
-    """Return the step at which an epoch ends: every example was seen that often, or the run is over."""
-    return min(math.ceil(epoch * setup.num_examples / setup.config.batch_size), setup.num_steps)
 
 
 class TrainingLoop:
@@ -364,7 +310,7 @@ class TrainingLoop:
 
     def restore(self) -> None:
         """Go to the newest good checkpoint, if there is one, and put the state on the devices."""
-        if (found := self.checkpoints.restore_newest(self.state, self.setup.state_of_step)) is not None:
+        if (found := self.checkpoints.restore_newest(self.state)) is not None:
             self.step, self.state, run, damaged = found
             for problem in damaged:
                 self.console.print(f"[yellow]{problem}; it was moved to 'corrupt', an earlier one is used[/yellow]")
@@ -389,11 +335,6 @@ class TrainingLoop:
         with RunProgress(self.console, setup.num_steps, self.step, config.batch_size, self.epoch_text()) as progress:
             clock = _Clock(self)
             while self.step < last:
-                if self.step == epoch_end(setup, self.epoch - 1):
-                    begun = setup.begin_epoch(self.state, self.epoch)
-                    if begun is not self.state:
-                        clock.stop()
-                        self.state = begun
                 batch = setup.devices.shard(next(self.batches))
                 self.state, self.sums = setup.train(self.state, self.sums, batch)
                 self.step += 1
@@ -401,7 +342,7 @@ class TrainingLoop:
                 progress.advance(self.step)
                 if self.step % config.log_steps == 0:
                     self.log(progress)
-                ended = self.step == epoch_end(setup, self.epoch)
+                ended = self.step == self.epoch_end()
                 if ended:
                     clock.pause()
                     self.end_epoch(progress)
@@ -414,6 +355,11 @@ class TrainingLoop:
                     self.checkpoints.wait()
                     raise Interrupted(stop.number)
             clock.pause()
+
+    def epoch_end(self) -> int:
+        """Return the step at which this epoch ends: every example was seen that often, or the run is over."""
+        steps = math.ceil(self.epoch * self.setup.num_examples / self.setup.config.batch_size)
+        return min(steps, self.setup.num_steps)
 
     def current(self) -> dict[str, float]:
         """Return the means over the epoch so far; waits for the device."""
@@ -508,7 +454,7 @@ class TrainingLoop:
 
 
 class _Clock:
-    """Adds up the time of training proper; steps that compile, as the first one of a process, do not count."""
+    """Adds up the time of training proper; the first step of a process compiles and does not count."""
 
     def __init__(self, run: TrainingLoop) -> None:
         self._run = run
@@ -527,11 +473,6 @@ class _Clock:
         if self._since is not None:
             jax.block_until_ready(self._run.sums)
             self._run.train_seconds += time.perf_counter() - self._since
-
-    def stop(self) -> None:
-        """Stop the clock until a step has been compiled again."""
-        self.pause()
-        self._since = None
 
     def resume(self) -> None:
         """Start it again."""

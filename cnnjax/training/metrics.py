@@ -8,8 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# float32[] sum of losses, int32[] examples classified correctly, int32[] examples; and of training steps, float32[] sum
-# of the gradients' norms and int32[] steps.
+# float32[] sum of losses, int32[] examples classified correctly, int32[] examples.
 Sums = dict[str, jax.Array]
 
 
@@ -19,14 +18,12 @@ def zero_sums() -> Sums:
         "loss_sum": jnp.zeros((), jnp.float32),
         "correct": jnp.zeros((), jnp.int32),
         "count": jnp.zeros((), jnp.int32),
-        "gradient_norm_sum": jnp.zeros((), jnp.float32),
-        "steps": jnp.zeros((), jnp.int32),
     }
 
 
 def classification_sums(losses: jax.Array, logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Sums:
     """Return the sums over the examples of a batch that ``mask`` (bool[batch]) marks as real."""
-    return zero_sums() | {
+    return {
         "loss_sum": jnp.where(mask, losses, 0).sum(),
         "correct": (mask & (logits.argmax(-1) == labels)).sum(dtype=jnp.int32),
         "count": mask.sum(dtype=jnp.int32),
@@ -34,14 +31,7 @@ def classification_sums(losses: jax.Array, logits: jax.Array, labels: jax.Array,
 
 
 def means(sums: Mapping[str, Any], *, classes: bool = True) -> dict[str, float]:
-    """Return mean loss and accuracy (from 0 to 1) of ``sums``; of training steps, the mean ``gradient_norm`` too.
-
-    Without ``classes``, there is no accuracy.
-    """
+    """Return mean loss and accuracy (from 0 to 1) of ``sums``; without ``classes``, the loss alone."""
     count = max(int(sums["count"]), 1)
-    found = {"loss": float(sums["loss_sum"]) / count}
-    if classes:
-        found["accuracy"] = int(sums["correct"]) / count
-    if steps := int(sums["steps"]):
-        found["gradient_norm"] = float(sums["gradient_norm_sum"]) / steps
-    return found
+    loss = {"loss": float(sums["loss_sum"]) / count}
+    return loss | {"accuracy": int(sums["correct"]) / count} if classes else loss

@@ -105,11 +105,8 @@ class RunDirectory:
             raise ConfigError(f"workdir {str(self.path)!r} cannot be made: {error.strerror}; give another") from error
         if not os.access(self.path, os.W_OK | os.X_OK):
             raise ConfigError(f"workdir {str(self.path)!r} cannot be written; change its permissions or give another")
-        if not self.config_file.exists():
-            self.write_config(resolved)
-
-    def write_config(self, resolved: Mapping[str, Any]) -> None:
-        """Write ``config.json``, in place of the one that may be there."""
+        if self.config_file.exists():
+            return
         write_json(
             self.config_file,
             {

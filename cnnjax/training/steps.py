@@ -70,8 +70,7 @@ def train_step(
       label_smoothing: see `cross_entropy`.
       ema_decay: of the moving averages, if the state has them.
     Returns:
-      The new state, and sums over the batch (see `cnnjax.training.metrics`), equal on all devices; in them the norm of
-      the gradients of what trains.
+      The new state, and sums over the batch (see `cnnjax.training.metrics`), equal on all devices.
     """
     key = jax.random.fold_in(state.rng, state.step)
     params = state.params
@@ -110,8 +109,6 @@ def train_step(
         share = mask.sum(dtype=jnp.int32).astype(jnp.float32) / total
         batch_stats = jax.tree.map(lambda leaf: leaf * share, batch_stats)
         grads, batch_stats, sums = jax.lax.psum((grads, batch_stats, sums), axis_name)
-    # Of what trains, over all devices, before the optimizer clips or scales it.
-    sums |= {"gradient_norm_sum": optax.tree.norm(grads), "steps": jnp.ones((), jnp.int32)}
     masked = dict.fromkeys(state.frozen & flat_params.keys(), optax.MaskedNode())
     updates, opt_state = state.tx.update(_unflatten("params", masked | grads), state.opt_state, state.params)
     old, flat_updates = _flatten("params", state.params), _flatten("params", updates)

@@ -9,10 +9,6 @@ import jax
 import numpy as np
 import pytest
 
-import cnnjax
-from cnnjax.training import Checkpoints
-from cnnjax.training.loop import TrainingLoop
-
 SCRIPT = Path(__file__).parents[2] / "experiments" / "finetune.py"
 
 
@@ -34,176 +30,36 @@ def script():
     del sys.modules[spec.name]
 
 
-@pytest.fixture(autouse=True)
-def _compile_quickly():
-    """Programs run for a few steps only."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-def run(script, command):
-    """Return the exit code of a command line, whoever refuses it."""
-    try:
-        return script.main(command)
-    except SystemExit as end:
-        return end.code
-
-
-def lines(workdir):
-    """Return the records of ``metrics.jsonl``."""
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-
-
-def test_the_study_does_each_training_once(script, data, monkeypatch, tmp_path, capsys):
-    small = {"LABELS_A_CLASS": (1,), "DRAWS": 2, "STUDY_STEPS": 2, "STUDY_BATCH": 8, "SOURCE_EPOCHS": 0.02}
-    for name, value in small.items():
-        monkeypatch.setattr(script, name, value)
-    command = ["--workdir", str(tmp_path), "--parallel", "jit", "--image-size", "12", *data]
-    trained, original = [], script._train
-
-    def dying(*args):
-        if len(trained) == 2:
-            raise KeyboardInterrupt
-        trained.append(original(*args))
-        return trained[-1]
-
-    monkeypatch.setattr(script, "_train", dying)
-    assert script.main(command) == 130
-    assert not (tmp_path / "result.json").exists()
-    monkeypatch.setattr(script, "_train", lambda *args: trained.append(original(*args)) or trained[-1])
-    assert script.main(command) == 0
-    assert len(trained) == 8
+def test_the_study(script, data, monkeypatch, tmp_path):
+    monkeypatch.setattr(script, "LABELS_A_CLASS", (1, 5))
+    monkeypatch.setattr(script, "DRAWS", 2)
+    monkeypatch.setattr(script, "STUDY_STEPS", 3)
+    assert script.main(["--workdir", str(tmp_path), *data]) == 0
     result = json.loads((tmp_path / "result.json").read_text())
     assert list(result["accuracies"]) == ["from scratch", "frozen features", "last stage", "everything"]
     for scores in result["accuracies"].values():
-        assert {labels: len(draws) for labels, draws in scores.items()} == {"1": 2}
-    assert result["steps"] == 16
-    assert result["images_per_second"] > 0
-    assert [line["step"] for line in lines(tmp_path)] == list(range(1, 9))
-    assert json.loads((tmp_path / "source" / "config.json").read_text())["resolved"]["label_names"] == list("01234")
+        assert {labels: len(draws) for labels, draws in scores.items()} == {"1": 2, "5": 2}
     assert (tmp_path / "transfer.png").stat().st_size > 10_000
-    assert script.main([*command, "--seed", "1"]) == 2
-    assert "seed: 0 there, 1 now" in capsys.readouterr().err
 
 
-UNFREEZE = ["--unfreeze", "0=head", "1=stage2", "--learning-rate-scale", "head=10"]
-SMALL = [
-    *("--train-examples", "24", "--test-examples", "8", "--batch-size", "8"),
-    *("--epochs", "2", "--log-steps", "1", "--parallel", "jit"),
-]
-
-
-def final_state(workdir):
-    """Return the arrays of the newest checkpoint by path, and what was frozen."""
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        leaves, meta = checkpoints._read(checkpoints.steps[-1])
-    return leaves, set(meta["frozen"])
-
-
-def killed_after(monkeypatch, step):
-    """Let the training loop stop, as by a signal, after a step; its checkpoint is written."""
-    original = TrainingLoop.train
-
-    def train(self, stop, until=None):
-        advance = self.setup.train
-
-        def once(*args):
-            if int(args[0].step) == step - 1:
-                stop.number = 15
-            return advance(*args)
-
-        object.__setattr__(self.setup, "train", once)
-        original(self, stop, until)
-
-    monkeypatch.setattr(TrainingLoop, "train", train)
-
-
-@pytest.fixture(scope="module")
-def whole(script, weights, data, tmp_path_factory):
-    """Return the command and the workdir of a run that thaws its second stage, and was never stopped."""
-    workdir = tmp_path_factory.mktemp("whole")
-    command = ["--weights", weights, *SMALL, *data, *UNFREEZE]
-    jax.config.update("jax_disable_most_optimizations", True)
-    with jax.numpy_dtype_promotion("standard"):
-        assert script.main([*command, "--workdir", str(workdir)]) == 0
-    return command, workdir
-
-
-def test_a_run_from_weights(whole, weights):
-    _, workdir = whole
-    records = lines(workdir)
-    assert [record["epoch"] for record in records if record["kind"] == "epoch"] == [1, 2]
-    norms = [record["gradient_norm"] for record in records if record["kind"] == "train"]
-    assert len(norms) == 6
-    assert min(norms) > 0
-    result = json.loads((workdir / "result.json").read_text())
-    assert result["test_accuracy"] == records[-1]["test_accuracy"]
-    assert result["images_per_second"] > 0
-    assert result["test_loss"] < 3
-    resolved = json.loads((workdir / "config.json").read_text())["resolved"]
-    assert (resolved["mean"], resolved["image_size"], resolved["train_images"]) == ([0.1307], 28, 24)
-    leaves, frozen = final_state(workdir)
-    assert frozen == {"params/stage1/conv1/kernel", "params/stage1/conv1/bias"}
-    given = cnnjax.pretrained.load("lenet5", weights, num_classes=7)["params"]
-    np.testing.assert_array_equal(leaves["params/stage1/conv1/kernel"], given["stage1"]["conv1"]["kernel"])
-    assert (leaves["params/stage2/conv1/kernel"] != given["stage2"]["conv1"]["kernel"]).any()
+def test_a_run_from_weights(script, weights, data, monkeypatch, tmp_path, capsys):
+    states = []
+    original = script._test
+    monkeypatch.setattr(script, "_test", lambda *args: states.append(jax.device_get(args[2])) or original(*args))
+    command = ["--weights", weights, "--workdir", str(tmp_path), "--epochs", "2", "--parallel", "jit", *data]
+    assert script.main([*command, "--unfreeze", "0=head", "1=stage2", "--learning-rate-scale", "head=10"]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["test_accuracy"] == lines[-1]["test_accuracy"]
+    assert lines[0]["test_loss"] < 3
+    first, second = states
+    assert "params/stage2/conv1/kernel" in first.frozen
+    assert second.frozen == {path for path in first.frozen if path.startswith("params/stage1")}
+    np.testing.assert_array_equal(*(s.params["stage1"]["conv1"]["kernel"] for s in states))
+    assert (first.params["stage2"]["conv1"]["kernel"] != second.params["stage2"]["conv1"]["kernel"]).any()
     # The weights were for another number of classes.
-    assert leaves["params/head/classifier/kernel"].shape == (84, 10)
-
-
-@pytest.mark.parametrize("step", [3, 4])
-def test_a_run_that_was_stopped_goes_on_to_the_same_bits(step, script, whole, monkeypatch, tmp_path):
-    command, workdir = whole
-    command = [*command, "--workdir", str(tmp_path)]
-    with monkeypatch.context() as patch:
-        killed_after(patch, step)
-        assert script.main(command) == 128 + 15
-    assert not (tmp_path / "result.json").exists()
-    assert script.main(command) == 0
-    expected, frozen = final_state(workdir)
-    found, found_frozen = final_state(tmp_path)
-    assert found_frozen == frozen
-    assert found.keys() == expected.keys()
-    assert all(found[path].tobytes() == expected[path].tobytes() for path in expected)
-
-
-def test_other_parts_may_be_frozen_after_a_stop(script, weights, data, monkeypatch, tmp_path, capsys):
-    command = ["--weights", weights, *SMALL, *data, "--workdir", str(tmp_path), "--optimizer", "adam"]
-    with monkeypatch.context() as patch:
-        killed_after(patch, 2)
-        assert script.main([*command, "--frozen", "stage*"]) == 128 + 15
-    before, _ = final_state(tmp_path)
-    assert script.main([*command, "--frozen", "stage1"]) == 2
-    assert "frozen: ['stage*'] there, ['stage1'] now" in capsys.readouterr().err
-    assert script.main([*command, "--frozen", "stage1", "--change-frozen"]) == 0
-    out = " ".join(capsys.readouterr().out.split())
-    assert "stage2/conv1/bias, stage2/conv1/kernel are trained again or for the first time" in out
-    after, frozen = final_state(tmp_path)
-    assert frozen == {"params/stage1/conv1/kernel", "params/stage1/conv1/bias"}
-    np.testing.assert_array_equal(after["params/stage1/conv1/kernel"], before["params/stage1/conv1/kernel"])
-    assert (after["params/stage2/conv1/kernel"] != before["params/stage2/conv1/kernel"]).any()
-    # What is frozen now is part of the run.
-    assert script.main([*command, "--frozen", "stage1"]) == 0
-    assert script.main([*command, "--frozen", "stage2", "--change-frozen"]) == 2
-    assert "this one is complete" in capsys.readouterr().err
-
-
-def test_from_scratch_on_eight_devices(script, data, tmp_path):
-    small = [
-        "--train-examples",
-        "16",
-        "--test-examples",
-        "8",
-        "--batch-size",
-        "8",
-        "--epochs",
-        "1",
-        "--parallel",
-        "pmap",
-    ]
-    assert script.main(["--weights", "drawn", "--image-size", "12", *small, *data, "--workdir", str(tmp_path)]) == 0
-    assert json.loads((tmp_path / "result.json").read_text())["train_gradient_norm"] > 0
+    assert first.params["head"]["classifier"]["kernel"].shape == (84, 10)
 
 
 @pytest.mark.parametrize(
@@ -218,14 +74,12 @@ def test_from_scratch_on_eight_devices(script, data, tmp_path):
         (["--weights", "WEIGHTS", "--unfreeze", "head"], "--unfreeze must be EPOCH=PATTERN"),
         (["--weights", "WEIGHTS", "--learning-rate-scale", "head"], "must be PATTERN=FACTOR, got 'head'"),
         (["--weights", "WEIGHTS", "--model", "mlp"], "does not fit"),
-        (["--epochs", "0"], "epochs must be above 0 and finite, got 0"),
-        (["--epochs", "3"], "the study has its own --epochs"),
+        (["--epochs", "0"], "epochs must be at least 1, got 0"),
         (["--model", "unet"], "unet is no classifier"),
         (["--model", "lenet6"], "unknown model 'lenet6'"),
     ],
 )
 def test_what_is_refused(script, weights, data, flags, message, tmp_path, capsys):
     flags = [weights if flag == "WEIGHTS" else flag for flag in flags]
-    assert run(script, [*flags, "--workdir", str(tmp_path / "run"), "--parallel", "jit", *data]) == 2
-    assert message in " ".join(capsys.readouterr().err.split())
-    assert not (tmp_path / "run").exists()
+    assert script.main([*flags, "--workdir", str(tmp_path / "run"), "--parallel", "jit", *data]) == 2
+    assert message in capsys.readouterr().err

@@ -162,15 +162,9 @@ def test_a_training_step_leaves_every_frozen_bit(plain, quick):
     state, batch = make_state(plain, ema=True), make_batch(plain)
     assert "batch_stats/stage2/norm1/mean" in state.frozen
     step = quick(state, batch, ema_decay=0.9)
-    new, norms = state, []
+    new = state
     for _ in range(3):
-        new, sums = step(new, batch)
-        norms.append(means(sums)["gradient_norm"])
-    # The logged norm is that of what trains.
-    loss = lambda head: cross_entropy(  # noqa: E731
-        state.apply_fn(state.variables | {"params": state.params | {"head": head}}, batch["image"]), batch["label"]
-    ).mean()
-    np.testing.assert_allclose(norms[0], optax.tree.norm(jax.grad(loss)(state.params["head"])), rtol=1e-4)
+        new, _ = step(new, batch)
     finetune.check_frozen(state, new, FROZEN)
     finetune.check_frozen({"params": state.params}, {"params": new.params}, FROZEN)
     finetune.check_frozen(state.ema, new.ema, FROZEN)

@@ -1,0 +1,163 @@
+"""Time single convolutions: ours, XLA's own, and PyTorch's.
+
+    python benchmarks/convolutions.py
+    python benchmarks/convolutions.py --only depthwise --repeats 20
+
+For each row, the forward pass, and the forward pass with the gradients of images and kernel, in float32. All take
+turns, so that a machine whose speed drifts is fair to them; medians are given, and ratios to PyTorch's time in the
+better of its two memory formats. PyTorch is left out, and named, where it is not installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib.util
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from rich.console import Console
+from rich.table import Table
+
+from cnnjax.nn.convolve import conv_general_dilated
+
+# (kind, batch, size, channels, features, window, stride, groups)
+ROWS = [
+    ("dense", 8, 56, 64, 64, 3, 1, 1),
+    ("dense", 8, 56, 64, 256, 1, 1, 1),
+    ("dense", 8, 28, 128, 128, 3, 1, 1),
+    ("dense", 8, 14, 256, 256, 3, 1, 1),
+    ("dense", 8, 224, 3, 64, 7, 2, 1),
+    ("dense", 8, 56, 128, 128, 3, 2, 1),
+    ("depthwise", 8, 56, 144, 144, 3, 1, 144),
+    ("depthwise", 8, 28, 192, 192, 5, 2, 192),
+    ("depthwise", 8, 14, 576, 576, 3, 1, 576),
+    ("depthwise", 8, 56, 96, 96, 7, 1, 96),
+    ("grouped", 8, 56, 128, 128, 3, 1, 32),
+    ("grouped", 8, 14, 512, 512, 3, 1, 32),
+]
+Call = Callable[[], Any]
+
+
+def jax_calls(convolve: Any, row: tuple[Any, ...]) -> tuple[Call, Call]:
+    """Return compiled calls of the forward pass, and of it with both gradients."""
+    _, batch, size, channels, features, window, stride, groups = row
+    random = np.random.default_rng(0)
+    images = jnp.asarray(random.normal(size=(batch, size, size, channels)), jnp.float32)
+    kernel = jnp.asarray(random.normal(size=(window, window, channels // groups, features)), jnp.float32)
+    forward = functools.partial(
+        convolve,
+        window_strides=(stride, stride),
+        padding=[(window // 2, window // 2)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+    cotangent = jnp.ones(jax.eval_shape(forward, images, kernel).shape)
+
+    def both(images: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> Any:
+        out, vjp = jax.vjp(forward, images, kernel)
+        return out, vjp(cotangent)
+
+    first, second = jax.jit(forward), jax.jit(both)
+    return (
+        lambda: jax.block_until_ready(first(images, kernel)),
+        lambda: jax.block_until_ready(second(images, kernel, cotangent)),
+    )
+
+
+def torch_calls(memory_format: str, row: tuple[Any, ...]) -> tuple[Call, Call]:
+    """Return the same of PyTorch."""
+    import torch
+
+    _, batch, size, channels, features, window, stride, groups = row
+    layout = getattr(torch, memory_format)
+    images = torch.randn(batch, channels, size, size).to(memory_format=layout).requires_grad_()
+    kernel = torch.randn(features, channels // groups, window, window).to(memory_format=layout).requires_grad_()
+    convolve = functools.partial(torch.nn.functional.conv2d, stride=stride, padding=window // 2, groups=groups)
+    cotangent = torch.ones_like(convolve(images, kernel))
+
+    def forward() -> None:
+        with torch.inference_mode():
+            convolve(images, kernel)
+
+    return forward, lambda: torch.autograd.grad(convolve(images, kernel), (images, kernel), cotangent)
+
+
+def measure(row: tuple[Any, ...], repeats: int, peers: list[str]) -> dict[str, tuple[float, float]]:
+    """Return the median milliseconds, forward and with gradients, by who took them."""
+    calls = {}
+    for peer in peers:
+        if peer in ("contiguous_format", "channels_last"):
+            calls[peer] = torch_calls(peer, row)
+        else:
+            calls[peer] = jax_calls(conv_general_dilated if peer == "cnnjax" else lax.conv_general_dilated, row)
+    times: dict[str, list[list[float]]] = {peer: [[], []] for peer in peers}
+    for turn in range(repeats + 1):
+        for peer, pair in calls.items():
+            for which, call in enumerate(pair):
+                started = time.perf_counter()
+                call()
+                if turn:  # The first compiles.
+                    times[peer][which].append(1e3 * (time.perf_counter() - started))
+    medians = {peer: (statistics.median(first), statistics.median(second)) for peer, (first, second) in times.items()}
+    formats = [medians.pop(peer) for peer in ("contiguous_format", "channels_last") if peer in medians]
+    if formats:
+        medians["PyTorch"] = (min(first for first, _ in formats), min(second for _, second in formats))
+    return medians
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=sorted({row[0] for row in ROWS}), help="one kind of row")
+    parser.add_argument("--repeats", type=int, default=7, help="timed turns")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    arguments = parser.parse_args()
+    if arguments.repeats < 1:
+        parser.error(f"--repeats must be at least 1, got {arguments.repeats}")
+    progress, console = Console(stderr=True), Console(width=140)
+    peers = ["cnnjax", "XLA"]
+    if importlib.util.find_spec("torch"):
+        peers += ["contiguous_format", "channels_last"]
+    else:
+        progress.print("PyTorch is not installed and is left out: pip install torch")
+    results: list[dict[str, Any]] = []
+    for row in ROWS:
+        if arguments.only in (None, row[0]):
+            progress.print(f"{row[0]} {row[1:]}", highlight=False)
+            results.append({"row": row, "milliseconds": measure(row, arguments.repeats, peers)})
+    if arguments.json:
+        print(json.dumps(results))
+        return 0
+    table = Table(title="milliseconds, forward / forward and both gradients")
+    columns = [
+        "N, size, C in, C out, kernel, stride, groups",
+        *results[0]["milliseconds"],
+        "ours / XLA",
+        "ours / PyTorch",
+    ]
+    for column in columns[: None if "PyTorch" in columns else -1]:
+        table.add_column(column, justify="right")
+    for result in results:
+        times = result["milliseconds"]
+        cells = [", ".join(map(str, result["row"][1:]))]
+        cells += [f"{first:.1f} / {second:.1f}" for first, second in times.values()]
+        for peer in ("XLA", "PyTorch"):
+            if peer in times:
+                ratios = [ours / theirs for ours, theirs in zip(times["cnnjax"], times[peer], strict=True)]
+                cells.append(f"{ratios[0]:.2f} / {ratios[1]:.2f}")
+        table.add_row(*cells)
+    console.print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,237 @@
+"""Time the same networks in cnnjax, with XLA's own convolutions, in PyTorch and in Keras.
+
+    python benchmarks/vs_peers.py
+    python benchmarks/vs_peers.py --models resnet50 mobilenet_v2 --mode train --peers cnnjax torch
+
+Batches of random images in float32; training is forward, backward, and SGD with momentum. All take turns in one
+process; medians are given, and ratios to ours (above 1: ours is faster). PyTorch runs torchvision's network eagerly, in
+the better of its two memory formats; Keras runs on JAX. A peer that is not installed is left out, and named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from rich.console import Console
+from rich.table import Table
+
+import cnnjax
+from cnnjax.nn import conv_cpu
+
+MODELS = [
+    "alexnet_owt",
+    "vgg16",
+    "resnet50",
+    "mobilenet_v2",
+    "efficientnet_b0",
+    "densenet121",
+    "googlenet",
+    "inception_v3",
+    "resnext50_32x4d",
+    "shufflenet_v2_x1_0",
+    "squeezenet1_0",
+    "convnext_tiny",
+    "mnasnet1_0",
+    "regnet_y_400mf",
+]
+KERAS = {
+    "vgg16": "VGG16",
+    "resnet50": "ResNet50",
+    "mobilenet_v2": "MobileNetV2",
+    "efficientnet_b0": "EfficientNetB0",
+    "densenet121": "DenseNet121",
+    "inception_v3": "InceptionV3",
+    "convnext_tiny": "ConvNeXtTiny",
+}
+# Who takes part, and the package that it needs.
+PEERS = {"cnnjax": "cnnjax", "xla": "cnnjax", "torch": "torchvision", "keras": "keras"}
+Call = Callable[[], Any]
+
+
+def flax_call(name: str, batch: int, size: int, train: bool) -> tuple[Call, float]:
+    """Return a compiled step of our network, and the seconds of compiling it."""
+    model = cnnjax.create_model(name)
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(batch, size, size, 3)), jnp.float32)
+    labels = jnp.arange(batch)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    random = np.random.default_rng(1)
+    variables = jax.tree.map(lambda leaf: jnp.asarray(random.normal(0, 0.02, leaf.shape), leaf.dtype), shapes)
+    statistics_ = jax.tree.map(jnp.ones_like, variables.get("batch_stats", {}))
+    params, tx = variables["params"], optax.sgd(0.01, 0.9)
+
+    def step(params: Any, batch_stats: Any, opt_state: Any) -> Any:
+        def loss(params: Any) -> Any:
+            logits, updates = model.apply(
+                {"params": params, "batch_stats": batch_stats},
+                images,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": jax.random.key(0)},
+            )
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            return losses.mean(), updates.get("batch_stats", {})
+
+        grads, batch_stats = jax.grad(loss, has_aux=True)(params)
+        updates, opt_state = tx.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), batch_stats, opt_state
+
+    started = time.perf_counter()
+    if not train:
+        evaluate = jax.jit(model.apply).lower({"params": params, "batch_stats": statistics_}, images).compile()
+        seconds = time.perf_counter() - started
+        return lambda: jax.block_until_ready(evaluate({"params": params, "batch_stats": statistics_}, images)), seconds
+    state = [params, statistics_, tx.init(params)]
+    compiled = jax.jit(step, donate_argnums=(0, 1, 2)).lower(*state).compile()
+    seconds = time.perf_counter() - started
+
+    def call() -> None:
+        state[:] = jax.block_until_ready(compiled(*state))
+
+    return call, seconds
+
+
+def torch_call(name: str, batch: int, size: int, train: bool, memory_format: str) -> Call:
+    """Return a step of torchvision's network."""
+    import torch
+    import torchvision
+
+    layout = getattr(torch, memory_format)
+    fields = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    model = torchvision.models.get_model({"alexnet_owt": "alexnet"}.get(name, name), **fields).to(memory_format=layout)
+    images, labels = torch.randn(batch, 3, size, size).to(memory_format=layout), torch.arange(batch)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
+    model.train(train)
+
+    def evaluate() -> None:
+        with torch.inference_mode():
+            model(images)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+
+    return step if train else evaluate
+
+
+def keras_call(name: str, batch: int, size: int, train: bool) -> Call:
+    """Return a step of the network of keras.applications."""
+    import keras
+
+    build = getattr(keras.applications, KERAS[name])
+    model = build(weights=None, input_shape=(size, size, 3))
+    model.compile(optimizer=keras.optimizers.SGD(0.01, momentum=0.9), loss="sparse_categorical_crossentropy")
+    images, labels = np.random.default_rng(0).normal(size=(batch, size, size, 3)).astype(np.float32), np.arange(batch)
+    return (lambda: model.train_on_batch(images, labels)) if train else (lambda: model.predict_on_batch(images))
+
+
+def measure(name: str, arguments: argparse.Namespace, peers: list[str], train: bool) -> dict[str, Any]:
+    """Return the median seconds of a step by peer, and the seconds of compiling where we compile."""
+    size = arguments.image_size or cnnjax.model_info(name).input_size[0]
+    calls: dict[str, Call] = {}
+    compiling = {}
+    for peer in peers:
+        if peer == "cnnjax":
+            calls[peer], compiling[peer] = flax_call(name, arguments.batch_size, size, train)
+        elif peer == "xla":
+            with mock.patch.object(conv_cpu, "choose", return_value=conv_cpu.NATIVE):
+                calls[peer], compiling[peer] = flax_call(name, arguments.batch_size, size, train)
+        elif peer == "torch":
+            for layout in ("contiguous_format", "channels_last"):
+                calls[f"torch {layout}"] = torch_call(name, arguments.batch_size, size, train, layout)
+        elif name in KERAS:
+            calls[peer] = keras_call(name, arguments.batch_size, size, train)
+    times: dict[str, list[float]] = {peer: [] for peer in calls}
+    for turn in range(arguments.repeats + 1):
+        for peer, call in calls.items():
+            started = time.perf_counter()
+            call()
+            if turn:  # The first one warms up.
+                times[peer].append(time.perf_counter() - started)
+    seconds = {peer: statistics.median(values) for peer, values in times.items()}
+    torch = [seconds.pop(peer) for peer in list(seconds) if peer.startswith("torch ")]
+    if torch:
+        seconds["torch"] = min(torch)
+    return {"model": name, "mode": "train" if train else "inference", "seconds": seconds, "compile": compiling}
+
+
+def show(results: list[dict[str, Any]], peers: list[str], console: Console) -> None:
+    """Print a table, and the geometric means of the ratios."""
+    table = Table(title="seconds a step (peer's time / ours)")
+    for column in ("model", "mode", *peers, "compile, s (ours / xla)" if "xla" in peers else "compile, s"):
+        table.add_column(column, justify="left" if column in ("model", "mode") else "right")
+    ratios: dict[tuple[str, str], list[float]] = {}
+    for result in results:
+        seconds, cells = result["seconds"], [result["model"], result["mode"]]
+        for peer in peers:
+            if peer not in seconds:
+                cells.append("-")
+                continue
+            ratio = seconds[peer] / seconds["cnnjax"]
+            ratios.setdefault((result["mode"], peer), []).append(ratio)
+            cells.append(f"{seconds[peer]:.3f}" + (f" ({ratio:.2f})" if peer != "cnnjax" else ""))
+        table.add_row(*cells, " / ".join(f"{value:.0f}" for value in result["compile"].values()))
+    console.print(table)
+    for (mode, peer), values in ratios.items():
+        if peer != "cnnjax":
+            mean = math.exp(statistics.fmean(map(math.log, values)))
+            console.print(f"{mode}: {peer} takes {mean:.2f} times our time (geometric mean of {len(values)})")
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=MODELS, help="names that torchvision shares with us")
+    parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=list(PEERS), help="cnnjax always takes part")
+    parser.add_argument("--mode", choices=("inference", "train", "both"), default="both")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--image-size", type=int, help="default: the size that each was published for")
+    parser.add_argument("--repeats", type=int, default=3, help="timed turns")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    arguments = parser.parse_args()
+    for name in ("batch_size", "repeats"):
+        if getattr(arguments, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(arguments, name)}")
+    for name in arguments.models:
+        try:
+            cnnjax.model_info(name)
+        except ValueError as error:
+            parser.error(str(error))
+    progress, peers = Console(stderr=True), ["cnnjax"]
+    for peer in arguments.peers:
+        if importlib.util.find_spec(PEERS[peer]) is None:
+            progress.print(f"{PEERS[peer]} is not installed and is left out")
+        elif peer not in peers:
+            peers.append(peer)
+    results = []
+    for name in arguments.models:
+        for mode in ("inference", "train"):
+            if arguments.mode in (mode, "both"):
+                results.append(measure(name, arguments, peers, mode == "train"))
+                times = ", ".join(f"{peer} {value:.3f} s" for peer, value in results[-1]["seconds"].items())
+                progress.print(f"{name}, {mode}: {times}", highlight=False)
+    if arguments.json:
+        print(json.dumps(results))
+    else:
+        show(results, peers, Console(width=140))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

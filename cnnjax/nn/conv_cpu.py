@@ -1,0 +1,650 @@
+"""Which form of a convolution is fastest on a CPU, and these forms.
+
+XLA's convolution on CPU is good for dense windows over many channels, forward and for the gradient of the images. For
+everything else a program of other operations is faster, most of all for depthwise and grouped convolutions and for the
+gradients of kernels. The rule:
+
+- a 1x1 window is a matrix product, with and without groups;
+- depthwise: the sum over the window's taps of shifted images times the tap; its kernel gradient accumulates shifted
+  rows times rows of the cotangent;
+- few channels a group (at most 8) in many groups (at least 16): the same sum of shifted images, with the group index
+  innermost, so that vectors are long;
+- other groups: a dense convolution for each block of groups, with zeros between the groups of a block;
+- dilated images (a transposed convolution): one convolution for each phase of the output, so that no zero is
+  multiplied; the phases are interleaved;
+- a dense window: XLA's convolution, but the kernel gradient as a sum of matrix products over blocks of rows;
+- what is left, as XLA does it.
+
+`benchmarks/convolutions.py` measures each form where it applies. Sums are taken in float32 at least.
+
+All shapes are [batch, spatial..., channels] for images and [window..., channels / groups, features] for kernels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Form = Callable[[jax.Array, jax.Array], jax.Array]
+Shape = tuple[int, ...]
+
+# The largest window that is summed tap by tap; larger ones are left to XLA.
+MAX_TAPS = 128
+# More terms than this in one fused loop are slower than several loops.
+TERMS = 25
+# Groups of at most this many channels are summed tap by tap with the group index innermost.
+LANE_CHANNELS = 8
+LANE_GROUPS = 16
+# Groups of a 1x1 window that are multiplied one by one.
+POINTWISE_GROUPS = 8
+# Of a block of images spread out for a product, so many numbers stay in cache.
+BLOCK_ELEMENTS = 1 << 19
+# Groups are put together to blocks of about this many channels.
+BLOCK_CHANNELS = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """How a window moves over images. One entry of each tuple for each spatial axis.
+
+    Attributes:
+      strides, padding, input_dilation, kernel_dilation, groups, precision: as in `jax.lax.conv_general_dilated`.
+    """
+
+    strides: Shape
+    padding: tuple[tuple[int, int], ...]
+    input_dilation: Shape
+    kernel_dilation: Shape
+    groups: int
+    precision: Any = None
+
+    @property
+    def dense(self) -> bool:
+        """Whether images are not dilated."""
+        return set(self.input_dilation) == {1}
+
+    def output_size(self, size: Sequence[int], window: Sequence[int]) -> Shape:
+        """Return the spatial shape of the result."""
+        return tuple(
+            ((n - 1) * d + 1 + low + high - (k - 1) * r - 1) // s + 1
+            for n, k, s, (low, high), d, r in zip(
+                size, window, self.strides, self.padding, self.input_dilation, self.kernel_dilation, strict=True
+            )
+        )
+
+
+def convolve(images: Shape, kernel: Shape, dtype: Any, geometry: Geometry) -> Form:
+    """Return how to convolve images with a kernel of these shapes."""
+    form = choose(kernel[:-2], images[-1], kernel[-1], images[1:-1], geometry)
+    return _in_float32(form, dtype, functools.partial(form.convolve, geometry=geometry))
+
+
+def input_gradient(kernel: Shape, size: Shape, dtype: Any, geometry: Geometry) -> Form:
+    """Return how to get the images' cotangent (of spatial shape ``size``) from (cotangent, kernel)."""
+    form = choose(kernel[:-2], kernel[-2] * geometry.groups, kernel[-1], size, geometry)
+    return _in_float32(form, dtype, functools.partial(form.input_gradient, size=size, geometry=geometry))
+
+
+def kernel_gradient(images: Shape, features: int, window: Shape, dtype: Any, geometry: Geometry) -> Form:
+    """Return how to get the kernel's cotangent from (images, cotangent)."""
+    form = choose(window, images[-1], features, images[1:-1], geometry)
+    return _in_float32(form, dtype, functools.partial(form.kernel_gradient, window=window, geometry=geometry))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Forms:
+    """One way to convolve, with its gradients."""
+
+    convolve: Callable[..., jax.Array]
+    input_gradient: Callable[..., jax.Array]
+    kernel_gradient: Callable[..., jax.Array]
+
+
+def choose(window: Shape, channels: int, features: int, size: Shape, geometry: Geometry) -> _Forms:
+    """Return the forms for a convolution: the rule above."""
+    groups, taps = geometry.groups, math.prod(window)
+    per_group = channels // groups
+    unit = set(geometry.strides) == set(geometry.kernel_dilation) == {1}
+    if 0 in geometry.output_size(size, window) or len(window) > 3:
+        return NATIVE
+    if set(geometry.input_dilation) != {1}:
+        return PHASES if unit and groups == 1 else NATIVE
+    if taps == 1 and groups <= POINTWISE_GROUPS and all(pad == (0, 0) for pad in geometry.padding):
+        return POINTWISE
+    if taps > MAX_TAPS:
+        return NATIVE
+    if groups > 1 and per_group == 1:
+        return DEPTHWISE
+    if groups > 1:
+        return LANES if per_group <= LANE_CHANNELS and groups >= LANE_GROUPS else BLOCKS
+    return LOOPED if len(window) == 2 else NATIVE
+
+
+def _in_float32(forms: _Forms, dtype: Any, form: Form) -> Form:
+    """Return ``form`` with sums in float32 for arrays of lower precision; XLA sees to its own."""
+    if forms is NATIVE or jnp.finfo(dtype).bits >= 32:
+        return form
+    return lambda first, second: form(first.astype(jnp.float32), second.astype(jnp.float32)).astype(dtype)
+
+
+# XLA's own
+
+
+def shaped_like(example: jax.Array, shape: Shape) -> Any:
+    """Return the abstract array of a shape that varies over the same axes as an example.
+
+    Under ``shard_map``, what a function linear in an array of another kind is transposed to would sum over the devices.
+    """
+    return jax.typeof(example).update(shape=shape, weak_type=False)
+
+
+def _native(images: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
+    if min(itertools.chain(*geometry.padding)) < 0:
+        # XLA:CPU computes wrong numbers for some negative paddings.
+        config = [(low, high, d - 1) for (low, high), d in zip(geometry.padding, geometry.input_dilation, strict=True)]
+        images = lax.pad(images, jnp.zeros((), images.dtype), [(0, 0, 0), *config, (0, 0, 0)])
+        ones = (1,) * len(config)
+        geometry = dataclasses.replace(geometry, padding=((0, 0),) * len(config), input_dilation=ones)
+    rank = len(geometry.strides)
+    image = (0, rank + 1, *range(1, rank + 1))
+    return lax.conv_general_dilated(
+        images,
+        kernel,
+        geometry.strides,
+        geometry.padding,
+        geometry.input_dilation,
+        geometry.kernel_dilation,
+        lax.ConvDimensionNumbers(image, (rank + 1, rank, *range(rank)), image),
+        geometry.groups,
+        precision=geometry.precision,
+    )
+
+
+def _native_input(cotangent: jax.Array, kernel: jax.Array, *, size: Shape, geometry: Geometry) -> jax.Array:
+    images = shaped_like(cotangent, (cotangent.shape[0], *size, kernel.shape[-2] * geometry.groups))
+    return jax.linear_transpose(lambda images: _native(images, kernel, geometry=geometry), images)(cotangent)[0]
+
+
+def _native_kernel(images: jax.Array, cotangent: jax.Array, *, window: Shape, geometry: Geometry) -> jax.Array:
+    kernel = shaped_like(images, (*window, images.shape[-1] // geometry.groups, cotangent.shape[-1]))
+    return jax.linear_transpose(lambda kernel: _native(images, kernel, geometry=geometry), kernel)(cotangent)[0]
+
+
+NATIVE = _Forms(_native, _native_input, _native_kernel)
+
+
+def _looped_kernel(images: jax.Array, cotangent: jax.Array, *, window: Shape, geometry: Geometry) -> jax.Array:
+    """Return the kernel gradient as a sum of products, one for each block of rows of each image.
+
+    What the window sees at each place of a block is written side by side and multiplied with the cotangent there, while
+    both are in cache.
+    """
+    batch, rows, columns, features = cotangent.shape
+    channels, width = images.shape[-1], math.prod(window) * images.shape[-1]
+    fitting = max(1, BLOCK_ELEMENTS // (columns * width))
+    block = max(n for n in range(1, rows + 1) if rows % n == 0 and (n == 1 or n <= fitting))
+    padded = _pad(images, geometry.padding)
+    reach = ((block - 1) * geometry.strides[0] + (window[0] - 1) * geometry.kernel_dilation[0] + 1, padded.shape[2])
+
+    def add(index: jax.Array, total: jax.Array) -> jax.Array:
+        image, top = index // (rows // block), index % (rows // block) * block
+        seen = lax.dynamic_slice(padded, (image, top * geometry.strides[0], 0, 0), (1, *reach, channels))
+        columns_of_taps = [_shifted(seen, tap, (block, columns), geometry) for tap in _taps(window)]
+        ct = lax.dynamic_slice(cotangent, (image, top, 0, 0), (1, block, columns, features))
+        return total + _over_pixels(jnp.concatenate(columns_of_taps, -1), ct, geometry)
+
+    zero = _varying_as(padded, jnp.zeros((width, features), images.dtype))
+    total = lax.fori_loop(0, batch * (rows // block), add, zero)
+    return total.reshape(*window, channels, features)
+
+
+def _varying_as(example: jax.Array, start: jax.Array) -> jax.Array:
+    """Return what a loop starts with: under ``shard_map`` it has to vary over the axes that the result varies over."""
+    varying = jax.typeof(example).manual_axis_type.varying
+    return lax.pcast(start, tuple(varying), to="varying") if varying else start
+
+
+LOOPED = _Forms(_native, _native_input, _looped_kernel)
+
+
+# Slices of images
+
+
+def _pad(images: jax.Array, padding: Sequence[tuple[int, int]]) -> jax.Array:
+    """Pad the spatial axes with zeros, or cut where the padding is negative."""
+    config = [(0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)]
+    return lax.pad(images, jnp.zeros((), images.dtype), config)
+
+
+def _taps(window: Shape) -> list[Shape]:
+    return list(itertools.product(*map(range, window)))
+
+
+def _shifted(padded: jax.Array, tap: Shape, out: Shape, geometry: Geometry) -> jax.Array:
+    """Return what the tap of a window sees at each of the output's places."""
+    start = [t * d for t, d in zip(tap, geometry.kernel_dilation, strict=True)]
+    limit = [a + (n - 1) * s + 1 for a, n, s in zip(start, out, geometry.strides, strict=True)]
+    return lax.slice(padded, (0, *start, 0), (padded.shape[0], *limit, padded.shape[-1]), (1, *geometry.strides, 1))
+
+
+def _total(terms: Iterable[jax.Array]) -> jax.Array:
+    """Return the sum of terms, in fused loops of limited length."""
+    total: Any = None
+    for i, term in enumerate(terms):
+        if i and i % TERMS == 0:
+            total = lax.optimization_barrier(total)
+        total = term if total is None else total + term
+    return total
+
+
+def _interleave(phases: dict[Shape, jax.Array], strides: Shape, size: Shape) -> jax.Array:
+    """Put together images from those of every ``strides``-th pixel, by their first pixel; cut to ``size``."""
+    rank = len(strides)
+    if set(strides) == {1}:
+        return phases[(0,) * rank]
+
+    def stack(prefix: Shape) -> jax.Array:
+        axis = len(prefix)
+        if axis == rank:
+            return phases[prefix]
+        # The new axis goes behind the spatial axis that it refines; those of later axes are already there.
+        return jnp.stack([stack((*prefix, phase)) for phase in range(strides[axis])], axis + 2)
+
+    images = stack(())
+    batch, channels = images.shape[0], images.shape[-1]
+    shape = [images.shape[1 + 2 * axis] * strides[axis] for axis in range(rank)]
+    images = images.reshape(batch, *shape, channels)
+    return lax.slice(images, (0,) * (rank + 2), (batch, *size, channels))
+
+
+def _phase_terms(
+    phase: Shape, window: Shape, counts: Shape, out: Shape, geometry: Geometry
+) -> list[tuple[Shape, Shape]]:
+    """Return (tap, first pixel of the cotangent) of what reaches each ``strides``-th pixel from ``phase`` on."""
+    found = []
+    for tap in _taps(window):
+        offsets = [
+            divmod(a + low - t * d, s)
+            for a, (low, _), t, d, s in zip(
+                phase, geometry.padding, tap, geometry.kernel_dilation, geometry.strides, strict=True
+            )
+        ]
+        if any(rest for _, rest in offsets):
+            continue
+        start = tuple(q for q, _ in offsets)
+        if all(q < n and q + count > 0 for q, n, count in zip(start, out, counts, strict=True)):
+            found.append((tap, start))
+    return found
+
+
+# 1x1 windows: matrix products
+
+
+def _dot(left: jax.Array, right: jax.Array, axes: Any, geometry: Geometry) -> jax.Array:
+    return lax.dot_general(left, right, (axes, ((), ())), precision=geometry.precision)
+
+
+def _split(array: jax.Array, groups: int) -> list[jax.Array]:
+    return jnp.split(array, groups, axis=-1) if groups > 1 else [array]
+
+
+def _join(arrays: Sequence[jax.Array]) -> jax.Array:
+    return jnp.concatenate(arrays, -1) if len(arrays) > 1 else arrays[0]
+
+
+def _visited(images: jax.Array, geometry: Geometry) -> jax.Array:
+    return lax.slice(images, (0,) * images.ndim, images.shape, (1, *geometry.strides, 1))
+
+
+def _pointwise(images: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
+    images, kernel = _visited(images, geometry), kernel.reshape(kernel.shape[-2:])
+    pairs = zip(_split(images, geometry.groups), _split(kernel, geometry.groups), strict=True)
+    return _join([_dot(part, weights, ((part.ndim - 1,), (0,)), geometry) for part, weights in pairs])
+
+
+def _pointwise_input(cotangent: jax.Array, kernel: jax.Array, *, size: Shape, geometry: Geometry) -> jax.Array:
+    kernel = kernel.reshape(kernel.shape[-2:])
+    pairs = zip(_split(cotangent, geometry.groups), _split(kernel, geometry.groups), strict=True)
+    images = _join([_dot(part, weights, ((part.ndim - 1,), (1,)), geometry) for part, weights in pairs])
+    # Pixels that the window stepped over have no influence.
+    config = [
+        (0, n - (m - 1) * s - 1, s - 1) for n, m, s in zip(size, images.shape[1:-1], geometry.strides, strict=True)
+    ]
+    return lax.pad(images, jnp.zeros((), images.dtype), [(0, 0, 0), *config, (0, 0, 0)])
+
+
+def _over_pixels(images: jax.Array, cotangent: jax.Array, geometry: Geometry) -> jax.Array:
+    """Return the product [channels, features] that is summed over the pixels of all images.
+
+    As matrices: of a product over several axes XLA would transpose an argument first, pixel by pixel.
+    """
+    channels, features = images.shape[-1], cotangent.shape[-1]
+    return _dot(images.reshape(-1, channels), cotangent.reshape(-1, features), ((0,), (0,)), geometry)
+
+
+def _pointwise_kernel(images: jax.Array, cotangent: jax.Array, *, window: Shape, geometry: Geometry) -> jax.Array:
+    images = _visited(images, geometry)
+    pairs = zip(_split(images, geometry.groups), _split(cotangent, geometry.groups), strict=True)
+    kernel = _join([_over_pixels(part, ct, geometry) for part, ct in pairs])
+    return kernel.reshape(*window, *kernel.shape)
+
+
+POINTWISE = _Forms(_pointwise, _pointwise_input, _pointwise_kernel)
+
+
+# Depthwise: shifted images times taps
+
+
+def _repeat(images: jax.Array, features: int) -> jax.Array:
+    """Return each channel as often as it has features."""
+    times = features // images.shape[-1]
+    return images if times == 1 else jnp.repeat(images, times, axis=-1, total_repeat_length=features)
+
+
+def _depthwise(images: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
+    window = kernel.shape[:-2]
+    out = geometry.output_size(images.shape[1:-1], window)
+    padded = lax.optimization_barrier(_pad(_repeat(images, kernel.shape[-1]), geometry.padding))
+    return _total(_shifted(padded, tap, out, geometry) * _row(kernel[tap][0], padded.ndim) for tap in _taps(window))
+
+
+def _row(vector: jax.Array, rank: int) -> jax.Array:
+    return vector.reshape((1,) * (rank - vector.ndim) + vector.shape)
+
+
+def _depthwise_input(cotangent: jax.Array, kernel: jax.Array, *, size: Shape, geometry: Geometry) -> jax.Array:
+    def product(part: jax.Array, tap: Shape) -> jax.Array:
+        return part * _row(kernel[tap][0], part.ndim)
+
+    images = _scatter(cotangent, kernel.shape[:-2], size, geometry, product, kernel.shape[-1])
+    if geometry.groups == kernel.shape[-1]:
+        return images
+    return images.reshape(*images.shape[:-1], geometry.groups, -1).sum(-1)
+
+
+def _scatter(
+    cotangent: jax.Array,
+    window: Shape,
+    size: Shape,
+    geometry: Geometry,
+    product: Callable[[jax.Array, Shape], jax.Array],
+    *tail: int,
+) -> jax.Array:
+    """Return images, each pixel the sum of ``product(part of the cotangent, tap)`` over the taps that saw it.
+
+    The cotangent is [batch, spatial..., anything...], the result [batch, spatial..., *tail].
+    """
+    rank, batch, strides = len(window), cotangent.shape[0], geometry.strides
+    out, rest = cotangent.shape[1 : rank + 1], cotangent.shape[rank + 1 :]
+    counts = tuple(-(-n // s) for n, s in zip(size, strides, strict=True))
+    terms = {
+        phase: _phase_terms(phase, window, counts, out, geometry) for phase in itertools.product(*map(range, strides))
+    }
+    starts = [start for found in terms.values() for _, start in found]
+    low = [max([0, *(-start[axis] for start in starts)]) for axis in range(rank)]
+    high = [max([0, *(start[axis] + counts[axis] - out[axis] for start in starts)]) for axis in range(rank)]
+    config = [(0, 0, 0), *((a, b, 0) for a, b in zip(low, high, strict=True)), *[(0, 0, 0)] * len(rest)]
+    padded = lax.optimization_barrier(lax.pad(cotangent, jnp.zeros((), cotangent.dtype), config))
+
+    def part(start: Shape) -> jax.Array:
+        begin = [q + a for q, a in zip(start, low, strict=True)]
+        end = [b + n for b, n in zip(begin, counts, strict=True)]
+        return lax.slice(padded, (0, *begin, *[0] * len(rest)), (batch, *end, *rest))
+
+    phases = {}
+    for phase, found in terms.items():
+        if found:
+            phases[phase] = _total(product(part(start), tap) for tap, start in found)
+        else:
+            phases[phase] = jnp.zeros((batch, *counts, *tail), cotangent.dtype)
+    if len(tail) == 1:
+        return _interleave(phases, strides, size)
+    flat = {phase: value.reshape(*value.shape[: rank + 1], -1) for phase, value in phases.items()}
+    return _interleave(flat, strides, size).reshape(batch, *size, *tail)
+
+
+def _depthwise_kernel(images: jax.Array, cotangent: jax.Array, *, window: Shape, geometry: Geometry) -> jax.Array:
+    features = cotangent.shape[-1]
+    images = _repeat(images, features)
+    rank = len(window)
+    if rank == 1:
+        images, cotangent = images[:, None], cotangent[:, None]
+        geometry = _with_axis(geometry)
+        return _accumulate_rows(images, cotangent, (1, *window), geometry).reshape(*window, 1, features)
+    if rank == 2:
+        return _accumulate_rows(images, cotangent, window, geometry).reshape(*window, 1, features)
+    # Of a volume, each plane of the window sees planes of the images.
+    padded = _pad(images, (geometry.padding[0], (0, 0), (0, 0)))
+    inner = dataclasses.replace(
+        geometry,
+        strides=geometry.strides[1:],
+        padding=geometry.padding[1:],
+        input_dilation=(1, 1),
+        kernel_dilation=geometry.kernel_dilation[1:],
+    )
+    planes = []
+    depth, stride = cotangent.shape[1], geometry.strides[0]
+    for tap in range(window[0]):
+        start = tap * geometry.kernel_dilation[0]
+        seen = lax.slice_in_dim(padded, start, start + (depth - 1) * stride + 1, stride, axis=1)
+        merged = (seen.shape[0] * depth, *seen.shape[2:])
+        rows = cotangent.reshape(cotangent.shape[0] * depth, *cotangent.shape[2:])
+        planes.append(_accumulate_rows(seen.reshape(merged), rows, window[1:], inner))
+    return jnp.stack(planes).reshape(*window, 1, features)
+
+
+def _with_axis(geometry: Geometry) -> Geometry:
+    """Return the geometry of the same rows as images of one row."""
+    return dataclasses.replace(
+        geometry,
+        strides=(1, *geometry.strides),
+        padding=((0, 0), *geometry.padding),
+        input_dilation=(1, *geometry.input_dilation),
+        kernel_dilation=(1, *geometry.kernel_dilation),
+    )
+
+
+def _accumulate_rows(images: jax.Array, cotangent: jax.Array, window: Shape, geometry: Geometry) -> jax.Array:
+    """Return the depthwise kernel gradient, [window..., channels].
+
+    XLA:CPU does not vectorise a fused sum over all but the last axis. So a loop over rows adds their products, one
+    accumulator for each column of the window that stays in cache, and the columns of pixels are summed at the end.
+    """
+    (height, width), (row_stride, stride) = window, geometry.strides
+    row_dilation, dilation = geometry.kernel_dilation
+    batch, rows, columns, channels = cotangent.shape
+    padded = lax.optimization_barrier(_pad(images, geometry.padding))
+    reach = (columns - 1) * stride + 1
+
+    def row(index: jax.Array, sums: list[jax.Array]) -> list[jax.Array]:
+        image, top = index // rows, index % rows
+        ct = lax.dynamic_slice(cotangent, (image, top, 0, 0), (1, 1, columns, channels))
+        added = []
+        for tap, before in enumerate(sums):
+            seen = lax.dynamic_slice(
+                padded,
+                (image, top * row_stride, tap * dilation, 0),
+                (1, (height - 1) * row_dilation + 1, reach, channels),
+            )
+            added.append(before + lax.slice(seen, (0, 0, 0, 0), seen.shape, (1, row_dilation, stride, 1)) * ct)
+        return added
+
+    zero = _varying_as(padded, jnp.zeros((1, height, columns, channels), images.dtype))
+    sums = lax.fori_loop(0, batch * rows, row, [zero] * width)
+    return jnp.stack([total.sum((0, 2)) for total in sums], 1)
+
+
+DEPTHWISE = _Forms(_depthwise, _depthwise_input, _depthwise_kernel)
+
+
+# Small groups: the group index innermost
+
+
+def _lanes(images: jax.Array, groups: int) -> jax.Array:
+    """Return [batch, spatial..., channels of a group, groups]."""
+    return jnp.swapaxes(images.reshape(*images.shape[:-1], groups, -1), -1, -2)
+
+
+def _unlanes(images: jax.Array) -> jax.Array:
+    images = jnp.swapaxes(images, -1, -2)
+    return images.reshape(*images.shape[:-2], -1)
+
+
+def _lane_convolve(images: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
+    window, groups, per_group = kernel.shape[:-2], geometry.groups, kernel.shape[-2]
+    out = geometry.output_size(images.shape[1:-1], window)
+    padded = lax.optimization_barrier(_lanes(_pad(images, geometry.padding), groups))
+    weights = lax.optimization_barrier(_lanes(kernel, groups))
+
+    def term(tap: Shape, channel: int) -> jax.Array:
+        start = [t * d for t, d in zip(tap, geometry.kernel_dilation, strict=True)]
+        limit = [a + (n - 1) * s + 1 for a, n, s in zip(start, out, geometry.strides, strict=True)]
+        seen = lax.slice(
+            padded,
+            (0, *start, channel, 0),
+            (padded.shape[0], *limit, channel + 1, groups),
+            (1, *geometry.strides, 1, 1),
+        )
+        return seen * _row(weights[(*tap, channel)], seen.ndim)
+
+    pairs = itertools.product(_taps(window), range(per_group))
+    return _unlanes(_total(term(tap, channel) for tap, channel in pairs))
+
+
+def _lane_input(cotangent: jax.Array, kernel: jax.Array, *, size: Shape, geometry: Geometry) -> jax.Array:
+    groups = geometry.groups
+    weights = lax.optimization_barrier(_lanes(kernel, groups))
+    lanes = _lanes(cotangent, groups)
+
+    def product(part: jax.Array, tap: Shape) -> jax.Array:
+        # Over the features of a group; the result has its channels.
+        features = [lax.slice_in_dim(part, f, f + 1, axis=part.ndim - 2) for f in range(part.shape[-2])]
+        return _total(seen * _row(weights[tap][:, f], part.ndim) for f, seen in enumerate(features))
+
+    return _unlanes(_scatter(lanes, kernel.shape[:-2], size, geometry, product, kernel.shape[-2], groups))
+
+
+def _block_kernel_gradient(images: jax.Array, cotangent: jax.Array, *, window: Shape, geometry: Geometry) -> jax.Array:
+    """Return the kernel gradient from products of blocks of groups, of which the diagonal counts."""
+    groups = geometry.groups
+    per_group, features = images.shape[-1] // groups, cotangent.shape[-1] // groups
+    together = _together(groups, max(per_group, features))
+    blocks = groups // together
+    out = cotangent.shape[1:-1]
+    padded = lax.optimization_barrier(_pad(images, geometry.padding))
+    parts = []
+    for part, ct in zip(_split(padded, blocks), _split(cotangent, blocks), strict=True):
+        # All taps side by side make one product of a useful size.
+        seen = jnp.concatenate([_shifted(part, tap, out, geometry) for tap in _taps(window)], -1)
+        full = _over_pixels(seen, ct, geometry).reshape(*window, together, per_group, together, features)
+        diagonal = jnp.diagonal(full, axis1=len(window), axis2=len(window) + 2)
+        parts.append(jnp.swapaxes(diagonal, -1, -2).reshape(*window, per_group, together * features))
+    return _join(parts)
+
+
+def _together(groups: int, channels: int) -> int:
+    """Return how many groups make a block."""
+    return max(n for n in range(1, groups + 1) if groups % n == 0 and (n == 1 or n * channels <= BLOCK_CHANNELS))
+
+
+LANES = _Forms(_lane_convolve, _lane_input, _block_kernel_gradient)
+
+
+# Larger groups: dense blocks
+
+
+def _block_kernels(kernel: jax.Array, groups: int) -> list[jax.Array]:
+    """Return a dense kernel for each block of groups, with zeros between its groups."""
+    *window, per_group, total = kernel.shape
+    features = total // groups
+    together = _together(groups, max(per_group, features))
+    if together == 1:
+        return _split(kernel, groups)
+    parts = kernel.reshape(*window, per_group, groups // together, together, features)
+    # [blocks, window..., 1, channels of a group, groups of a block, features of a group]
+    parts = jnp.moveaxis(parts, len(window) + 1, 0)[..., None, :, :, :]
+    dense = parts * _row(jnp.eye(together, dtype=kernel.dtype)[:, None, :, None], parts.ndim)
+    return list(dense.reshape(groups // together, *window, together * per_group, together * features))
+
+
+def _block_convolve(images: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
+    kernels = _block_kernels(kernel, geometry.groups)
+    parts, dense = zip(_split(images, len(kernels)), kernels, strict=True), dataclasses.replace(geometry, groups=1)
+    return _join([_native(part, weights, geometry=dense) for part, weights in parts])
+
+
+def _block_input(cotangent: jax.Array, kernel: jax.Array, *, size: Shape, geometry: Geometry) -> jax.Array:
+    kernels = _block_kernels(kernel, geometry.groups)
+    parts, dense = zip(_split(cotangent, len(kernels)), kernels, strict=True), dataclasses.replace(geometry, groups=1)
+    return _join([_native_input(part, weights, size=size, geometry=dense) for part, weights in parts])
+
+
+BLOCKS = _Forms(_block_convolve, _block_input, _block_kernel_gradient)
+
+
+# Dilated images: one convolution a phase of the output
+
+
+def _turned(kernel: jax.Array) -> jax.Array:
+    """Return the kernel that goes from features to channels."""
+    return jnp.swapaxes(jnp.flip(kernel, tuple(range(kernel.ndim - 2))), -1, -2)
+
+
+def _phases(images: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
+    strides, window, size = geometry.input_dilation, kernel.shape[:-2], images.shape[1:-1]
+    out = geometry.output_size(size, window)
+    counts = [-(-n // s) for n, s in zip(out, strides, strict=True)]
+    phases = {}
+    for phase in itertools.product(*map(range, strides)):
+        lows = [low for low, _ in geometry.padding]
+        first = [(low - a) % s for low, a, s in zip(lows, phase, strides, strict=True)]
+        part = kernel[tuple(slice(i, None, s) for i, s in zip(first, strides, strict=True))]
+        if 0 in part.shape:
+            phases[phase] = jnp.zeros((images.shape[0], *counts, kernel.shape[-1]), images.dtype)
+            continue
+        before = [(low - a - i) // s for low, a, i, s in zip(lows, phase, first, strides, strict=True)]
+        padding = tuple(
+            (low, count + k - 1 - n - low)
+            for low, count, k, n in zip(before, counts, part.shape[:-2], size, strict=True)
+        )
+        inner = Geometry((1,) * len(size), padding, (1,) * len(size), (1,) * len(size), 1, geometry.precision)
+        # A single tap sees whole images, shifted.
+        if math.prod(part.shape[:-2]) == 1:
+            inner = dataclasses.replace(inner, padding=((0, 0),) * len(size))
+            phases[phase] = _pointwise(_pad(images, padding), part, geometry=inner)
+        else:
+            phases[phase] = convolve(images.shape, part.shape, images.dtype, inner)(images, part)
+    return _interleave(phases, strides, out)
+
+
+def _undilated(geometry: Geometry, size: Shape, out: Shape, window: Shape) -> Geometry:
+    """Return the strided convolution from the result back to the images of a transposed convolution."""
+    padding = tuple(
+        (k - 1 - low, s * (n - 1) + k - m - (k - 1 - low))
+        for (low, _), k, s, n, m in zip(geometry.padding, window, geometry.input_dilation, size, out, strict=True)
+    )
+    ones = (1,) * len(size)
+    return Geometry(geometry.input_dilation, padding, ones, ones, 1, geometry.precision)
+
+
+def _phases_input(cotangent: jax.Array, kernel: jax.Array, *, size: Shape, geometry: Geometry) -> jax.Array:
+    window, kernel = kernel.shape[:-2], _turned(kernel)
+    strided = _undilated(geometry, size, cotangent.shape[1:-1], window)
+    return convolve(cotangent.shape, kernel.shape, cotangent.dtype, strided)(cotangent, kernel)
+
+
+def _phases_kernel(images: jax.Array, cotangent: jax.Array, *, window: Shape, geometry: Geometry) -> jax.Array:
+    strided = _undilated(geometry, images.shape[1:-1], cotangent.shape[1:-1], window)
+    form = kernel_gradient(cotangent.shape, images.shape[-1], window, images.dtype, strided)
+    return _turned(form(cotangent, images))
+
+
+PHASES = _Forms(_phases, _phases_input, _phases_kernel)

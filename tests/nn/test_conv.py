@@ -1,0 +1,311 @@
+"""The convolution layers are those of Flax, in every way but speed."""
+
+import flax.linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jax import lax
+from jax.sharding import AxisType, PartitionSpec
+
+from cnnjax.nn import Conv, ConvTranspose, DepthwiseConv, conv_cpu
+from cnnjax.nn.convolve import conv_general_dilated
+
+CHANNELS_LAST = {1: ("NHC", "HIO", "NHC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
+
+
+def draw(shape, seed=0, dtype=jnp.float32):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def assert_close(ours, theirs, tolerance=1e-5):
+    """Compare trees of arrays, relative to the largest value of each."""
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for mine, yours in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert (mine.shape, mine.dtype) == (yours.shape, yours.dtype)
+        mine, yours = np.asarray(mine, np.float32), np.asarray(yours, np.float32)
+        np.testing.assert_allclose(mine, yours, rtol=0, atol=tolerance * max(np.abs(yours).max(initial=0), 1e-3))
+
+
+def derivatives(function, images, kernel):
+    """Return the values, both gradients, a forward derivative, and the derivatives of the squared gradients."""
+    out = jax.eval_shape(function, images, kernel)
+    cotangent, tangents = draw(out.shape, 3, out.dtype), (draw(images.shape, 4), draw(kernel.shape, 5))
+    tangents = jax.tree.map(lambda tangent, primal: tangent.astype(primal.dtype), tangents, (images, kernel))
+
+    def everything(images, kernel):
+        values, vjp = jax.vjp(function, images, kernel)
+        _, forward = jax.jvp(function, (images, kernel), tangents)
+
+        def squared(images, kernel):
+            values, vjp = jax.vjp(function, images, kernel)
+            return sum((gradient * tangent).sum() for gradient, tangent in zip(vjp(values), tangents, strict=True))
+
+        return values, vjp(cotangent), forward, jax.grad(squared, (0, 1))(images, kernel)
+
+    return everything(images, kernel)
+
+
+@st.composite
+def convolutions(draw):
+    """Draw images, a kernel and a geometry, of each kind that has a form of its own."""
+    kind = draw(st.sampled_from(["dense", "pointwise", "depthwise", "lanes", "blocks", "transposed"]))
+    rank = draw(st.sampled_from([1, 2, 2, 3]))
+
+    def each(low, high):
+        return tuple(draw(st.lists(st.integers(low, high), min_size=rank, max_size=rank)))
+
+    ones = (1,) * rank
+    window, strides, dilation, input_dilation = each(1, 4 if rank < 3 else 2), each(1, 3), each(1, 2), ones
+    groups, channels, features = 1, draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    if kind == "pointwise":
+        window, groups = ones, draw(st.integers(1, 2))
+    elif kind == "depthwise":
+        groups, channels = draw(st.integers(2, 6)), 1
+    elif kind == "lanes":
+        groups, channels = 16, draw(st.integers(2, 3))
+    elif kind == "blocks":
+        groups, channels = draw(st.integers(2, 4)), draw(st.integers(2, 8))
+    elif kind == "transposed":
+        strides, dilation, input_dilation = ones, ones, strides
+    padding = draw(st.sampled_from(["explicit"] if kind == "transposed" else ["SAME", "VALID", "explicit"]))
+    if padding == "explicit":
+        padding = tuple(zip(each(0, 3), each(0, 3), strict=True))
+    # As large as the widest window, so that there is always something to see.
+    size = tuple(n + (k - 1) * d for n, k, d in zip(each(2, 5), window, dilation, strict=True))
+    images, kernel = (draw(st.integers(1, 3)), *size, channels * groups), (*window, channels, features * groups)
+    geometry = {
+        "window_strides": strides,
+        "padding": padding,
+        "lhs_dilation": input_dilation,
+        "rhs_dilation": dilation,
+        "dimension_numbers": CHANNELS_LAST[rank],
+        "feature_group_count": groups,
+    }
+    return images, kernel, geometry, draw(st.sampled_from([jnp.float32, jnp.float32, jnp.bfloat16]))
+
+
+def check_against_lax(case, compile_quickly):
+    images, kernel, geometry, dtype = case
+    images, kernel = draw(images, 1, dtype), draw(kernel, 2, dtype)
+
+    def results(convolve):
+        function = lambda *arrays: derivatives(lambda x, w: convolve(x, w, **geometry), *arrays)  # noqa: E731
+        return compile_quickly(function, images, kernel)(images, kernel)
+
+    ours, theirs = results(conv_general_dilated), results(lax.conv_general_dilated)
+    if dtype == jnp.float32:
+        assert_close(ours, theirs)
+    else:
+        # A second derivative multiplies roundings to 8 bits.
+        assert_close(ours[:3], theirs[:3], 2e-2)
+
+
+PROPERTY = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
+
+
+@settings(max_examples=12, **PROPERTY)
+@given(case=convolutions())
+def test_random_convolutions_have_the_values_and_derivatives_of_lax(case, compile_quickly):
+    check_against_lax(case, compile_quickly)
+
+
+@pytest.mark.exhaustive
+@settings(max_examples=120, **PROPERTY)
+@given(case=convolutions())
+def test_many_random_convolutions_have_the_values_and_derivatives_of_lax(case, compile_quickly):
+    check_against_lax(case, compile_quickly)
+
+
+ONES = (1, 1)
+FORMS = {
+    "pointwise": ((2, 6, 5, 4), (1, 1, 4, 6), (2, 1), ((0, 0), (0, 0)), ONES, ONES, 1, conv_cpu.POINTWISE),
+    "depthwise": ((2, 7, 6, 3), (3, 2, 1, 6), (2, 1), ((1, 2), (0, 1)), ONES, (1, 2), 3, conv_cpu.DEPTHWISE),
+    "lanes": ((2, 5, 6, 32), (2, 3, 2, 48), (1, 2), ((1, 0), (1, 1)), ONES, ONES, 16, conv_cpu.LANES),
+    "blocks": ((2, 6, 5, 40), (3, 3, 10, 20), (2, 1), ((1, 1), (1, 1)), ONES, ONES, 4, conv_cpu.BLOCKS),
+    "dense": ((2, 8, 6, 5), (3, 2, 5, 4), (2, 1), ((1, 1), (0, 2)), ONES, (1, 2), 1, conv_cpu.LOOPED),
+    "transposed": ((2, 4, 3, 5), (3, 4, 5, 4), (1, 1), ((2, 1), (3, 2)), (2, 3), ONES, 1, conv_cpu.PHASES),
+    "native": ((2, 4, 3, 5), (3, 3, 5, 4), (2, 1), ((1, 1), (1, 1)), (1, 2), ONES, 1, conv_cpu.NATIVE),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_each_form_is_chosen_and_has_the_derivatives_of_lax(name, compile_quickly):
+    images, kernel, strides, padding, input_dilation, dilation, groups, form = FORMS[name]
+    geometry = conv_cpu.Geometry(strides, padding, input_dilation, dilation, groups)
+    assert conv_cpu.choose(kernel[:-2], images[-1], kernel[-1], images[1:-1], geometry) is form
+    arguments = {
+        "window_strides": strides,
+        "padding": padding,
+        "lhs_dilation": input_dilation,
+        "rhs_dilation": dilation,
+        "dimension_numbers": CHANNELS_LAST[2],
+        "feature_group_count": groups,
+    }
+    check_against_lax((images, kernel, arguments, jnp.float32), compile_quickly)
+
+
+def test_negative_padding_cuts():
+    # XLA:CPU itself computes wrong numbers here, so the reference cuts first.
+    images, kernel = draw((2, 10, 6, 4)), draw((2, 4, 1, 4), 1)
+    shape = {"window_strides": (3, 1), "dimension_numbers": CHANNELS_LAST[2], "feature_group_count": 4}
+    ours = conv_general_dilated(images, kernel, padding=((-1, 0), (-1, 1)), **shape)
+    cut = jnp.pad(images[:, 1:, 1:], ((0, 0), (0, 0), (0, 1), (0, 0)))
+    assert_close(ours, lax.conv_general_dilated(cut, kernel, padding="VALID", **shape))
+    dense = {"window_strides": (1, 1), "dimension_numbers": CHANNELS_LAST[2]}
+    ours = conv_general_dilated(images, draw((5, 2, 4, 3), 1), padding=((-1, 0), (-1, 1)), **dense)
+    assert_close(ours, lax.conv_general_dilated(cut, draw((5, 2, 4, 3), 1), padding="VALID", **dense))
+
+
+def test_integers_and_other_layouts_go_to_lax():
+    images, kernel = jnp.arange(32).reshape(1, 4, 4, 2), jnp.arange(8).reshape(2, 2, 2, 1)
+    ours = conv_general_dilated(images, kernel, (1, 1), "VALID", dimension_numbers=CHANNELS_LAST[2])
+    np.testing.assert_array_equal(
+        ours, lax.conv_general_dilated(images, kernel, (1, 1), "VALID", dimension_numbers=CHANNELS_LAST[2])
+    )
+    images, kernel = draw((1, 2, 4, 4)), draw((3, 2, 2, 2))
+    assert_close(
+        conv_general_dilated(images, kernel, (1, 1), "SAME"), lax.conv_general_dilated(images, kernel, (1, 1), "SAME")
+    )
+
+
+def test_what_does_not_fit_is_refused_with_the_shapes():
+    with pytest.raises(ValueError, match="feature_group_count"):
+        conv_general_dilated(draw((1, 4, 4, 3)), draw((3, 3, 2, 4)), (1, 1), "SAME", dimension_numbers=CHANNELS_LAST[2])
+    with pytest.raises(ValueError, match="padding of dilated images must be pairs of numbers, got 'SAME'"):
+        conv_general_dilated(
+            draw((1, 4, 4, 3)), draw((3, 3, 3, 4)), (1, 1), "SAME", (2, 2), dimension_numbers=CHANNELS_LAST[2]
+        )
+
+
+LAYERS = [
+    (Conv, flax.linen.Conv, {"padding": "SAME", "strides": 2}),
+    (Conv, flax.linen.Conv, {"padding": "VALID", "kernel_dilation": 2}),
+    (Conv, flax.linen.Conv, {"padding": "CIRCULAR"}),
+    (Conv, flax.linen.Conv, {"padding": "REFLECT", "use_bias": False}),
+    (Conv, flax.linen.Conv, {"padding": ((0, 2), (1, 0)), "feature_group_count": 2, "dtype": jnp.bfloat16}),
+    (ConvTranspose, flax.linen.ConvTranspose, {"padding": "SAME", "strides": (2, 3)}),
+    (ConvTranspose, flax.linen.ConvTranspose, {"padding": "VALID", "strides": (2, 2), "transpose_kernel": True}),
+    (ConvTranspose, flax.linen.ConvTranspose, {"padding": ((1, 2), (0, 1)), "use_bias": False}),
+    (ConvTranspose, flax.linen.ConvTranspose, {"padding": "CIRCULAR", "strides": (2, 2)}),
+    (ConvTranspose, flax.linen.ConvTranspose, {"kernel_dilation": (1, 2), "dtype": jnp.bfloat16}),
+]
+
+
+@pytest.mark.parametrize(("ours", "theirs", "fields"), LAYERS)
+def test_layers_are_drop_in(ours, theirs, fields):
+    images = draw((2, 3, 6, 5, 4))  # two axes in front
+    variables = ours(6, (3, 2), **fields).init(jax.random.key(0), images)
+    expected = theirs(6, (3, 2), **fields).init(jax.random.key(0), images)
+    jax.tree.map(np.testing.assert_array_equal, variables, expected)
+    tolerance = 1e-5 if "dtype" not in fields else 2e-2
+    out = ours(6, (3, 2), **fields).apply(variables, images)
+    assert_close(out, theirs(6, (3, 2), **fields).apply(variables, images), tolerance)
+
+
+def test_depthwise_layer_is_a_convolution_with_a_group_for_each_channel():
+    images = draw((2, 6, 5, 4))
+    for features in (None, 8):
+        layer, same = (
+            DepthwiseConv(features, (3, 3), strides=2),
+            Conv(features or 4, (3, 3), strides=2, feature_group_count=4),
+        )
+        variables = layer.init(jax.random.key(0), images)
+        jax.tree.map(np.testing.assert_array_equal, variables, same.init(jax.random.key(0), images))
+        np.testing.assert_array_equal(layer.apply(variables, images), same.apply(variables, images))
+    with pytest.raises(ValueError, match="features must be a multiple of the 4 input channels, got 6"):
+        DepthwiseConv(6, (3, 3)).init(jax.random.key(0), images)
+
+
+def test_transposed_layer_explains_a_kernel_for_other_channels_and_a_mask_of_another_shape():
+    variables = ConvTranspose(6, (3, 2)).init(jax.random.key(0), draw((1, 4, 4, 3)))
+    with pytest.raises(ValueError, match="kernel takes 3 input channels.*with 2"):
+        ConvTranspose(6, (3, 2)).apply(variables, draw((1, 4, 4, 2)))
+    with pytest.raises(ValueError, match=r"mask must have the kernel's shape \(3, 2, 3, 6\), got \(3, 2\)"):
+        ConvTranspose(6, (3, 2), mask=jnp.ones((3, 2))).init(jax.random.key(0), draw((1, 4, 4, 3)))
+
+
+def loss(convolve, groups):
+    def function(kernel, images):
+        out = convolve(images, kernel, (1, 1), "SAME", dimension_numbers=CHANNELS_LAST[2], feature_group_count=groups)
+        return (out**2).sum()
+
+    return function
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("axes", [(0, None), (None, 1), (2, 0)])
+def test_maps_over_examples_and_kernels(groups, axes):
+    shapes = [[3, 3, 6 // groups, 6], [2, 5, 4, 6]]
+    for shape, axis in zip(shapes, axes, strict=True):
+        if axis is not None:
+            shape.insert(axis, 4)
+    kernel, images = draw(shapes[0]), draw(shapes[1], 1)
+
+    def results(convolve):
+        function = loss(convolve, groups)
+        return jax.vmap(jax.value_and_grad(function, (0, 1)), axes)(kernel, images)
+
+    assert_close(results(conv_general_dilated), results(lax.conv_general_dilated))
+
+
+# (window, groups, strides, dilation of the images): one for each form, and XLA's own.
+SHARDED = [(3, 1, 1, 1), (1, 1, 1, 1), (3, 6, 2, 1), (3, 32, 1, 1), (3, 2, 1, 1), (3, 1, 1, 2), (3, 2, 1, 2)]
+
+
+@pytest.mark.parametrize(("window", "groups", "strides", "dilation"), SHARDED)
+def test_maps_over_devices_and_recomputes(window, groups, strides, dilation):
+    channels = 64 if groups == 32 else 6
+    kernel, images = draw((window, window, channels // groups, channels)), draw((8, 2, 5, 4, channels), 1)
+    arguments = ((strides,) * 2, [(1, 1)] * 2 if window > 1 else [(0, 0)] * 2, (dilation,) * 2)
+
+    def gradients(convolve):
+        def function(kernel, images):
+            out = convolve(images, kernel, *arguments, dimension_numbers=CHANNELS_LAST[2], feature_group_count=groups)
+            return (out**2).sum()
+
+        return jax.grad(function, (0, 1))
+
+    expected = jax.vmap(gradients(lax.conv_general_dilated), (None, 0))(kernel, images)
+
+    def mapped(kernel, images):
+        over_kernel, over_images = jax.checkpoint(gradients(conv_general_dilated))(kernel, images)
+        return lax.psum(over_kernel, "devices"), over_images
+
+    over_kernel, over_images = jax.pmap(mapped, "devices", in_axes=(None, 0))(kernel, images)
+    assert_close((over_kernel[0], over_images), (expected[0].sum(0), expected[1]))
+    mesh = jax.make_mesh((8,), ("devices",), axis_types=(AxisType.Auto,))
+    split, whole = PartitionSpec("devices"), PartitionSpec()
+    # The kernel is the same on all devices, so that its gradient is summed over them unasked.
+    sharded = jax.shard_map(
+        gradients(conv_general_dilated), mesh=mesh, in_specs=(whole, split), out_specs=(whole, split)
+    )
+    flat = images.reshape(16, 5, 4, channels)
+    over_kernel, over_images = jax.jit(sharded)(kernel, flat)
+    assert_close((over_kernel, over_images.reshape(images.shape)), (expected[0].sum(0), expected[1]))
+
+    # Or it is marked as varying, and each device keeps its own.
+    def own(kernel, images):
+        return jax.tree.map(
+            lambda leaf: leaf[None], gradients(conv_general_dilated)(lax.pcast(kernel, "devices", to="varying"), images)
+        )
+
+    separate = jax.jit(jax.shard_map(own, mesh=mesh, in_specs=(whole, split), out_specs=split))(kernel, flat)
+    assert_close(separate, expected)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize(("groups", "window"), [(1, 1), (1, 3), (32, 3), (4, 3)])
+def test_accelerators_get_the_native_convolution_and_nothing_else(platform, groups, window):
+    kernel, images = draw((window, window, 32 // groups, 32)), draw((2, 8, 8, 32))
+
+    def program(convolve):
+        function = jax.jit(jax.value_and_grad(loss(convolve, groups), (0, 1)))
+        text = jax.export.export(function, platforms=[platform])(kernel, images).mlir_module()
+        return [line.partition(" loc(")[0] for line in text.splitlines() if not line.startswith("#loc")]
+
+    ours = program(conv_general_dilated)
+    assert ours == program(lax.conv_general_dilated)
+    assert sum("stablehlo.convolution" in line for line in ours) == 3
