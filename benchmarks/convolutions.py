@@ -2,6 +2,7 @@
 
     python benchmarks/convolutions.py
     python benchmarks/convolutions.py --only depthwise --repeats 20
+    python benchmarks/convolutions.py --peers torch        # XLA's gradients of grouped kernels take seconds
 
 For each row, the forward pass, and the forward pass with the gradients of images and kernel, in float32. All take
 turns, so that a machine whose speed drifts is fair to them; medians are given, and ratios to PyTorch's time in the
@@ -118,16 +119,17 @@ def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=sorted({row[0] for row in ROWS}), help="one kind of row")
+    parser.add_argument("--peers", nargs="*", default=["xla", "torch"], choices=["xla", "torch"], help="beside ours")
     parser.add_argument("--repeats", type=int, default=7, help="timed turns")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args()
     if arguments.repeats < 1:
         parser.error(f"--repeats must be at least 1, got {arguments.repeats}")
     progress, console = Console(stderr=True), Console(width=140)
-    peers = ["cnnjax", "XLA"]
-    if importlib.util.find_spec("torch"):
+    peers = ["cnnjax", "XLA"] if "xla" in arguments.peers else ["cnnjax"]
+    if "torch" in arguments.peers and importlib.util.find_spec("torch"):
         peers += ["contiguous_format", "channels_last"]
-    else:
+    elif "torch" in arguments.peers:
         progress.print("PyTorch is not installed and is left out: pip install torch")
     results: list[dict[str, Any]] = []
     for row in ROWS:
@@ -138,22 +140,17 @@ def main() -> int:
         print(json.dumps(results))
         return 0
     table = Table(title="milliseconds, forward / forward and both gradients")
-    columns = [
-        "N, size, C in, C out, kernel, stride, groups",
-        *results[0]["milliseconds"],
-        "ours / XLA",
-        "ours / PyTorch",
-    ]
-    for column in columns[: None if "PyTorch" in columns else -1]:
+    others = [peer for peer in results[0]["milliseconds"] if peer != "cnnjax"]
+    ratios = [f"ours / {peer}" for peer in others]
+    for column in ("N, size, C in, C out, kernel, stride, groups", "cnnjax", *others, *ratios):
         table.add_column(column, justify="right")
     for result in results:
         times = result["milliseconds"]
         cells = [", ".join(map(str, result["row"][1:]))]
         cells += [f"{first:.1f} / {second:.1f}" for first, second in times.values()]
-        for peer in ("XLA", "PyTorch"):
-            if peer in times:
-                ratios = [ours / theirs for ours, theirs in zip(times["cnnjax"], times[peer], strict=True)]
-                cells.append(f"{ratios[0]:.2f} / {ratios[1]:.2f}")
+        for peer in others:
+            pairs = zip(times["cnnjax"], times[peer], strict=True)
+            cells.append(" / ".join(f"{ours / theirs:.2f}" for ours, theirs in pairs))
         table.add_row(*cells)
     console.print(table)
     return 0
