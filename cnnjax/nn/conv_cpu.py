@@ -181,29 +181,38 @@ def _native_kernel(images: jax.Array, cotangent: jax.Array, *, window: Shape, ge
 NATIVE = _Forms(_native, _native_input, _native_kernel)
 
 
-def _looped_kernel(images: jax.Array, cotangent: jax.Array, *, window: Shape, geometry: Geometry) -> jax.Array:
-    """Return the kernel gradient as a sum of products, one for each block of rows of each image.
+def _looped_products(
+    images: jax.Array, cotangent: jax.Array, window: Shape, geometry: Geometry, blocks: int
+) -> list[jax.Array]:
+    """Return [taps * channels, features] for each block of channels, as sums over blocks of rows of each image.
 
-    What the window sees at each place of a block is written side by side and multiplied with the cotangent there, while
-    both are in cache.
+    What the window sees at each place of a block of rows is written side by side and multiplied with the cotangent
+    there, while both are in cache.
     """
     batch, rows, columns, features = cotangent.shape
-    channels, width = images.shape[-1], math.prod(window) * images.shape[-1]
-    fitting = max(1, BLOCK_ELEMENTS // (columns * width))
-    block = max(n for n in range(1, rows + 1) if rows % n == 0 and (n == 1 or n <= fitting))
+    channels, taps = images.shape[-1], _taps(window)
+    fitting = max(1, BLOCK_ELEMENTS // (columns * len(taps) * channels))
+    height = max(n for n in range(1, rows + 1) if rows % n == 0 and (n == 1 or n <= fitting))
     padded = _pad(images, geometry.padding)
-    reach = ((block - 1) * geometry.strides[0] + (window[0] - 1) * geometry.kernel_dilation[0] + 1, padded.shape[2])
+    reach = ((height - 1) * geometry.strides[0] + (window[0] - 1) * geometry.kernel_dilation[0] + 1, padded.shape[2])
 
-    def add(index: jax.Array, total: jax.Array) -> jax.Array:
-        image, top = index // (rows // block), index % (rows // block) * block
+    def add(index: jax.Array, totals: list[jax.Array]) -> list[jax.Array]:
+        image, top = index // (rows // height), index % (rows // height) * height
         seen = lax.dynamic_slice(padded, (image, top * geometry.strides[0], 0, 0), (1, *reach, channels))
-        columns_of_taps = [_shifted(seen, tap, (block, columns), geometry) for tap in _taps(window)]
-        ct = lax.dynamic_slice(cotangent, (image, top, 0, 0), (1, block, columns, features))
-        return total + _over_pixels(jnp.concatenate(columns_of_taps, -1), ct, geometry)
+        ct = lax.dynamic_slice(cotangent, (image, top, 0, 0), (1, height, columns, features))
+        added = []
+        for total, part, ct_part in zip(totals, _split(seen, blocks), _split(ct, blocks), strict=True):
+            side_by_side = jnp.concatenate([_shifted(part, tap, (height, columns), geometry) for tap in taps], -1)
+            added.append(total + _over_pixels(side_by_side, ct_part, geometry))
+        return added
 
-    zero = _varying_as(padded, jnp.zeros((width, features), images.dtype))
-    total = lax.fori_loop(0, batch * (rows // block), add, zero)
-    return total.reshape(*window, channels, features)
+    zero = _varying_as(padded, jnp.zeros((len(taps) * channels // blocks, features // blocks), images.dtype))
+    return lax.fori_loop(0, batch * (rows // height), add, [zero] * blocks)
+
+
+def _looped_kernel(images: jax.Array, cotangent: jax.Array, *, window: Shape, geometry: Geometry) -> jax.Array:
+    (total,) = _looped_products(images, cotangent, window, geometry, 1)
+    return total.reshape(*window, images.shape[-1], cotangent.shape[-1])
 
 
 def _varying_as(example: jax.Array, start: jax.Array) -> jax.Array:
@@ -538,13 +547,20 @@ def _block_kernel_gradient(images: jax.Array, cotangent: jax.Array, *, window: S
     per_group, features = images.shape[-1] // groups, cotangent.shape[-1] // groups
     together = _together(groups, max(per_group, features))
     blocks = groups // together
-    out = cotangent.shape[1:-1]
-    padded = lax.optimization_barrier(_pad(images, geometry.padding))
+    if len(window) == 2:
+        products = _looped_products(images, cotangent, window, geometry, blocks)
+    else:
+        padded, out = _pad(images, geometry.padding), cotangent.shape[1:-1]
+        products = [
+            # All taps side by side make one product of a useful size.
+            _over_pixels(
+                jnp.concatenate([_shifted(part, tap, out, geometry) for tap in _taps(window)], -1), ct, geometry
+            )
+            for part, ct in zip(_split(padded, blocks), _split(cotangent, blocks), strict=True)
+        ]
     parts = []
-    for part, ct in zip(_split(padded, blocks), _split(cotangent, blocks), strict=True):
-        # All taps side by side make one product of a useful size.
-        seen = jnp.concatenate([_shifted(part, tap, out, geometry) for tap in _taps(window)], -1)
-        full = _over_pixels(seen, ct, geometry).reshape(*window, together, per_group, together, features)
+    for product in products:
+        full = product.reshape(*window, together, per_group, together, features)
         diagonal = jnp.diagonal(full, axis1=len(window), axis2=len(window) + 2)
         parts.append(jnp.swapaxes(diagonal, -1, -2).reshape(*window, per_group, together * features))
     return _join(parts)
