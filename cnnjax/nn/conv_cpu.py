@@ -66,11 +66,6 @@ class Geometry:
     groups: int
     precision: Any = None
 
-    @property
-    def dense(self) -> bool:
-        """Whether images are not dilated."""
-        return set(self.input_dilation) == {1}
-
     def output_size(self, size: Sequence[int], window: Sequence[int]) -> Shape:
         """Return the spatial shape of the result."""
         return tuple(

@@ -48,6 +48,8 @@ def conv_general_dilated(
       dimension_numbers: as there.
     Returns:
       float[batch, spatial..., features].
+    Raises:
+      ValueError: the shapes do not fit, or ``padding`` is a name where images are dilated.
     """
     rank = lhs.ndim - 2
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
