@@ -3,6 +3,9 @@
 A training run reads one endless stream: epoch after epoch, each a fresh permutation of the data set. Batch ``i`` is
 positions ``i * batch_size`` to ``(i + 1) * batch_size`` of that stream, so every batch is full and an epoch may end
 inside one. Because batches are addressed by number, the iterator's state is that number, whatever reads ahead of it.
+
+Batch sizes are those of all processes together. A process reads its shard ``(index, count)``: the ``index``-th of
+``count`` equal contiguous parts of every batch. Batches, order and position are the same whatever the count.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ from cnnjax.data.source import (
 )
 
 Batch = dict[str, np.ndarray]
+Shard = tuple[int, int]
+WHOLE: Shard = (0, 1)
 RESIZE_RATIO = 256 / 224
 
 
@@ -35,11 +40,12 @@ class BatchStream:
 
     Attributes:
       source: the training split.
-      batch_size: examples a batch, over all devices.
+      batch_size: examples a batch, over all processes and devices.
       num_batches: length of the run.
       seed: of the order, and of what ``transform`` draws.
       transform: maps (uint8[h, w, channels], generator) to an image of the size that the network gets; None where
         all images have it already.
+      shard: which part of every batch, and of how many, is read: (index, count).
     """
 
     source: ExampleSource
@@ -47,19 +53,24 @@ class BatchStream:
     num_batches: int
     seed: int
     transform: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None
+    shard: Shard = WHOLE
 
     def __post_init__(self) -> None:
         if not 0 < self.batch_size <= len(self.source):
             raise DataError(
                 f"batch_size must be from 1 to {len(self.source)}, the number of training images, got {self.batch_size}"
             )
+        _check_shard(self.shard, self.batch_size)
 
     def __len__(self) -> int:
         return self.num_batches
 
     def __getitem__(self, index: int) -> Batch:
-        """Return batch number ``index``: image uint8[batch, height, width, channels], label int32[batch]."""
-        positions = np.arange(index * self.batch_size, (index + 1) * self.batch_size)
+        """Return the shard of batch ``index``: image uint8[batch, height, width, channels], label int32[batch]."""
+        part, count = self.shard
+        size = self.batch_size // count
+        start = index * self.batch_size + part * size
+        positions = np.arange(start, start + size)
         epochs, offsets = np.divmod(positions, len(self.source))
         first = int(epochs[0])
         order = _permutation(len(self.source), self.seed, first)[offsets]
@@ -75,6 +86,14 @@ class BatchStream:
                 ]
             )
         return {"image": np.asarray(images), "label": labels}
+
+
+def _check_shard(shard: Shard, batch_size: int) -> None:
+    index, count = shard
+    if not 0 <= index < count:
+        raise DataError(f"shard must be (index, count) with 0 <= index < count, got {shard}")
+    if batch_size % count:
+        raise DataError(f"batch_size must be a multiple of {count}, the number of processes, got {batch_size}")
 
 
 def _generator(seed: int, number: int, *, stream: int) -> np.random.Generator:
@@ -188,14 +207,34 @@ class DataPipeline:
         std = np.sqrt((counts * (values - mean[:, None]) ** 2).sum(1) / counts.sum(1))
         return tuple(round(float(value), 6) for value in mean), tuple(round(float(value), 6) for value in std)
 
-    def train_batches(self, batch_size: int, num_batches: int, seed: int) -> grain.DatasetIterator:
-        """Return an iterator over training batches; ``get_state`` and ``set_state`` hold its exact position."""
-        stream = BatchStream(self.train, batch_size, num_batches, seed, self.train_transform)
+    def train_batches(
+        self, batch_size: int, num_batches: int, seed: int, shard: Shard = WHOLE
+    ) -> grain.DatasetIterator:
+        """Return an iterator over training batches; ``get_state`` and ``set_state`` hold its exact position.
+
+        Args:
+          batch_size: examples a batch, over all processes.
+          num_batches: length of the run.
+          seed: of the order, and of what is drawn on the host.
+          shard: (index, count) of this process and all processes: it gets the ``index``-th of ``count`` equal
+            contiguous parts of every batch. The position is the same whatever the count.
+        Raises:
+          DataError: more examples a batch than there are, or ``count`` does not divide ``batch_size``.
+        """
+        stream = BatchStream(self.train, batch_size, num_batches, seed, self.train_transform, shard)
         return iter(grain.MapDataset.source(stream).to_iter_dataset(self._read_options()))
 
-    def test_batches(self, batch_size: int) -> Iterator[Batch]:
-        """Yield every test example once, in order; the last batch is padded, and ``mask`` is 0 on the padding."""
-        batches = EvaluationBatches(self.test, batch_size, self.test_transform)
+    def test_batches(self, batch_size: int, shard: Shard = WHOLE) -> Iterator[Batch]:
+        """Yield every test example once, in order; the last batch is padded, and ``mask`` is 0 on the padding.
+
+        Args:
+          batch_size: examples a batch, over all processes.
+          shard: as in `train_batches`; each process gets the same number of batches, its last ones all padding where
+            the examples do not reach.
+        Raises:
+          DataError: ``count`` does not divide ``batch_size``.
+        """
+        batches = EvaluationBatches(self.test, batch_size, self.test_transform, shard)
         return iter(grain.MapDataset.source(batches).to_iter_dataset(self._read_options()))
 
     def _read_options(self) -> grain.ReadOptions:
@@ -207,24 +246,39 @@ class DataPipeline:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationBatches:
-    """Random access to the batches of one pass over a split (a Grain data source)."""
+    """Random access to the batches of one pass over a split (a Grain data source).
+
+    Attributes:
+      source: the split.
+      batch_size: examples a batch, over all processes.
+      transform: maps uint8[h, w, channels] to an image of the size that the network gets.
+      shard: which part of every batch, and of how many, is read: (index, count).
+    """
 
     source: ExampleSource
     batch_size: int
     transform: Callable[[np.ndarray], np.ndarray] | None = None
+    shard: Shard = WHOLE
+
+    def __post_init__(self) -> None:
+        _check_shard(self.shard, self.batch_size)
 
     def __len__(self) -> int:
         return -(-len(self.source) // self.batch_size)
 
     def __getitem__(self, index: int) -> Batch:
-        """Return batch number ``index``: image, label, and mask bool[batch]."""
-        start = index * self.batch_size
-        indices = np.arange(start, min(start + self.batch_size, len(self.source)))
+        """Return the shard of batch ``index``: image, label, and mask bool[batch]."""
+        part, count = self.shard
+        size = self.batch_size // count
+        start = index * self.batch_size + part * size
+        mask = np.arange(start, start + size) < len(self.source)
+        # A part without examples borrows one for its shape, and masks it.
+        indices = np.minimum(np.arange(start, start + max(mask.sum(), 1)), len(self.source) - 1)
         images: Any
         images, labels = self.source.read(indices)
         if self.transform is not None:
             images = np.stack([self.transform(image) for image in images])
-        missing = self.batch_size - len(indices)
-        mask = np.arange(self.batch_size) < len(indices)
-        images = np.pad(np.asarray(images), ((0, missing), (0, 0), (0, 0), (0, 0)))
+        images = np.asarray(images)
+        missing = size - len(indices)
+        images = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
         return {"image": images, "label": np.pad(labels, (0, missing)), "mask": mask}

@@ -78,6 +78,47 @@ def test_evaluation_counts_every_example_once(batch_size):
     assert labels == list(range(10))
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_shards_together_are_the_batches_of_one_process(count):
+    pipeline = DataPipeline.create(dataset(Unequal(13), Unequal(8), (None, None, 3)), 8)
+    whole = list(pipeline.train_batches(6, 5, seed=1))
+    parts = [list(pipeline.train_batches(6, 5, seed=1, shard=(index, count))) for index in range(count)]
+    for batch, *shards in zip(whole, *parts, strict=True):
+        for name in batch:
+            np.testing.assert_array_equal(batch[name], np.concatenate([shard[name] for shard in shards]))
+    # The second batch of 6 holds 2 examples: some processes have padding alone.
+    whole = list(pipeline.test_batches(6))
+    parts = [list(pipeline.test_batches(6, shard=(index, count))) for index in range(count)]
+    for batch, *shards in zip(whole, *parts, strict=True):
+        assert {len(shard["image"]) for shard in shards} == {6 // count}
+        mask = batch["mask"]
+        np.testing.assert_array_equal(mask, np.concatenate([shard["mask"] for shard in shards]))
+        for name in ("image", "label"):
+            np.testing.assert_array_equal(batch[name][mask], np.concatenate([s[name][s["mask"]] for s in shards]))
+
+
+def test_the_position_of_a_run_does_not_depend_on_the_number_of_processes():
+    pipeline = DataPipeline.create(dataset(numbered(30), numbered(10)), 4)
+    alone = pipeline.train_batches(8, 20, seed=5)
+    for _ in range(6):
+        next(alone)
+    second = pipeline.train_batches(8, 20, seed=5, shard=(1, 2))
+    second.set_state(alone.get_state())
+    np.testing.assert_array_equal(next(second)["label"], next(alone)["label"][4:])
+
+
+@pytest.mark.parametrize(
+    ("shard", "message"),
+    [((0, 3), "batch_size must be a multiple of 3"), ((2, 2), "0 <= index < count, got"), ((-1, 2), "0 <= index")],
+)
+def test_impossible_shards_are_refused(shard, message):
+    pipeline = DataPipeline.create(dataset(numbered(30), numbered(10)), 4)
+    with pytest.raises(DataError, match=message):
+        pipeline.train_batches(8, 1, seed=0, shard=shard)
+    with pytest.raises(DataError, match=message):
+        pipeline.test_batches(8, shard=shard)
+
+
 def test_images_of_different_sizes_are_cropped_and_draws_depend_on_the_position():
     pipeline = DataPipeline.create(dataset(Unequal(12), Unequal(5), (None, None, 3)), 8)
     assert pipeline.statistics() is None
