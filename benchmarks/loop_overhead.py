@@ -23,7 +23,8 @@ import jax
 from rich.console import Console
 
 from cnnjax.training import RECIPES, Checkpoints, Setup
-from cnnjax.training.loop import Stop, TrainingLoop
+from cnnjax.training.interruption import Stop
+from cnnjax.training.loop import TrainingLoop
 from cnnjax.training.metrics import zero_sums
 from cnnjax.training.rundir import RunDirectory
 

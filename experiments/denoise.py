@@ -56,10 +56,10 @@ from cnnjax.training import (
     make_schedule,
     train_step,
 )
-from cnnjax.training.loop import sum_over
 from cnnjax.training.metrics import means
 from cnnjax.training.optim import OptimizerName, ScheduleName
 from cnnjax.training.parallel import ParallelMode
+from cnnjax.training.setup import sum_over
 
 TRAIN = (
     "brick", "cat", "grass", "gravel", "hubble_deep_field",
@@ -372,7 +372,7 @@ class AddNoise:
 
 @dataclasses.dataclass(frozen=True)
 class DenoiserSetup:
-    """What the training loop needs: see `cnnjax.training.loop.RunSetup`."""
+    """What the training loop needs: see `cnnjax.training.setup.RunSetup`."""
 
     config: TrainDenoiser
     devices: Devices

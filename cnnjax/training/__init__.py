@@ -2,10 +2,12 @@
 
 from cnnjax.training.checkpoint import CheckpointError, CheckpointMismatchError, Checkpoints
 from cnnjax.training.config import RECIPES, ConfigError, TrainConfig, parse_config
-from cnnjax.training.loop import Interrupted, Setup, TrainingError, fit
+from cnnjax.training.interruption import Interrupted
+from cnnjax.training.loop import TrainingError, fit
 from cnnjax.training.losses import absolute_error, cross_entropy, squared_error
 from cnnjax.training.optim import make_optimizer, make_schedule
 from cnnjax.training.parallel import Devices, for_platform
+from cnnjax.training.setup import Setup
 from cnnjax.training.state import TrainState
 from cnnjax.training.steps import eval_step, train_step
 

@@ -2,243 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
-from types import FrameType
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 from rich.console import Console
 
-from cnnjax.data import DataPipeline, Preprocess, load_dataset
-from cnnjax.models import create_model, model_info
 from cnnjax.training.checkpoint import Checkpoints
-from cnnjax.training.config import ConfigError, RunConfig, TrainConfig
+from cnnjax.training.config import RunConfig
+from cnnjax.training.interruption import Interrupted, Stop, stop_on_signals
 from cnnjax.training.metrics import means, zero_sums
-from cnnjax.training.optim import make_optimizer, make_schedule
-from cnnjax.training.parallel import Devices, for_platform
 from cnnjax.training.progress import RunProgress, print_result
 from cnnjax.training.rundir import RunDirectory
-from cnnjax.training.state import TrainState
-from cnnjax.training.steps import eval_step, train_step
+from cnnjax.training.setup import RunSetup, Setup
 from cnnjax.visualize import plot_curves
 
 
 class TrainingError(RuntimeError):
     """A run that cannot go on, and what to do about it."""
-
-
-class Interrupted(Exception):
-    """A run that a signal has stopped, after its checkpoint was saved.
-
-    Attributes:
-      signal: its number; a process stopped by it exits with 128 + this number.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.signal = number
-
-
-class Pipeline(Protocol):
-    """Where a run's batches come from, as `cnnjax.data.DataPipeline` is one."""
-
-    def train_batches(self, batch_size: int, num_batches: int, seed: int) -> Any:
-        """Return an iterator with ``get_state`` and ``set_state``."""
-
-    def test_batches(self, batch_size: int) -> Iterator[Mapping[str, Any]]:
-        """Yield every test example once, in padded batches with a ``mask``."""
-
-
-class RunSetup(Protocol):
-    """What the loop needs to know of a run, as `Setup` is one for classifiers."""
-
-    @property
-    def config(self) -> RunConfig:
-        """What the run was asked to be."""
-
-    @property
-    def devices(self) -> Devices:
-        """Where it runs."""
-
-    @property
-    def pipeline(self) -> Pipeline:
-        """Where its batches come from."""
-
-    @property
-    def schedule(self) -> optax.Schedule:
-        """Learning rate by step."""
-
-    @property
-    def num_steps(self) -> int:
-        """Length of the run."""
-
-    @property
-    def num_examples(self) -> int:
-        """Examples an epoch."""
-
-    @property
-    def train(self) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
-        """(state, sums, batch) -> (state, sums), compiled."""
-
-    @property
-    def measure(self) -> str:
-        """The test metric by which the best checkpoint is kept: "accuracy", or "loss", of which less is better."""
-
-    def initial_state(self) -> TrainState:
-        """Return the state of step 0."""
-
-    def test(self, state: Any) -> dict[str, float]:
-        """Return the means over every test example."""
-
-    def resolved(self) -> dict[str, Any]:
-        """Return what the config left open."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Setup:
-    """What a config amounts to: the network, the data, the optimizer, the devices and the compiled steps.
-
-    Attributes:
-      train: (state, sums, batch) -> (state, sums), compiled on the first call; donates both.
-      evaluate: (state, batch) -> sums.
-    """
-
-    config: TrainConfig
-    devices: Devices
-    model: nn.Module
-    pipeline: DataPipeline
-    preprocess: Preprocess
-    schedule: optax.Schedule
-    tx: optax.GradientTransformation
-    num_steps: int
-    train: Callable[[Any, Any, Any], tuple[Any, Any]]
-    evaluate: Callable[[Any, Any], Any]
-    measure = "accuracy"
-
-    @classmethod
-    def create(cls, config: TrainConfig) -> Setup:
-        """Build everything that ``config`` names.
-
-        Raises:
-          ConfigError: the parts do not fit each other, for example images too small for the network.
-          DataError: see `cnnjax.data.load_dataset`.
-        """
-        devices = Devices.choose(config.parallel)
-        try:
-            devices.check_batch_size(config.batch_size)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-        info = model_info(config.model)
-        if info.task != "classification":
-            raise ConfigError(f"{config.model} is a network for {info.task}; take one whose task is classification")
-        dataset = load_dataset(config.dataset, config.data_dir)
-        image_size = config.image_size or _image_size(dataset.image_shape[:2], info.min_size, info.input_size)
-        model = create_model(config.model, num_classes=dataset.num_classes, dtype=jnp.dtype(config.dtype))
-        model = for_platform(model, jax.default_backend())
-        channels = dataset.image_shape[2]
-        try:
-            jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, image_size, image_size, channels)))
-        except ValueError as error:
-            raise ConfigError(f"{config.model} on {config.dataset}: {error}; see --image-size") from error
-        if not 1 <= config.batch_size <= len(dataset.train):
-            raise ConfigError(
-                f"batch_size must be at most {len(dataset.train)}, the number of training images of {config.dataset}, "
-                f"got {config.batch_size}"
-            )
-        pipeline = DataPipeline.create(dataset, image_size, config.memory_budget_mib << 20)
-        statistics = pipeline.statistics()
-        if statistics is None:
-            if len(info.mean) != channels:
-                raise ConfigError(
-                    f"{config.dataset} has images of {channels} channels and is too large to measure their mean; "
-                    f"{config.model} was published for {len(info.mean)}"
-                )
-            statistics = info.mean, info.std
-        preprocess = Preprocess(*statistics, crop_padding=config.crop_padding, mirror=config.mirror)
-        num_steps = math.ceil(config.epochs * len(dataset.train) / config.batch_size)
-        warmup_steps = round(config.warmup_epochs * len(dataset.train) / config.batch_size)
-        try:
-            schedule = make_schedule(config.schedule, config.learning_rate, num_steps, warmup_steps=warmup_steps)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-        tx = make_optimizer(config.optimizer, schedule, momentum=config.momentum, weight_decay=config.weight_decay)
-        step = partial(
-            train_step, preprocess=preprocess, label_smoothing=config.label_smoothing, ema_decay=config.ema_decay
-        )
-        return cls(
-            config=config,
-            devices=devices,
-            model=model,
-            pipeline=pipeline,
-            preprocess=preprocess,
-            schedule=schedule,
-            tx=tx,
-            num_steps=num_steps,
-            train=devices.compile_train(step),
-            evaluate=devices.compile_eval(partial(eval_step, preprocess=preprocess)),
-        )
-
-    @property
-    def num_examples(self) -> int:
-        """Number of training images."""
-        return len(self.pipeline.train)
-
-    def initial_state(self) -> TrainState:
-        """Return the state of step 0."""
-        shape = (1, self.pipeline.image_size, self.pipeline.image_size, self.pipeline.dataset.image_shape[2])
-        key = jax.random.key(self.config.seed)
-        return TrainState.create(self.model, self.tx, key, jnp.zeros(shape), ema=self.config.ema_decay > 0)
-
-    def test(self, state: Any) -> dict[str, float]:
-        """Return mean loss and accuracy over every test example, once each; ``state`` is replicated."""
-        batch_size = self.devices.pad_batch_size(min(max(self.config.batch_size, 256), len(self.pipeline.test)))
-        return means(sum_over(self.devices, self.evaluate, state, self.pipeline.test_batches(batch_size)))
-
-    def resolved(self) -> dict[str, Any]:
-        """Return what the config left to the data and the network."""
-        dataset = self.pipeline.dataset
-        return {
-            "dataset_version": dataset.version,
-            "label_names": list(dataset.label_names),
-            "train_images": len(self.pipeline.train),
-            "test_images": len(self.pipeline.test),
-            "image_size": self.pipeline.image_size,
-            "channels": dataset.image_shape[2],
-            "mean": list(self.preprocess.mean),
-            "std": list(self.preprocess.std),
-            "steps": self.num_steps,
-        }
-
-
-def sum_over(
-    devices: Devices, evaluate: Callable[[Any, Any], Any], state: Any, batches: Iterator[Mapping[str, Any]]
-) -> dict[str, float]:
-    """Return the sums (see `cnnjax.training.metrics`) that ``evaluate`` gives over all batches."""
-    total: dict[str, float] = {"loss_sum": 0.0, "correct": 0, "count": 0}
-    # The device works on while the host reads the next batch; results are fetched at the end.
-    sums = [evaluate(state, devices.shard(batch)) for batch in batches]
-    for batch_sums in sums:
-        batch_sums = devices.unreplicate(batch_sums)
-        total = {key: value + batch_sums[key].item() for key, value in total.items()}
-    return total
-
-
-def _image_size(native: tuple[int | None, int | None], min_size: int, published: tuple[int, int]) -> int:
-    """Return the data set's own size if it is square and the network takes it, else what the network was made for."""
-    height, width = native
-    if height is not None and height == width and height >= min_size:
-        return height
-    return published[0]
 
 
 def fit(
@@ -272,7 +56,7 @@ def fit(
     with Checkpoints(directory.checkpoint_directory) as checkpoints:
         run = TrainingLoop(setup, directory, checkpoints, console, started)
         run.restore()
-        with _signals() as stop:
+        with stop_on_signals() as stop:
             run.train(stop)
         return run.finish()
 
@@ -478,34 +262,3 @@ class _Clock:
         """Start it again."""
         if self._since is not None:
             self._since = time.perf_counter()
-
-
-@dataclasses.dataclass
-class Stop:
-    """The signal that asked the run to stop, 0 for none."""
-
-    number: int = 0
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[Stop]:
-    """Let SIGINT and SIGTERM ask for a stop after the step in progress; the second one acts at once."""
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        # Signals reach the main thread only; whoever runs this elsewhere handles them.
-        yield stop
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        stop.number = number
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
