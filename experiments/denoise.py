@@ -44,16 +44,14 @@ from cnnjax.data.photographs import load_photograph, read_image, to_grey
 from cnnjax.models import create_model, model_info
 from cnnjax.pretrained import load
 from cnnjax.training import (
-    CheckpointError,
     ConfigError,
     Devices,
-    Interrupted,
-    TrainingError,
     TrainState,
     eval_step,
     fit,
     make_optimizer,
     make_schedule,
+    run_command,
     train_step,
 )
 from cnnjax.training.metrics import means
@@ -686,21 +684,16 @@ def _model_of_run(weights: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    errors = Console(stderr=True, soft_wrap=True, highlight=False)
     commands: dict[str, Callable[..., Any]] = {"train": TrainDenoiser, "apply": Denoise}
-    try:
+
+    def command() -> None:
         config = tyro.extras.subcommand_cli_from_dict(commands, args=arguments, description=__doc__)
         if isinstance(config, TrainDenoiser):
             train(config, Console())
         else:
             denoise(config, Console())
-    except (CheckpointError, TrainingError, ValueError, OSError) as error:
-        errors.print(f"error: {error}", style="red", markup=False)
-        return 2
-    except Interrupted as stop:
-        errors.print(f"{stop}; the same command again goes on from here", markup=False)
-        return 128 + stop.signal
-    return 0
+
+    return run_command(command)
 
 
 if __name__ == "__main__":

@@ -42,12 +42,12 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
-from cnnjax.data import DataError, DataPipeline, EvaluationBatches, Preprocess, Section, load_dataset
+from cnnjax.data import DataPipeline, EvaluationBatches, Preprocess, Section, load_dataset
 from cnnjax.data.source import ExampleSource
 from cnnjax.finetune import FeatureCache, cut, hash_variables
 from cnnjax.models import create_model, model_info
 from cnnjax.pretrained import image_format, load
-from cnnjax.training import CheckpointError, ConfigError, Devices, Interrupted, TrainConfig, TrainingError, fit
+from cnnjax.training import ConfigError, Devices, TrainConfig, fit, run_command
 from cnnjax.training.parallel import ParallelMode
 from cnnjax.training.rundir import FREE_FIELDS, RunDirectory
 
@@ -349,17 +349,7 @@ def draw(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    errors = Console(stderr=True, soft_wrap=True, highlight=False)
-    console = Console(highlight=False)
-    try:
-        run(tyro.cli(Config, args=arguments, description=__doc__), console)
-    except (ValueError, DataError, CheckpointError, TrainingError, OSError) as error:
-        errors.print(f"error: {error}", style="red", markup=False)
-        return 2
-    except (KeyboardInterrupt, Interrupted) as stop:
-        errors.print("stopped; the same command again goes on from here", markup=False)
-        return 128 + stop.signal if isinstance(stop, Interrupted) else 130
-    return 0
+    return run_command(lambda: run(tyro.cli(Config, args=arguments, description=__doc__), Console(highlight=False)))
 
 
 if __name__ == "__main__":

@@ -34,11 +34,11 @@ import tyro
 from rich.console import Console
 
 from cnnjax import finetune
-from cnnjax.data import DataError, DataPipeline, Preprocess, load_dataset
+from cnnjax.data import DataPipeline, Preprocess, load_dataset
 from cnnjax.data.source import ArraySplit
 from cnnjax.models import create_model, model_info
 from cnnjax.pretrained import load
-from cnnjax.training import Devices, eval_step, make_optimizer, make_schedule, train_step
+from cnnjax.training import Devices, eval_step, make_optimizer, make_schedule, run_command, train_step
 from cnnjax.training.metrics import means, zero_sums
 from cnnjax.training.optim import OptimizerName
 from cnnjax.training.parallel import ParallelMode
@@ -341,18 +341,16 @@ def _draw(found: Mapping[str, Mapping[int, Sequence[float]]], path: Path, title:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    errors = Console(stderr=True, soft_wrap=True, highlight=False)
-    console = Console(highlight=False)
-    try:
+
+    def command() -> None:
         config = tyro.cli(Config, args=arguments, description=__doc__)
         config.check()
+        console = Console(highlight=False)
         result = study(config, console) if config.weights is None else fine_tune(config, console)
         (config.folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
-    except (ValueError, DataError, OSError) as error:
-        errors.print(f"error: {error}", style="red", markup=False)
-        return 2
-    console.print(f"Files are in {config.folder}")
-    return 0
+        console.print(f"Files are in {config.folder}")
+
+    return run_command(command)
 
 
 if __name__ == "__main__":

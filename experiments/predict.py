@@ -21,6 +21,7 @@ from PIL import Image
 
 from cnnjax.models import create_model, model_info
 from cnnjax.pretrained import image_format, imagenet_classes, load
+from cnnjax.training import run_command
 
 # Share of the shorter side that is looked at, as most weights were evaluated.
 CROP = 0.875
@@ -73,18 +74,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.top < 1:
         parser.error(f"--top must be at least 1, got {given.top}")
-    try:
-        info = model_info(given.model)
-        if info.task != "classification":
-            raise ValueError(f"{given.model} is a network for {info.task}; take one whose task is classification")
-        expected = image_format(given.model, given.weights)
-        classes = given.num_classes or len(expected.label_names or ()) or info.num_classes or 1000
-        image = Image.open(given.image)
-        model = create_model(given.model, num_classes=classes)
-        variables = load(given.model, given.weights, num_classes=classes)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_command(lambda: predict(given))
+
+
+def predict(given: argparse.Namespace) -> None:
+    """Print the best classes of an image, and draw them beside it."""
+    info = model_info(given.model)
+    if info.task != "classification":
+        raise ValueError(f"{given.model} is a network for {info.task}; take one whose task is classification")
+    expected = image_format(given.model, given.weights)
+    classes = given.num_classes or len(expected.label_names or ()) or info.num_classes or 1000
+    image = Image.open(given.image)
+    model = create_model(given.model, num_classes=classes)
+    variables = load(given.model, given.weights, num_classes=classes)
     images = prepare(image, expected.size, expected.mean, expected.std)
     probabilities = np.asarray(jax.nn.softmax(jax.jit(model.apply)(variables, jnp.asarray(images))[0]))
     best = np.argsort(-probabilities)[: given.top]
@@ -96,7 +98,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         image.convert("RGB"), [names[index] for index in best], [float(probabilities[index]) for index in best], output
     )
     print(f"The picture is {output}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from cnnjax import nn, signal
 from cnnjax.data import DataError
 from cnnjax.data.photographs import load_photograph, read_image, to_grey
 from cnnjax.signal.convolution import Border
+from cnnjax.training import run_command
 
 BORDERS: tuple[Border, ...] = get_args(Border)
 # Smaller ones leave nothing to see after pooling by 16.
@@ -36,15 +37,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--image", type=Path, help="an image file; shown grey (default: scikit-image's camera)")
     parser.add_argument("--workdir", type=Path, default=Path("runs/signals"), help="default: %(default)s")
     given = parser.parse_args(arguments)
-    try:
-        pixels = to_grey(load_photograph("camera") if given.image is None else read_image(given.image))
-        image = pixels[..., 0].astype(np.float32) / 255
-        if min(image.shape) < SMALLEST:
-            raise DataError(f"the image must have at least {SMALLEST}x{SMALLEST} pixels, got {image.shape}")
-        given.workdir.mkdir(parents=True, exist_ok=True)
-    except (DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_command(lambda: draw_all(given.image, given.workdir))
+
+
+def draw_all(file: Path | None, folder: Path) -> None:
+    """Draw all pictures into ``folder``, of an image file or of `camera`."""
+    pixels = to_grey(load_photograph("camera") if file is None else read_image(file))
+    image = pixels[..., 0].astype(np.float32) / 255
+    if min(image.shape) < SMALLEST:
+        raise DataError(f"the image must have at least {SMALLEST}x{SMALLEST} pixels, got {image.shape}")
+    folder.mkdir(parents=True, exist_ok=True)
     pictures: Mapping[str, Callable[[], Any]] = {
         "one_dimension": one_dimension,
         "filters": lambda: filters(image),
@@ -54,10 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "activations": activations,
     }
     for name, draw in pictures.items():
-        path = given.workdir / f"{name}.png"
+        path = folder / f"{name}.png"
         draw().savefig(path, dpi=110)
         print(path)
-    return 0
 
 
 def _figure(rows: int, columns: int, size: tuple[float, float], title: str) -> tuple[Any, np.ndarray]:

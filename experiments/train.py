@@ -12,24 +12,12 @@ from __future__ import annotations
 
 import sys
 
-from rich.console import Console
-
-from cnnjax.data import DataError
-from cnnjax.training import CheckpointError, ConfigError, Interrupted, TrainingError, fit, parse_config
+from cnnjax.training import fit, parse_config, run_command
 
 
 def main() -> int:
     """Run the command line and return the exit code."""
-    errors = Console(stderr=True, soft_wrap=True, highlight=False)
-    try:
-        fit(parse_config(description=__doc__))
-    except (ConfigError, DataError, CheckpointError, TrainingError) as error:
-        errors.print(f"error: {error}", style="red", markup=False)
-        return 2
-    except Interrupted as stop:
-        errors.print(f"{stop}; the same command again goes on from here", markup=False)
-        return 128 + stop.signal
-    return 0
+    return run_command(lambda: fit(parse_config(description=__doc__)))
 
 
 if __name__ == "__main__":

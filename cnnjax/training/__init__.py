@@ -1,12 +1,20 @@
 """Training: config, state, losses, steps, checkpoints and the loop around them."""
 
 from cnnjax.training.checkpoint import CheckpointError, CheckpointMismatchError, Checkpoints
+from cnnjax.training.command import run_command
 from cnnjax.training.config import RECIPES, ConfigError, TrainConfig, parse_config
 from cnnjax.training.interruption import Interrupted
 from cnnjax.training.loop import TrainingError, fit
 from cnnjax.training.losses import absolute_error, cross_entropy, squared_error
 from cnnjax.training.optim import make_optimizer, make_schedule
 from cnnjax.training.parallel import Devices, for_platform
+from cnnjax.training.segmentation import (
+    confusion_matrix,
+    cross_entropy_and_dice,
+    dice_loss,
+    pixel_cross_entropy,
+    segmentation_scores,
+)
 from cnnjax.training.setup import Setup
 from cnnjax.training.state import TrainState
 from cnnjax.training.steps import eval_step, train_step
@@ -24,13 +32,19 @@ __all__ = [
     "TrainState",
     "TrainingError",
     "absolute_error",
+    "confusion_matrix",
     "cross_entropy",
+    "cross_entropy_and_dice",
+    "dice_loss",
     "eval_step",
     "fit",
     "for_platform",
     "make_optimizer",
     "make_schedule",
     "parse_config",
+    "pixel_cross_entropy",
+    "run_command",
+    "segmentation_scores",
     "squared_error",
     "train_step",
 ]

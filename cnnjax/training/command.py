@@ -1,0 +1,38 @@
+"""What scripts do with errors and signals, so that all of them do the same."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+
+from rich.console import Console
+
+from cnnjax.training.checkpoint import CheckpointError
+from cnnjax.training.interruption import Interrupted
+from cnnjax.training.loop import TrainingError
+
+
+def run_command(command: Callable[[], object]) -> int:
+    """Run a script and return its exit code.
+
+    A value that cannot be used, data or files that cannot be read, and a run that cannot go on are explained in one
+    line on stderr; every other error is a mistake of the program, and shows where it came from.
+
+    Args:
+      command: parses the command line and does what it asks for.
+    Returns:
+      0; 2 with the reason on stderr; 130 (SIGINT) or 143 (SIGTERM) stopped.
+    """
+    errors = Console(stderr=True, soft_wrap=True, highlight=False)
+    try:
+        command()
+    except (ValueError, CheckpointError, TrainingError, OSError) as error:
+        errors.print(f"error: {error}", style="red", markup=False)
+        return 2
+    except Interrupted as stop:
+        errors.print(f"{stop}; the same command again goes on from here", markup=False)
+        return 128 + stop.signal
+    except KeyboardInterrupt:
+        errors.print("stopped by SIGINT", markup=False)
+        return 128 + signal.SIGINT
+    return 0

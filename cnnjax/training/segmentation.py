@@ -1,0 +1,115 @@
+"""Labels of pixels: losses, one value an example, and the scores that a confusion matrix gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+
+def pixel_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Return the cross-entropy of each example, mean over its labelled pixels.
+
+    Args:
+      logits: float[batch, height, width, classes].
+      labels: int[batch, height, width] from 0 to classes - 1; pixels below 0 count nowhere.
+    Returns:
+      float32[batch], nats; 0 where no pixel is labelled.
+    Raises:
+      ValueError: the shapes do not fit each other.
+    """
+    labelled = _labelled(logits, labels)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), jnp.maximum(labels, 0))
+    count = jnp.maximum(labelled.sum((1, 2), dtype=jnp.int32), 1).astype(jnp.float32)
+    return jnp.where(labelled, losses, 0).sum((1, 2)) / count
+
+
+def dice_loss(logits: jax.Array, labels: jax.Array, *, smooth: float = 1.0) -> jax.Array:
+    """Return 1 less the soft Dice coefficient of each example, mean over the classes.
+
+    (2 sum(u v) + smooth) / (sum(u) + sum(v) + smooth) for each class, u its softmax and v 1 at its pixels: small things
+    weigh as much as large ones, which the cross-entropy of pixels does not give.
+
+    Source: Isensee et al. 2018, arXiv:1809.10486, section 2.2; differs: sums are over one image, not over the batch,
+    and ``smooth`` makes a class that is neither there nor predicted perfect.
+
+    Args:
+      logits: float[batch, height, width, classes].
+      labels: int[batch, height, width] from 0 to classes - 1; pixels below 0 count nowhere.
+      smooth: pixels, above 0.
+    Returns:
+      float32[batch] from 0 to 1.
+    Raises:
+      ValueError: the shapes do not fit each other.
+    """
+    labelled = _labelled(logits, labels)[..., None]
+    probabilities = jnp.where(labelled, jax.nn.softmax(logits.astype(jnp.float32)), 0)
+    # A label below 0 is no class.
+    truth = jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32)
+    shared = (probabilities * truth).sum((1, 2))
+    return 1 - ((2 * shared + smooth) / (probabilities.sum((1, 2)) + truth.sum((1, 2)) + smooth)).mean(-1)
+
+
+def cross_entropy_and_dice(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Return `pixel_cross_entropy` plus `dice_loss` of each example (Isensee et al. 2018): float32[batch]."""
+    return pixel_cross_entropy(logits, labels) + dice_loss(logits, labels)
+
+
+def _labelled(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    if logits.ndim != 4 or logits.shape[:-1] != labels.shape:
+        raise ValueError(
+            "logits [batch, height, width, classes] need one label a pixel, got logits "
+            f"{logits.shape} and labels {labels.shape}; crop or pad one of them"
+        )
+    return labels >= 0
+
+
+def confusion_matrix(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> jax.Array:
+    """Count the pixels of each class by the class they are taken for; matrices of batches and devices add up.
+
+    Args:
+      logits: float[batch, height, width, classes].
+      labels: int[batch, height, width] from 0 to classes - 1; pixels below 0 count nowhere.
+      mask: bool[batch], which examples are real.
+    Returns:
+      int32[classes, classes]: rows are true, columns predicted classes.
+    """
+    classes = logits.shape[-1]
+    counted = mask[:, None, None] & (labels >= 0)
+    # What does not count falls into one bin more, which is cut off.
+    cells = jnp.where(counted, labels * classes + logits.argmax(-1).astype(labels.dtype), classes**2)
+    return jnp.bincount(cells.ravel(), length=classes**2 + 1)[:-1].reshape(classes, classes).astype(jnp.int32)
+
+
+def segmentation_scores(confusion: Any) -> dict[str, float]:
+    """Return what a confusion matrix of pixels says, each from 0 to 1.
+
+    Of each class: IoU = TP / (TP + FP + FN) and Dice = 2 TP / (2 TP + FP + FN).
+
+    Args:
+      confusion: int[classes, classes], see `confusion_matrix`.
+    Returns:
+      ``iou`` and ``dice``, means over the classes that are there or were predicted, background (class 0) included;
+      ``foreground_iou`` and ``foreground_dice``, without it; ``pixel_accuracy``.
+    """
+    confusion = np.asarray(confusion).astype(np.int64)
+    true_positives = np.diag(confusion)
+    either = confusion.sum(0) + confusion.sum(1) - true_positives
+    there = either > 0
+    iou = np.where(there, true_positives / np.maximum(either, 1), np.nan)
+    dice = np.where(there, 2 * true_positives / np.maximum(either + true_positives, 1), np.nan)
+
+    def mean(values: np.ndarray) -> float:
+        # Nothing to find and nothing found is right.
+        return 1.0 if np.isnan(values).all() else float(np.nanmean(values))
+
+    return {
+        "iou": mean(iou),
+        "dice": mean(dice),
+        "foreground_iou": mean(iou[1:]),
+        "foreground_dice": mean(dice[1:]),
+        "pixel_accuracy": float(true_positives.sum() / max(confusion.sum(), 1)),
+    }
