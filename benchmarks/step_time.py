@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ from cnnjax.data.device import Preprocess
 from cnnjax.models import create_model, list_models, model_info
 from cnnjax.training import Devices, TrainState, eval_step, for_platform, make_optimizer, train_step
 from cnnjax.training.metrics import zero_sums
+from cnnjax.training.parallel import ParallelMode
 
 MODES = ("train", "inference")
 
@@ -160,9 +161,7 @@ def main() -> int:
     parser.add_argument("--batch-size", type=int, default=8, help="images a step, over all devices")
     parser.add_argument("--image-size", type=int, help="pixels; default: what each network was published for")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation")
-    parser.add_argument(
-        "--parallel", choices=("auto", "jit", "pmap"), default="auto", help="as in experiments/train.py"
-    )
+    parser.add_argument("--parallel", choices=get_args(ParallelMode), default="auto", help="as in experiments/train.py")
     parser.add_argument("--steps", type=int, default=10, help="timed steps")
     parser.add_argument("--warmup", type=int, default=2, help="steps after the first that are not counted")
     parser.add_argument("--seed", type=int, default=0)

@@ -120,7 +120,7 @@ class TrainDenoiser:
     seed: int = 0
     """Of everything random: parameters, patches, noise."""
     parallel: ParallelMode = "auto"
-    """auto: pmap if there are several devices; jit: one device; pmap: all devices of this machine."""
+    """jit, pmap: all devices, see README; single: one device; auto: pmap if there are several devices."""
     log_steps: int = 20
     """Steps between two training lines in metrics.jsonl."""
     checkpoint_steps: int = 0

@@ -88,7 +88,7 @@ class Config:
     seed: int = 0
     """Of the network that is trained or drawn, of k-means and of t-SNE."""
     parallel: ParallelMode = "auto"
-    """auto: pmap if there are several devices; jit: one device."""
+    """jit, pmap: all devices, see README; single: one device; auto: pmap if there are several devices."""
 
     def check(self) -> None:
         """Refuse impossible values before anything is built."""

@@ -86,7 +86,7 @@ class Config:
     seed: int = 0
     """Of the new head, the order and the augmentation."""
     parallel: ParallelMode = "auto"
-    """auto: pmap if there are several devices; jit: one device."""
+    """jit, pmap: all devices, see README; single: one device; auto: pmap if there are several devices."""
 
     def check(self) -> None:
         """Refuse impossible values before anything is built."""

@@ -104,7 +104,7 @@ class TrainConfig:
     seed: int = 0
     """Of everything random: parameters, order, augmentation, dropout."""
     parallel: ParallelMode = "auto"
-    """auto: pmap if there are several devices; jit: one device; pmap: all devices of this machine."""
+    """jit, pmap: all devices, see README; single: one device; auto: pmap if there are several devices."""
     log_steps: int = 100
     """Steps between two training lines in metrics.jsonl."""
     checkpoint_steps: int = 0

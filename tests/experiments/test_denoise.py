@@ -23,7 +23,7 @@ script = importlib.util.module_from_spec(SPEC)
 sys.modules[SPEC.name] = script
 SPEC.loader.exec_module(script)
 
-SHORT = {"epochs": 2, "patches": 4, "batch_size": 2, "patch_size": 8, "parallel": "jit", "log_steps": 1}
+SHORT = {"epochs": 2, "patches": 4, "batch_size": 2, "patch_size": 8, "parallel": "single", "log_steps": 1}
 
 
 @pytest.fixture(autouse=True)

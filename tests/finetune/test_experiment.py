@@ -46,7 +46,7 @@ def test_a_run_from_weights(script, weights, data, monkeypatch, tmp_path, capsys
     states = []
     original = script._test
     monkeypatch.setattr(script, "_test", lambda *args: states.append(jax.device_get(args[2])) or original(*args))
-    command = ["--weights", weights, "--workdir", str(tmp_path), "--epochs", "2", "--parallel", "jit", *data]
+    command = ["--weights", weights, "--workdir", str(tmp_path), "--epochs", "2", "--parallel", "single", *data]
     assert script.main([*command, "--unfreeze", "0=head", "1=stage2", "--learning-rate-scale", "head=10"]) == 0
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
@@ -81,5 +81,5 @@ def test_a_run_from_weights(script, weights, data, monkeypatch, tmp_path, capsys
 )
 def test_what_is_refused(script, weights, data, flags, message, tmp_path, capsys):
     flags = [weights if flag == "WEIGHTS" else flag for flag in flags]
-    assert script.main([*flags, "--workdir", str(tmp_path / "run"), "--parallel", "jit", *data]) == 2
+    assert script.main([*flags, "--workdir", str(tmp_path / "run"), "--parallel", "single", *data]) == 2
     assert message in capsys.readouterr().err

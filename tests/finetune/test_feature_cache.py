@@ -124,7 +124,7 @@ def stored(script, weights, data, tmp_path_factory):
     """Return a workdir with features of weights from a file, which the network was stopped at and went on to."""
     folder = tmp_path_factory.mktemp("run")
     file = shutil.copy(weights, folder / "lenet5.safetensors")
-    command = ["--weights", str(file), "--workdir", str(folder / "w"), "--parallel", "jit", *data]
+    command = ["--weights", str(file), "--workdir", str(folder / "w"), "--parallel", "single", *data]
     network_pass = script._NetworkPass.over
 
     def dying(self, split, source):
@@ -211,7 +211,7 @@ def test_what_is_refused(stored, script, flags, message, tmp_path, capsys):
 def test_without_weights_the_network_is_trained_first(script, data, monkeypatch, tmp_path):
     monkeypatch.setattr(script, "NETWORK_EPOCHS", 0.1)
     command = ["--workdir", str(tmp_path), "--train-examples", "200", "--test-examples", "40", "--at", "stage1"]
-    assert script.main([*command, "--parallel", "jit", "--embedding", "pca", *data]) == 0
+    assert script.main([*command, "--parallel", "single", "--embedding", "pca", *data]) == 0
     assert json.loads((tmp_path / "network" / "result.json").read_text())["steps"] == 3
     result = json.loads((tmp_path / "result.json").read_text())["logistic_regression"]
     # The maps' means.

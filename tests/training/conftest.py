@@ -13,13 +13,14 @@ from cnnjax.training import TrainState
 class TinyNet(nn.Module):
     features: tuple[int, ...] = (4, 8)
     num_classes: int = 10
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, images, train=False):
         x = images
         for index, features in enumerate(self.features, start=1):
             x = Conv(features, (3, 3), strides=2, use_bias=False, name=f"conv{index}")(x)
-            x = nn.relu(BatchNorm(use_running_average=not train, name=f"norm{index}")(x))
+            x = nn.relu(BatchNorm(use_running_average=not train, axis_name=self.axis_name, name=f"norm{index}")(x))
         return ClassifierHead(self.num_classes, name="head")(x, train)
 
 

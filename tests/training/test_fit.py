@@ -51,7 +51,7 @@ def data_dir(tmp_path_factory):
 @pytest.fixture
 def config(data_dir, tmp_path):
     return TrainConfig(
-        data_dir=data_dir, workdir=tmp_path / "run", epochs=2, parallel="jit", log_steps=10, checkpoint_steps=7
+        data_dir=data_dir, workdir=tmp_path / "run", epochs=2, parallel="single", log_steps=10, checkpoint_steps=7
     )
 
 
@@ -62,7 +62,7 @@ def whole(data_dir, tmp_path_factory):
         data_dir=data_dir,
         workdir=tmp_path_factory.mktemp("whole") / "run",
         epochs=2,
-        parallel="jit",
+        parallel="single",
         log_steps=10,
         checkpoint_steps=7,
     )
@@ -177,7 +177,7 @@ def command(data_dir, workdir):
         "workdir": workdir,
         "epochs": 6,
         "batch-size": 16,
-        "parallel": "jit",
+        "parallel": "single",
         "log-steps": 10,
         "checkpoint-steps": 25,
     }
