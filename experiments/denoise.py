@@ -54,7 +54,7 @@ from cnnjax.training import (
     run_command,
     train_step,
 )
-from cnnjax.training.metrics import means
+from cnnjax.training.metrics import Regression, means
 from cnnjax.training.optim import OptimizerName, ScheduleName
 from cnnjax.training.parallel import ParallelMode
 from cnnjax.training.setup import sum_over
@@ -74,6 +74,7 @@ IMAGE_FILES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 TEST_EVERY = 5
 # Patches of each held-out image that the loss is measured on after each epoch.
 TEST_PATCHES = 16
+METRICS = Regression(peak=1.0)
 
 
 # ------------------------------------------------------------------------------------------------------------- config
@@ -354,15 +355,19 @@ class AddNoise:
         if not 0 <= self.low <= self.high:
             raise ConfigError(f"noise must be at least 0, got a range of {self.low} to {self.high}")
 
-    def __call__(self, images: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """Map uint8[batch, height, width, channels] and a key to noisy float32; float32 without a key to itself."""
-        if key is None:
-            return images
-        level_key, noise_key = jax.random.split(key)
-        levels = jax.random.uniform(level_key, images.shape[:1], minval=self.low / 255, maxval=self.high / 255)
-        # Drawn flat: XLA's CPU compiler takes seconds for draws of more dimensions.
-        noise = jax.random.normal(noise_key, (images.size,)).reshape(images.shape)
-        return images.astype(jnp.float32) / 255 + levels.reshape(-1, 1, 1, 1) * noise
+    def __call__(self, batch: Mapping[str, jax.Array], keys: jax.Array | None = None) -> dict[str, jax.Array]:
+        """Add noise to the images, uint8[batch, height, width, channels], with one key each; without, do nothing."""
+        if keys is None:
+            return dict(batch)
+        images = batch["image"].astype(jnp.float32) / 255
+
+        def noisy(key: jax.Array, image: jax.Array) -> jax.Array:
+            level_key, noise_key = jax.random.split(key)
+            level = jax.random.uniform(level_key, minval=self.low / 255, maxval=self.high / 255)
+            # Drawn flat: XLA's CPU compiler takes seconds for draws of more dimensions.
+            return image + level * jax.random.normal(noise_key, (image.size,)).reshape(image.shape)
+
+        return {**batch, "image": jax.vmap(noisy)(keys, images)}
 
 
 # ----------------------------------------------------------------------------------------------------------- training
@@ -381,6 +386,7 @@ class DenoiserSetup:
     num_steps: int
     train: Callable[[Any, Any, Any], tuple[Any, Any]]
     evaluate: Callable[[Any, Any], Any]
+    metrics = METRICS
     measure = "loss"
 
     @classmethod
@@ -397,6 +403,7 @@ class DenoiserSetup:
             schedule = make_schedule(config.schedule, config.learning_rate, num_steps, warmup_steps=warmup_steps)
         except ValueError as error:
             raise ConfigError(str(error)) from error
+        options: dict[str, Any] = {"preprocess": config.noise, "loss": config.loss, "metrics": METRICS}
         return cls(
             config=config,
             devices=devices,
@@ -405,8 +412,8 @@ class DenoiserSetup:
             schedule=schedule,
             tx=make_optimizer(config.optimizer, schedule, weight_decay=config.weight_decay),
             num_steps=num_steps,
-            train=devices.compile_train(partial(train_step, preprocess=config.noise, loss=config.loss)),
-            evaluate=devices.compile_eval(partial(eval_step, preprocess=config.noise, loss=config.loss)),
+            train=devices.compile_train(partial(train_step, **options)),
+            evaluate=devices.compile_eval(partial(eval_step, **options)),
         )
 
     @property
@@ -425,9 +432,8 @@ class DenoiserSetup:
     def test(self, state: Any) -> dict[str, float]:
         """Return the mean loss over the held-out patches."""
         batch_size = self.devices.pad_batch_size(self.config.batch_size)
-        return means(
-            sum_over(self.devices, self.evaluate, state, self.pipeline.test_batches(batch_size)), classes=False
-        )
+        batches = self.pipeline.test_batches(batch_size)
+        return means(sum_over(self.devices, self.evaluate, state, batches, METRICS), METRICS)
 
     def resolved(self) -> dict[str, Any]:
         """Return what the config left open."""

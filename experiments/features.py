@@ -228,7 +228,7 @@ class _NetworkPass:
         console: Console,
     ) -> None:
         def compute(variables: Any, images: jax.Array) -> jax.Array:
-            maps = jnp.asarray(network.apply(variables, preprocess(images, None)), jnp.float32)
+            maps = jnp.asarray(network.apply(variables, preprocess({"image": images})["image"]), jnp.float32)
             return maps.mean(tuple(range(1, maps.ndim - 1))) if maps.ndim > 2 else maps
 
         self._apply = devices.compile_apply(compute)

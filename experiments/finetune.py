@@ -39,9 +39,10 @@ from cnnjax.data.source import ArraySplit
 from cnnjax.models import create_model, model_info
 from cnnjax.pretrained import load
 from cnnjax.training import Devices, eval_step, make_optimizer, make_schedule, run_command, train_step
-from cnnjax.training.metrics import means, zero_sums
+from cnnjax.training.metrics import Classification, means, zero_sums
 from cnnjax.training.optim import OptimizerName
 from cnnjax.training.parallel import ParallelMode
+from cnnjax.training.setup import sum_over
 from cnnjax.visualize import plot_curves
 
 LABELS_A_CLASS = (1, 5, 20, 100)
@@ -211,11 +212,8 @@ def _normalisation(weights: str, mean: Sequence[float], std: Sequence[float]) ->
 
 
 def _test(devices: Devices, evaluate: Any, state: Any, pipeline: DataPipeline, batch_size: int) -> dict[str, float]:
-    total = {name: value.item() for name, value in zero_sums().items()}
-    for batch in pipeline.test_batches(devices.pad_batch_size(batch_size)):
-        sums = devices.unreplicate(evaluate(state, devices.shard(batch)))
-        total = {name: value + sums[name].item() for name, value in total.items()}
-    return means(total)
+    batches = pipeline.test_batches(devices.pad_batch_size(batch_size))
+    return means(sum_over(devices, evaluate, state, batches, Classification()))
 
 
 # ------------------------------------------------------------------------------------------ the study of few labels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
-    """Turn uint8 images into what a network takes.
+    """Turn a batch of uint8 images into what a network takes.
 
     Hashable, so that it can be closed over by a compiled step.
 
@@ -20,10 +21,10 @@ class Preprocess:
       mirror: flip half of the images left to right.
 
     Args:
-      images: uint8[batch, height, width, channels].
-      key: random key of the augmentation; None does not augment.
+      batch: ``image`` uint8[batch, height, width, channels], and what else belongs to the examples.
+      keys: key[batch], one random key an example; None does not augment.
     Returns:
-      float32[batch, height, width, channels].
+      The batch, with ``image`` float32[batch, height, width, channels].
     """
 
     mean: tuple[float, ...]
@@ -31,36 +32,36 @@ class Preprocess:
     crop_padding: int = 0
     mirror: bool = False
 
-    def __call__(self, images: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """Augment (with a key) and normalise ``images``."""
-        if key is not None:
-            crop_key, mirror_key = jax.random.split(key)
+    def __call__(self, batch: Mapping[str, jax.Array], keys: jax.Array | None = None) -> dict[str, jax.Array]:
+        """Augment (with keys) and normalise the images of ``batch``."""
+        images = batch["image"]
+        if keys is not None and (self.crop_padding or self.mirror):
+            crop_keys, mirror_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
             if self.crop_padding:
-                images = random_crop(crop_key, images, self.crop_padding)
+                images = random_crop(crop_keys, images, self.crop_padding)
             if self.mirror:
-                images = random_mirror(mirror_key, images)
+                images = random_mirror(mirror_keys, images)
         shape = (1, 1, 1, len(self.mean))
         mean = jnp.asarray(self.mean, jnp.float32).reshape(shape)
         std = jnp.asarray(self.std, jnp.float32).reshape(shape)
-        return (images.astype(jnp.float32) / 255 - mean) / std
+        return {**batch, "image": (images.astype(jnp.float32) / 255 - mean) / std}
 
 
-def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
-    """Shift each image by up to ``padding`` pixels in each direction, filling with zeros."""
-    batch, height, width, channels = images.shape
+def random_crop(keys: jax.Array, images: jax.Array, padding: int) -> jax.Array:
+    """Shift each image, by its own key, by up to ``padding`` pixels in each direction, filling with zeros."""
+    height, width, channels = images.shape[1:]
     padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    # Drawn flat: XLA's CPU compiler takes seconds for draws of more dimensions.
-    corners = jax.random.randint(key, (2 * batch,), 0, 2 * padding + 1).reshape(batch, 2)
 
-    def crop(image: jax.Array, corner: jax.Array) -> jax.Array:
+    def crop(key: jax.Array, image: jax.Array) -> jax.Array:
+        corner = jax.random.randint(key, (2,), 0, 2 * padding + 1)
         return jax.lax.dynamic_slice(
             image, (corner[0], corner[1], jnp.zeros_like(corner[0])), (height, width, channels)
         )
 
-    return jax.vmap(crop)(padded, corners)
+    return jax.vmap(crop)(keys, padded)
 
 
-def random_mirror(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Flip each image left to right with probability one half."""
-    flip = jax.random.bernoulli(key, 0.5, (images.shape[0],)).reshape(-1, 1, 1, 1)
+def random_mirror(keys: jax.Array, images: jax.Array) -> jax.Array:
+    """Flip each image, by its own key, left to right with probability one half."""
+    flip = jax.vmap(jax.random.bernoulli)(keys).reshape(-1, 1, 1, 1)
     return jnp.where(flip, images[:, :, ::-1], images)

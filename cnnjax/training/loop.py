@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from rich.console import Console
 
 from cnnjax.training.checkpoint import Checkpoints
@@ -81,7 +82,7 @@ class TrainingLoop:
         self.batches = setup.pipeline.train_batches(config.batch_size, setup.num_steps, config.seed)
         self.state: Any = setup.initial_state()
         self.num_params = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
-        self.sums: Any = zero_sums()
+        self.sums: Any = zero_sums(setup.metrics)
         self.step = 0
         self.epoch = 1
         self.best_step: int | None = None
@@ -145,10 +146,10 @@ class TrainingLoop:
         steps = math.ceil(self.epoch * self.setup.num_examples / self.setup.config.batch_size)
         return min(steps, self.setup.num_steps)
 
-    def current(self) -> dict[str, float]:
+    def current(self) -> dict[str, Any]:
         """Return the means over the epoch so far; waits for the device."""
         sums = jax.device_get(self.setup.devices.unreplicate(self.sums))
-        values = means(sums, classes=self.setup.measure == "accuracy")
+        values = means(sums, self.setup.metrics)
         if not math.isfinite(values["loss"]):
             raise TrainingError(
                 f"the loss is {values['loss']} at step {self.step} (learning rate "
@@ -183,7 +184,7 @@ class TrainingLoop:
             {"kind": "epoch", "step": self.step, "epoch": self.epoch, **self.latest, "seconds": self.seconds()}
         )
         self.epoch += 1
-        self.sums = self.setup.devices.replicate(zero_sums())
+        self.sums = self.setup.devices.replicate(zero_sums(self.setup.metrics))
         self.save()
 
     def save(self) -> None:
@@ -193,7 +194,9 @@ class TrainingLoop:
             self.setup.devices.unreplicate(self.state),
             {
                 "data": self.batches.get_state(),
-                "sums": {key: value.item() for key, value in self.setup.devices.unreplicate(self.sums).items()},
+                "sums": {
+                    key: np.asarray(value).tolist() for key, value in self.setup.devices.unreplicate(self.sums).items()
+                },
                 "epoch": self.epoch,
                 "best_step": self.best_step,
                 "best": self.best,

@@ -2,30 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Literal, get_args
+
 import jax
 import jax.numpy as jnp
 import optax
 
+from cnnjax.training.metrics import Classification, Metrics, Regression
+
+LossName = Literal["cross_entropy", "binary_cross_entropy", "mse", "mae", "huber"]
+LOSSES = get_args(LossName)
+# (outputs, batch) -> float32[batch].
+LossFunction = Callable[[jax.Array, Mapping[str, jax.Array]], jax.Array]
+
+
+def soft_labels(labels: jax.Array, num_classes: int, label_smoothing: float = 0.0) -> jax.Array:
+    """Return float32[batch, classes]: 1 - s + s / K at the label and s / K elsewhere, for smoothing s and K classes.
+
+    Source: Szegedy et al. 2015, arXiv:1512.00567, section 7.
+
+    Args:
+      labels: int[batch] from 0 to classes - 1, or float[batch, classes], probabilities, which are smoothed likewise.
+      num_classes: K.
+      label_smoothing: s, from 0 to 1.
+    Raises:
+      ValueError: labels of another shape.
+    """
+    if labels.ndim == 1:
+        labels = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
+    if labels.ndim != 2 or labels.shape[-1] != num_classes:
+        raise ValueError(f"label must be int[batch] or float[batch, {num_classes}], got shape {labels.shape}")
+    labels = labels.astype(jnp.float32)
+    return labels if label_smoothing == 0 else optax.smooth_labels(labels, label_smoothing)
+
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0) -> jax.Array:
-    """Return -sum(target * log softmax(logits)) of each example.
-
-    The target is 1 - s + s / K at the label and s / K elsewhere, for smoothing s and K classes.
-
-    Source: Szegedy et al. 2015, arXiv:1512.00567, section 7 (smoothing).
+    """Return -sum(target * log softmax(logits)) of each example, with the target of `soft_labels`.
 
     Args:
       logits: float[batch, classes].
-      labels: int[batch] from 0 to classes - 1.
+      labels: int[batch], or float[batch, classes] that sum to 1.
       label_smoothing: from 0 to 1.
     Returns:
       float32[batch], nats.
     """
     logits = logits.astype(jnp.float32)
-    if label_smoothing == 0:
+    if label_smoothing == 0 and labels.ndim == 1:
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32), label_smoothing)
-    return optax.softmax_cross_entropy(logits, targets)
+    return optax.softmax_cross_entropy(logits, soft_labels(labels, logits.shape[-1], label_smoothing))
+
+
+def binary_cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0) -> jax.Array:
+    """Return the mean over classes of -t log sigmoid(logit) - (1 - t) log(1 - sigmoid(logit)), each class by itself.
+
+    Serves images with several labels, and classification as in Wightman et al. 2021, arXiv:2110.00476, section 2.
+
+    Args:
+      logits: float[batch, classes].
+      labels: int[batch], or float[batch, classes] from 0 to 1.
+      label_smoothing: s, from 0 to 1: t becomes (1 - s) t + s / K, as in `soft_labels`.
+    Returns:
+      float32[batch], nats.
+    """
+    logits = logits.astype(jnp.float32)
+    targets = soft_labels(labels, logits.shape[-1], label_smoothing)
+    return optax.sigmoid_binary_cross_entropy(logits, targets).mean(-1)
 
 
 def squared_error(outputs: jax.Array, target: jax.Array) -> jax.Array:
@@ -44,6 +87,43 @@ def squared_error(outputs: jax.Array, target: jax.Array) -> jax.Array:
 def absolute_error(outputs: jax.Array, target: jax.Array) -> jax.Array:
     """Return the mean of |output - target| over the outputs of each example; see `squared_error`."""
     return _mean_over_outputs(jnp.abs(_error(outputs, target)))
+
+
+def huber_error(outputs: jax.Array, target: jax.Array, *, delta: float = 1.0) -> jax.Array:
+    """Return the mean of e^2 / 2 where |e| <= delta and delta (|e| - delta / 2) elsewhere, e = output - target.
+
+    Source: Huber 1964, Robust estimation of a location parameter. See `squared_error`.
+    """
+    return _mean_over_outputs(optax.huber_loss(_error(outputs, target), delta=delta))
+
+
+def loss_function(loss: LossName | LossFunction, label_smoothing: float = 0.0) -> LossFunction:
+    """Return (outputs, batch) -> float32[batch], of a name or of such a function itself.
+
+    ``cross_entropy`` and ``binary_cross_entropy`` compare logits with ``label``; ``mse``, ``mae`` and ``huber`` compare
+    outputs with ``target``.
+
+    Raises:
+      ValueError: an unknown name, or smoothing of what has no labels.
+    """
+    classifiers = {"cross_entropy": cross_entropy, "binary_cross_entropy": binary_cross_entropy}
+    regressions = {"mse": squared_error, "mae": absolute_error, "huber": huber_error}
+    if isinstance(loss, str) and loss in classifiers:
+        compare = partial(classifiers[loss], label_smoothing=label_smoothing)
+        return lambda outputs, batch: compare(outputs, batch["label"])
+    if label_smoothing:
+        raise ValueError(f"label_smoothing must be 0 with loss {loss!r}, got {label_smoothing}")
+    if not isinstance(loss, str):
+        return loss
+    if loss not in regressions:
+        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}")
+    function = regressions[loss]
+    return lambda outputs, batch: function(outputs, batch["target"])
+
+
+def default_metrics(loss: LossName | LossFunction) -> Metrics:
+    """Return what is measured beside a loss unless something else is asked for."""
+    return Regression() if loss in ("mse", "mae", "huber") else Classification()
 
 
 def _error(outputs: jax.Array, target: jax.Array) -> jax.Array:

@@ -11,12 +11,13 @@ from typing import Any, Protocol
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from cnnjax.data import DataPipeline, Preprocess, load_dataset
 from cnnjax.models import create_model, model_info
 from cnnjax.training.config import ConfigError, RunConfig, TrainConfig
-from cnnjax.training.metrics import means
+from cnnjax.training.metrics import Classification, Metrics, means, zero_sums
 from cnnjax.training.optim import make_optimizer, make_schedule
 from cnnjax.training.parallel import Devices, for_platform
 from cnnjax.training.state import TrainState
@@ -65,13 +66,17 @@ class RunSetup(Protocol):
         """(state, sums, batch) -> (state, sums), compiled."""
 
     @property
+    def metrics(self) -> Metrics:
+        """What is measured besides the loss."""
+
+    @property
     def measure(self) -> str:
         """The test metric by which the best checkpoint is kept: "accuracy", or "loss", of which less is better."""
 
     def initial_state(self) -> TrainState:
         """Return the state of step 0."""
 
-    def test(self, state: Any) -> dict[str, float]:
+    def test(self, state: Any) -> dict[str, Any]:
         """Return the means over every test example."""
 
     def resolved(self) -> dict[str, Any]:
@@ -97,6 +102,7 @@ class Setup:
     num_steps: int
     train: Callable[[Any, Any, Any], tuple[Any, Any]]
     evaluate: Callable[[Any, Any], Any]
+    metrics: Metrics
     measure = "accuracy"
 
     @classmethod
@@ -146,8 +152,13 @@ class Setup:
         except ValueError as error:
             raise ConfigError(str(error)) from error
         tx = make_optimizer(config.optimizer, schedule, momentum=config.momentum, weight_decay=config.weight_decay)
+        metrics = Classification(dataset.num_classes)
         step = partial(
-            train_step, preprocess=preprocess, label_smoothing=config.label_smoothing, ema_decay=config.ema_decay
+            train_step,
+            preprocess=preprocess,
+            metrics=metrics,
+            label_smoothing=config.label_smoothing,
+            ema_decay=config.ema_decay,
         )
         return cls(
             config=config,
@@ -159,7 +170,8 @@ class Setup:
             tx=tx,
             num_steps=num_steps,
             train=devices.compile_train(step),
-            evaluate=devices.compile_eval(partial(eval_step, preprocess=preprocess)),
+            evaluate=devices.compile_eval(partial(eval_step, preprocess=preprocess, metrics=metrics)),
+            metrics=metrics,
         )
 
     @property
@@ -173,10 +185,11 @@ class Setup:
         key = jax.random.key(self.config.seed)
         return TrainState.create(self.model, self.tx, key, jnp.zeros(shape), ema=self.config.ema_decay > 0)
 
-    def test(self, state: Any) -> dict[str, float]:
+    def test(self, state: Any) -> dict[str, Any]:
         """Return mean loss and accuracy over every test example, once each; ``state`` is replicated."""
         batch_size = self.devices.pad_batch_size(min(max(self.config.batch_size, 256), len(self.pipeline.test)))
-        return means(sum_over(self.devices, self.evaluate, state, self.pipeline.test_batches(batch_size)))
+        batches = self.pipeline.test_batches(batch_size)
+        return means(sum_over(self.devices, self.evaluate, state, batches, self.metrics), self.metrics)
 
     def resolved(self) -> dict[str, Any]:
         """Return what the config left to the data and the network."""
@@ -195,16 +208,27 @@ class Setup:
 
 
 def sum_over(
-    devices: Devices, evaluate: Callable[[Any, Any], Any], state: Any, batches: Iterator[Mapping[str, Any]]
-) -> dict[str, float]:
+    devices: Devices,
+    evaluate: Callable[[Any, Any], Any],
+    state: Any,
+    batches: Iterator[Mapping[str, Any]],
+    metrics: Metrics,
+) -> dict[str, Any]:
     """Return the sums (see `cnnjax.training.metrics`) that ``evaluate`` gives over all batches."""
-    total: dict[str, float] = {"loss_sum": 0.0, "correct": 0, "count": 0}
     # The device works on while the host reads the next batch; results are fetched at the end.
     sums = [evaluate(state, devices.shard(batch)) for batch in batches]
+    total = _as_numbers(zero_sums(metrics))
     for batch_sums in sums:
-        batch_sums = devices.unreplicate(batch_sums)
-        total = {key: value + batch_sums[key].item() for key, value in total.items()}
+        total = jax.tree.map(np.add, total, _as_numbers(devices.unreplicate(batch_sums)))
     return total
+
+
+def _as_numbers(sums: Mapping[str, Any]) -> dict[str, Any]:
+    """Return sums with the host's precision, which those over a large test split need."""
+    return {
+        key: np.asarray(value, np.float64 if jnp.issubdtype(value.dtype, jnp.floating) else np.int64)
+        for key, value in sums.items()
+    }
 
 
 def _image_size(native: tuple[int | None, int | None], min_size: int, published: tuple[int, int]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, get_args
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,18 +12,19 @@ import optax
 from flax import traverse_util
 
 from cnnjax.nn import use_running_averages
-from cnnjax.training.losses import absolute_error, cross_entropy, squared_error
-from cnnjax.training.metrics import Sums, classification_sums, zero_sums
+from cnnjax.training.losses import LossFunction, LossName, default_metrics, loss_function
+from cnnjax.training.metrics import Metrics, Sums, zero_sums
 from cnnjax.training.state import TrainState
 
 Batch = Mapping[str, jax.Array]
-LossName = Literal["cross_entropy", "mse", "mae"]
-REGRESSION = {"mse": squared_error, "mae": absolute_error}
-Preprocess = Callable[[jax.Array, "jax.Array | None"], jax.Array]
+# (batch, one random key an example or None) -> batch.
+Preprocess = Callable[[Any, "jax.Array | None"], Any]
+# Of the keys derived from a step's, those of examples are the first ones, by position.
+DROPOUT = 2**32 - 1
 
 
-def _identity(images: jax.Array, key: jax.Array | None) -> jax.Array:
-    return images
+def _identity(batch: Batch, keys: jax.Array | None) -> Batch:
+    return batch
 
 
 def _mask(batch: Batch) -> jax.Array:
@@ -32,15 +33,28 @@ def _mask(batch: Batch) -> jax.Array:
     return jnp.ones(batch["image"].shape[:1], bool)
 
 
-def _sums(loss: LossName, outputs: jax.Array, batch: Batch, mask: jax.Array, *, label_smoothing: float = 0.0) -> Sums:
-    """Return the sums over a batch of the loss and of what comes with it."""
-    if loss == "cross_entropy":
-        losses = cross_entropy(outputs, batch["label"], label_smoothing=label_smoothing)
-        return classification_sums(losses, outputs, batch["label"], mask)
-    if loss not in REGRESSION:
-        raise ValueError(f"loss must be one of {', '.join(get_args(LossName))}, got {loss!r}")
-    losses = REGRESSION[loss](outputs, batch["target"])
-    return zero_sums() | {"loss_sum": jnp.where(mask, losses, 0).sum(), "count": mask.sum(dtype=jnp.int32)}
+def _sums(
+    loss: LossName | LossFunction,
+    metrics: Metrics | None,
+    outputs: jax.Array,
+    batch: Batch,
+    label_smoothing: float = 0.0,
+) -> Sums:
+    """Return the sums over the real examples of a batch of the loss and of what comes with it."""
+    mask = _mask(batch)
+    losses = loss_function(loss, label_smoothing)(outputs, batch)
+    metrics = metrics or default_metrics(loss)
+    return zero_sums(metrics) | {
+        "loss_sum": jnp.where(mask, losses, 0).sum(),
+        "count": mask.sum(dtype=jnp.int32),
+        **metrics.sums(outputs, batch, mask),
+    }
+
+
+def example_keys(key: jax.Array, count: int, axis_name: str | None = None) -> jax.Array:
+    """Return key[count], one for each example of this device's part of the batch, by position in the whole batch."""
+    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * count
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, first + jnp.arange(count, dtype=jnp.int32))
 
 
 def train_step(
@@ -49,37 +63,40 @@ def train_step(
     *,
     axis_name: str | None = None,
     preprocess: Preprocess = _identity,
-    loss: LossName = "cross_entropy",
+    loss: LossName | LossFunction = "cross_entropy",
+    metrics: Metrics | None = None,
     label_smoothing: float = 0.0,
     ema_decay: float = 0.0,
 ) -> tuple[TrainState, Sums]:
     """Take one optimizer step on one batch.
 
     The loss is the mean over the real examples of the whole batch, on all devices of ``axis_name`` together; so N
-    devices take the same step as one. Random draws depend on the state's key, the step and the device only.
+    devices take the same step as one. What ``preprocess`` draws depends on the state's key, the step and the example's
+    position in the whole batch only; what the network draws (dropout), on the device too.
     Gradients are taken of what ``state.frozen`` leaves to train; frozen batch norm uses its running statistics.
 
     Args:
       state: donate it.
-      batch: ``image`` [batch, height, width, channels] as ``preprocess`` takes it, ``label`` int[batch], and optionally
-        ``mask`` [batch]: examples where it is 0 count nowhere, in batch statistics neither.
+      batch: ``image`` [batch, height, width, channels] as ``preprocess`` takes it, ``label`` int[batch] or
+        float[batch, classes], and optionally ``mask`` [batch]: examples where it is 0 count nowhere, in batch
+        statistics neither. Regression has ``target`` [batch, ...] instead of ``label``.
       axis_name: mapped axis over which gradients, running statistics and metrics are averaged; None on one device.
-      preprocess: maps (images, key) to float images; augments if the key is not None.
-      loss: "cross_entropy" of the labels; "mse" or "mae", the mean squared or absolute error of ``target``
-        float[batch, outputs], which stands in the batch instead of ``label``. Nothing counts as correct then.
+      preprocess: maps (batch, keys) to a batch with float images. Augments if there are keys, key[batch].
+      loss: a name (see `cnnjax.training.losses`), or what maps (outputs, batch) to float32[batch].
+      metrics: what is measured besides; None: accuracy of classifiers, errors of regression.
       label_smoothing: see `cross_entropy`.
       ema_decay: of the moving averages, if the state has them.
     Returns:
       The new state, and sums over the batch (see `cnnjax.training.metrics`), equal on all devices.
     """
-    key = jax.random.fold_in(state.rng, state.step)
+    step_key = jax.random.fold_in(state.rng, state.step)
+    dropout_key = jax.random.fold_in(step_key, DROPOUT)
     params = state.params
     if axis_name is not None:
-        key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+        dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis_name))
         # Under shard_map, gradients of replicated values are summed over the axis unasked; we sum them ourselves.
         params = jax.tree.map(lambda leaf: jax.lax.pcast(leaf, axis_name, to="varying"), params)
-    augment_key, dropout_key = jax.random.split(key)
-    images = preprocess(batch["image"], augment_key)
+    batch = preprocess(batch, example_keys(step_key, len(batch["image"]), axis_name))
     mask = _mask(batch)
     total = jnp.maximum(_sum_over_devices(mask.sum(dtype=jnp.int32), axis_name), 1).astype(jnp.float32)
 
@@ -95,12 +112,12 @@ def train_step(
         ):
             logits, updates = state.apply_fn(
                 {"params": params, "batch_stats": state.batch_stats},
-                images,
+                batch["image"],
                 train=True,
                 mutable=["batch_stats"],
                 rngs={"dropout": dropout_key},
             )
-        sums = _sums(loss, logits, batch, mask, label_smoothing=label_smoothing)
+        sums = _sums(loss, metrics, logits, batch, label_smoothing)
         return sums["loss_sum"] / total, (updates.get("batch_stats", {}), sums)
 
     grads, (batch_stats, sums) = jax.grad(objective, has_aux=True)(trainable)
@@ -109,6 +126,7 @@ def train_step(
         share = mask.sum(dtype=jnp.int32).astype(jnp.float32) / total
         batch_stats = jax.tree.map(lambda leaf: leaf * share, batch_stats)
         grads, batch_stats, sums = jax.lax.psum((grads, batch_stats, sums), axis_name)
+    sums |= {"gradient_norm_sum": jnp.asarray(optax.tree.norm(grads), jnp.float32), "steps": jnp.ones((), jnp.int32)}
     masked = dict.fromkeys(state.frozen & flat_params.keys(), optax.MaskedNode())
     updates, opt_state = state.tx.update(_unflatten("params", masked | grads), state.opt_state, state.params)
     old, flat_updates = _flatten("params", state.params), _flatten("params", updates)
@@ -137,7 +155,8 @@ def eval_step(
     *,
     axis_name: str | None = None,
     preprocess: Preprocess = _identity,
-    loss: LossName = "cross_entropy",
+    loss: LossName | LossFunction = "cross_entropy",
+    metrics: Metrics | None = None,
 ) -> Sums:
     """Return the sums of loss and metrics over the real examples of a batch, and change nothing.
 
@@ -145,11 +164,12 @@ def eval_step(
       state: evaluated with its moving averages if it has them.
       batch: as in `train_step`.
       axis_name: mapped axis over which the sums are taken; None on one device.
-      preprocess: called without a key, so it does not augment.
-      loss: as in `train_step`.
+      preprocess: called without keys, so it does not augment.
+      loss, metrics: as in `train_step`.
     """
-    logits = state.apply_fn(state.eval_variables, preprocess(batch["image"], None), train=False)
-    return _sum_over_devices(_sums(loss, logits, batch, _mask(batch)), axis_name)
+    batch = preprocess(batch, None)
+    outputs = state.apply_fn(state.eval_variables, batch["image"], train=False)
+    return _sum_over_devices(_sums(loss, metrics, outputs, batch), axis_name)
 
 
 def _flatten(collection: str, tree: Any) -> dict[str, Any]:

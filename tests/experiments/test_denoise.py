@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -124,14 +125,15 @@ def test_patches_are_parts_of_the_images_and_depend_on_their_number():
 
 
 def test_noise_has_the_level_asked_for():
-    clean = np.full((4, 100, 100, 1), 100, np.uint8)
+    clean = {"image": jnp.full((4, 100, 100, 1), 100, jnp.uint8)}
+    keys = jax.random.split(jax.random.key(0), 4)
     with jax.numpy_dtype_promotion("strict"):
-        noisy = np.asarray(script.AddNoise(25.0, 25.0)(clean, jax.random.key(0)))
-        blind = np.asarray(script.AddNoise(0.0, 55.0)(clean, jax.random.key(0)))
+        noisy = np.asarray(script.AddNoise(25.0, 25.0)(clean, keys)["image"])
+        blind = np.asarray(script.AddNoise(0.0, 55.0)(clean, keys)["image"])
     assert abs(noisy.mean() - 100 / 255) < 0.005
     np.testing.assert_allclose(noisy.std(axis=(1, 2, 3)) * 255, 25, atol=1)
     assert np.ptp(blind.std(axis=(1, 2, 3)) * 255) > 5
-    assert script.AddNoise(25.0, 25.0)(noisy) is noisy
+    assert script.AddNoise(25.0, 25.0)({"image": noisy})["image"] is noisy
 
 
 def test_psnr():

@@ -14,7 +14,7 @@ import cnnjax
 from cnnjax import finetune
 from cnnjax.nn import BatchNorm
 from cnnjax.training import CheckpointMismatchError, Checkpoints, Devices, cross_entropy, eval_step, train_step
-from cnnjax.training.metrics import means, zero_sums
+from cnnjax.training.metrics import Regression, means, zero_sums
 
 FROZEN = ["stem", "stage*"]
 
@@ -339,17 +339,19 @@ def test_a_head_for_numbers_trains(loss, power, plain, quick):
     losses = []
     for _ in range(30):
         state, sums = step(state, batch)
-        losses.append(means(sums)["loss"])
+        losses.append(means(sums, Regression())["loss"])
     np.testing.assert_allclose(losses[0], expected, rtol=1e-5)
     assert losses[-1] < losses[0]
     np.testing.assert_allclose(
-        means(eval_step(state, batch, loss=loss))["loss"],
+        means(eval_step(state, batch, loss=loss), Regression())[loss],
         (np.abs(state.apply_fn(state.variables, images) - target)[:6] ** power).mean(),
         rtol=1e-5,
     )
     with pytest.raises(ValueError, match="outputs and target must have one shape, got .8, 2. and .8, 1."):
         eval_step(state, batch | {"target": target[:, :1]}, loss=loss)
-    with pytest.raises(ValueError, match="loss must be one of cross_entropy, mse, mae, got 'hinge'"):
+    with pytest.raises(
+        ValueError, match="loss must be one of cross_entropy, binary_cross_entropy, mse, mae, huber, got 'hinge'"
+    ):
         eval_step(state, batch, loss="hinge")
 
 

@@ -46,6 +46,8 @@ def test_a_step_is_what_it_says():
     assert_close(new.params, expected)
     assert int(new.step) == 1
     np.testing.assert_allclose(means(sums)["loss"], loss(state.params), rtol=1e-5)
+    flat = [np.ravel(leaf) for leaf in jax.tree.leaves(jax.grad(loss)(state.params))]
+    np.testing.assert_allclose(means(sums)["gradient_norm"], np.linalg.norm(np.concatenate(flat)), rtol=1e-5)
     assert means(sums)["accuracy"] * 16 == pytest.approx(
         (state.apply_fn(state.variables, data["image"]).argmax(-1) == data["label"]).sum()
     )
@@ -85,6 +87,9 @@ def test_padding_counts_nowhere(make_tiny_state):
     assert_close(new.batch_stats, expected.batch_stats, 1e-4)
     assert_close(sums, expected_sums, 1e-4)
     assert_close(eval_step(state, padded), eval_step(state, data), 1e-4)
+    # As soft labels, they are learned alike.
+    soft = {**data, "label": jax.nn.one_hot(data["label"], 10)}
+    assert_close(jax.jit(train_step)(state, soft)[0].params, new.params, 1e-4)
 
 
 def test_eight_devices_take_the_step_of_one():
@@ -127,6 +132,26 @@ def test_uneven_masks_over_devices_still_weigh_every_example_equally(make_tiny_s
     assert_close(
         jax.tree.map(lambda leaf: leaf[0], got.batch_stats), jax.tree.map(lambda leaf: leaf[0], expected.batch_stats)
     )
+
+
+def test_eight_devices_augment_as_one_does():
+    """Pixels that the step draws and learns from are functions of seed, step and place in the whole batch."""
+    seen = {}
+
+    def preprocess(batch, keys):
+        noise = jax.vmap(lambda key: jax.random.normal(key, (28 * 28,)).reshape(28, 28, 1))(keys)
+        return {**batch, "image": batch["image"] + noise}
+
+    data = batch(32)
+    for count in (1, 8):
+        state = lenet_state()
+        devices = Devices("jit", 1) if count == 1 else Devices("pmap", 8)
+        step = devices.compile_train(partial(train_step, preprocess=preprocess))
+        new, sums = step(devices.replicate(state), devices.replicate(zero_sums()), devices.shard(data))
+        seen[count] = devices.unreplicate((new.params, sums))
+    assert_close(seen[1], seen[8])
+    plain, _ = jax.jit(train_step)(lenet_state(), data)
+    assert not np.allclose(plain.params["head"]["classifier"]["bias"], seen[1][0]["head"]["classifier"]["bias"])
 
 
 def test_the_same_function_runs_under_shard_map():
