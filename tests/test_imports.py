@@ -16,6 +16,7 @@ ALLOWED = {
     "data": set(),
     "visualize": set(),
     "pretrained": {"nn", "models"},
+    "restoration": {"models"},
     "training": {"nn", "models", "data", "visualize"},
     "finetune": {"nn", "models", "data", "training", "pretrained"},
 }

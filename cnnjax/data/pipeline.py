@@ -60,7 +60,7 @@ class BatchStream:
             raise DataError(
                 f"batch_size must be from 1 to {len(self.source)}, the number of training images, got {self.batch_size}"
             )
-        _check_shard(self.shard, self.batch_size)
+        check_shard(self.shard, self.batch_size)
 
     def __len__(self) -> int:
         return self.num_batches
@@ -88,7 +88,8 @@ class BatchStream:
         return {"image": np.asarray(images), "label": labels}
 
 
-def _check_shard(shard: Shard, batch_size: int) -> None:
+def check_shard(shard: Shard, batch_size: int) -> None:
+    """Raise DataError unless ``shard``, (index, count), is one of equal parts of a batch."""
     index, count = shard
     if not 0 <= index < count:
         raise DataError(f"shard must be (index, count) with 0 <= index < count, got {shard}")
@@ -261,7 +262,7 @@ class EvaluationBatches:
     shard: Shard = WHOLE
 
     def __post_init__(self) -> None:
-        _check_shard(self.shard, self.batch_size)
+        check_shard(self.shard, self.batch_size)
 
     def __len__(self) -> int:
         return -(-len(self.source) // self.batch_size)

@@ -26,7 +26,7 @@ from cnnjax.nn.conv import Conv, ConvTranspose, DepthwiseConv
 from cnnjax.nn.dilation import StageGeometry, dilate_stages
 from cnnjax.nn.folded import FoldedBatchNorm, PointwiseKernel, PoolingBatchNorm
 from cnnjax.nn.head import ClassifierHead, ConvHead, DenseHead, PixelClassifierHead, sow_aux_logits
-from cnnjax.nn.images import check_images
+from cnnjax.nn.images import check_images, pad_to_legal_size
 from cnnjax.nn.initializers import he_fan_in, he_fan_out, torch_uniform
 from cnnjax.nn.inverted_residual import ConvNorm, InvertedResidual, conv_padding, round_width
 from cnnjax.nn.normalization import BatchNorm, LayerNorm, local_response_norm
@@ -97,6 +97,7 @@ __all__ = [
     "max_pool_with_indices",
     "max_unpool",
     "maxout",
+    "pad_to_legal_size",
     "relu",
     "residual_blocks",
     "resize_bilinear",

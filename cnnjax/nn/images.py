@@ -37,3 +37,23 @@ def check_images(images: jax.Array, *, min_size: int = 1, size_step: int = 1) ->
             f"multiple of {size_step}, the smallest {min_size}x{min_size}; resize, pad or crop the images, for example "
             f"to {below[0]}x{below[1]}"
         )
+
+
+def pad_to_legal_size(images: jax.Array, *, min_size: int = 1, size_step: int = 1) -> jax.Array:
+    """Enlarge images at the right and below to a size a network takes, by mirroring; crop what comes out back.
+
+    >>> logits = apply(pad_to_legal_size(images, min_size=16, size_step=16))[:, :height, :width]
+
+    Args:
+      images: [batch, height, width, channels].
+      min_size: smallest legal height and width, pixels.
+      size_step: legal heights and widths are ``min_size`` plus multiples of it.
+    Returns:
+      [batch, legal height, legal width, channels] of the smallest legal size that is not smaller.
+    Raises:
+      ValueError: no pixels.
+    """
+    if images.ndim != 4 or 0 in images.shape[1:3]:
+        raise ValueError(f"images must be [batch, height, width, channels] with pixels, got shape {images.shape}")
+    missing = [max(min_size - size, 0) or (min_size - size) % size_step for size in images.shape[1:3]]
+    return jnp.pad(images, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)), mode="symmetric")

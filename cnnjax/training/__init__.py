@@ -18,6 +18,7 @@ from cnnjax.training.segmentation import (
 from cnnjax.training.setup import Setup
 from cnnjax.training.state import TrainState
 from cnnjax.training.steps import eval_step, train_step
+from cnnjax.training.task import TaskConfig, TaskSetup
 
 __all__ = [
     "RECIPES",
@@ -28,6 +29,8 @@ __all__ = [
     "Devices",
     "Interrupted",
     "Setup",
+    "TaskConfig",
+    "TaskSetup",
     "TrainConfig",
     "TrainState",
     "TrainingError",

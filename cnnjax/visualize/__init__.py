@@ -1,5 +1,7 @@
 """Pictures."""
 
 from cnnjax.visualize.curves import plot_curves
+from cnnjax.visualize.overlay import overlay
+from cnnjax.visualize.panels import draw_panels
 
-__all__ = ["plot_curves"]
+__all__ = ["draw_panels", "overlay", "plot_curves"]

@@ -14,6 +14,7 @@ from cnnjax.training import (
     pixel_cross_entropy,
     segmentation_scores,
 )
+from cnnjax.training.segmentation import Segmentation
 
 CLASSES = 3
 LOSSES = [pixel_cross_entropy, dice_loss, cross_entropy_and_dice]
@@ -98,3 +99,12 @@ def test_labels_of_another_size_are_refused(scene, loss):
     logits, labels = scene
     with pytest.raises(ValueError, match=r"logits \(4, 6, 5, 3\) and labels \(4, 5, 5\); crop or pad"):
         loss(logits, labels[:, 1:])
+
+
+def test_the_metric_sums_what_the_scores_need(scene):
+    logits, labels = scene
+    metric = Segmentation(CLASSES)
+    assert metric.zeros()["confusion"].shape == (CLASSES, CLASSES)
+    sums = metric.sums(jnp.asarray(logits), {"label": jnp.asarray(labels)}, jnp.ones(4, bool))
+    assert metric.means(sums, 4) == segmentation_scores(sums["confusion"])
+    assert hash(metric) == hash(Segmentation(CLASSES))
