@@ -4,6 +4,10 @@
     python experiments/train.py --recipe mnist-lenet5
     python experiments/train.py --model resnet20 --dataset cifar10 --data-dir DIR --epochs 10
 
+Several processes, each with its own devices (TPU pods and SLURM start them without these flags):
+
+    python experiments/train.py --coordinator HOST:PORT --num-processes 2 --process-id 0   # and 1 on the other machine
+
 The same command again goes on with a run that was stopped. Exit codes: 0 the run is complete; 2 it cannot be run as
 asked, with the reason on stderr; 130 (SIGINT) or 143 (SIGTERM) it was stopped and can be resumed.
 """
@@ -12,12 +16,19 @@ from __future__ import annotations
 
 import sys
 
-from cnnjax.training import fit, parse_config, run_command
+from cnnjax.training import connect, fit, parse_config, run_command
+
+
+def train() -> None:
+    """Train what the command line says, with the other processes of the run if there are any."""
+    config = parse_config(description=__doc__)
+    connect(config.coordinator, config.process_id, config.num_processes, config.coordinator_timeout)
+    fit(config)
 
 
 def main() -> int:
     """Run the command line and return the exit code."""
-    return run_command(lambda: fit(parse_config(description=__doc__)))
+    return run_command(train)
 
 
 if __name__ == "__main__":

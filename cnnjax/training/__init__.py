@@ -8,6 +8,7 @@ from cnnjax.training.loop import TrainingError, fit
 from cnnjax.training.losses import absolute_error, cross_entropy, squared_error
 from cnnjax.training.optim import make_optimizer, make_schedule
 from cnnjax.training.parallel import Devices, for_platform
+from cnnjax.training.processes import ProcessesError, connect
 from cnnjax.training.segmentation import (
     confusion_matrix,
     cross_entropy_and_dice,
@@ -28,6 +29,7 @@ __all__ = [
     "ConfigError",
     "Devices",
     "Interrupted",
+    "ProcessesError",
     "Setup",
     "TaskConfig",
     "TaskSetup",
@@ -36,6 +38,7 @@ __all__ = [
     "TrainingError",
     "absolute_error",
     "confusion_matrix",
+    "connect",
     "cross_entropy",
     "cross_entropy_and_dice",
     "dice_loss",

@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -39,6 +40,10 @@ class CheckpointMismatchError(CheckpointError):
 OPTIMIZER = "opt_state/"
 
 
+# Arrays that checkpoints of older versions do not have, and that start at the target's value then.
+ADDED = frozenset({"nonfinite"})
+
+
 class LatestAndBest(checkpoint_managers.PreservationPolicy):
     """Keep the latest checkpoints and the one of step ``best_step``."""
 
@@ -64,16 +69,44 @@ class Checkpoints:
         self.directory = Path(directory).absolute()
         self._policy = LatestAndBest()
         self.notices: list[str] = []
+        with _writing(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
         # Orbax reports on each of its files, from several threads; what a user has to know is said by the errors here.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         with _writing(self.directory):
-            self._manager = ocp.CheckpointManager(
-                self.directory,
-                options=ocp.CheckpointManagerOptions(
-                    preservation_policy=self._policy, cleanup_tmp_directories=True, save_root_metadata=False
-                ),
-                item_handlers={"state": ocp.PyTreeCheckpointHandler(), "run": ocp.JsonCheckpointHandler()},
-            )
+            self._manager = self._open()
+
+    def _open(self) -> Any:
+        # Of several processes, one alone writes: what they hold is equal.
+        alone: dict[str, Any] = {
+            "primary_host": jax.process_index(),
+            "active_processes": {jax.process_index()},
+            "barrier_sync_key_prefix": "checkpoints",
+        }
+        options = ocp.options.MultiprocessingOptions(**alone)
+        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
+        return ocp.CheckpointManager(
+            self.directory,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=self._policy,
+                cleanup_tmp_directories=True,
+                save_root_metadata=False,
+                multiprocessing_options=options,
+                create=False,
+            ),
+            item_handlers={
+                "state": handler,
+                "run": ocp.JsonCheckpointHandler(multiprocessing_options=options),
+            },
+        )
+
+    def _recover(self) -> None:
+        """Forget a write that failed, which Orbax takes for a checkpoint, and free the space it takes."""
+        with contextlib.suppress(OSError, ValueError, RuntimeError):
+            self._manager.close()
+        for part in self.directory.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(part, ignore_errors=True)
+        self._manager = self._open()
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -117,19 +150,27 @@ class Checkpoints:
             "frozen": sorted(getattr(state, "frozen", ())),
             "checksums": {path: _checksum(leaf) for path, leaf in leaves.items()},
         }
-        with _writing(self.directory):
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.PyTreeSave(traverse_util.unflatten_dict(leaves, sep="/")),
-                    run=ocp.args.JsonSave(meta),
-                ),
-            )
+        try:
+            with _writing(self.directory):
+                self._manager.save(
+                    step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.PyTreeSave(traverse_util.unflatten_dict(leaves, sep="/")),
+                        run=ocp.args.JsonSave(meta),
+                    ),
+                )
+        except CheckpointError:
+            self._recover()
+            raise
 
     def wait(self) -> None:
         """Wait until everything is written; raises CheckpointError if something could not be."""
-        with _writing(self.directory):
-            self._manager.wait_until_finished()
+        try:
+            with _writing(self.directory):
+                self._manager.wait_until_finished()
+        except CheckpointError:
+            self._recover()
+            raise
 
     def restore(self, step: int, target: State) -> tuple[State, dict[str, Any]]:
         """Return the state and the run's JSON object of a step.
@@ -146,6 +187,11 @@ class Checkpoints:
         leaves, meta = self._read(step)
         run = meta["run"]
         expected = _flatten(target)
+        for path in ADDED:
+            if path in expected:
+                leaves.setdefault(path, np.array(expected[path]))
+            else:
+                leaves.pop(path, None)
         self.notices = _move_to_other_mask(
             leaves, expected, frozenset(meta.get("frozen", ())), getattr(target, "frozen", frozenset())
         )

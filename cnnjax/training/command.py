@@ -10,6 +10,7 @@ from rich.console import Console
 from cnnjax.training.checkpoint import CheckpointError
 from cnnjax.training.interruption import Interrupted
 from cnnjax.training.loop import TrainingError
+from cnnjax.training.processes import ProcessesError
 
 
 def run_command(command: Callable[[], object]) -> int:
@@ -26,7 +27,7 @@ def run_command(command: Callable[[], object]) -> int:
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
         command()
-    except (ValueError, CheckpointError, TrainingError, OSError) as error:
+    except (ValueError, CheckpointError, TrainingError, ProcessesError, OSError) as error:
         errors.print(f"error: {error}", style="red", markup=False)
         return 2
     except Interrupted as stop:

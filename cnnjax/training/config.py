@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -111,6 +112,22 @@ class TrainConfig:
     """Also save a checkpoint every so many steps; 0: only at the end of each epoch."""
     memory_budget_mib: int = 2048
     """Data sets of equally large images that take less are decoded once and kept in memory."""
+    sync_batch_norm: bool = False
+    """Take batch norm's statistics over all devices (as jit always does); pmap takes them on each device otherwise."""
+    skip_nonfinite: int = 0
+    """Leave out up to so many steps whose loss or gradient is not finite, before the run stops."""
+    tensorboard: bool = False
+    """Also write what metrics.jsonl holds as TensorBoard's events (needs the extra "tensorboard")."""
+    profile: str | None = None
+    """A:B writes a profiler trace of steps A to B, which TensorBoard's profile plugin and Perfetto show."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0 of a run of several processes; TPU pods and SLURM need no such flags."""
+    process_id: int | None = None
+    """Number of this process, from 0."""
+    num_processes: int | None = None
+    """Number of processes; 1: do not look for others."""
+    coordinator_timeout: float = 30.0
+    """Seconds to wait for the other processes."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values before anything is built."""
@@ -129,10 +146,13 @@ class TrainConfig:
             ("log_steps", self.log_steps >= 1, "at least 1"),
             ("checkpoint_steps", self.checkpoint_steps >= 0, "at least 0"),
             ("memory_budget_mib", self.memory_budget_mib >= 0, "at least 0"),
+            ("skip_nonfinite", self.skip_nonfinite >= 0, "at least 0"),
+            ("coordinator_timeout", 0 < self.coordinator_timeout < float("inf"), "above 0 and finite"),
         ]
         for name, good, expected in checks:
             if not good:
                 raise ConfigError(f"{name} must be {expected}, got {getattr(self, name)}")
+        parse_steps(self.profile)
         try:
             model_info(self.model)
         except ValueError as error:
@@ -148,6 +168,20 @@ class TrainConfig:
         return {
             key: str(value) if isinstance(value, Path) else value for key, value in dataclasses.asdict(self).items()
         }
+
+
+def parse_steps(text: str | None) -> tuple[int, int] | None:
+    """Return the first and the last step of "A:B"; steps count from 1.
+
+    Raises:
+      ConfigError: anything else.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+):(\d+)", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise ConfigError(f"profile must be A:B, steps from 1 with A at most B, got {text!r}")
+    return int(match[1]), int(match[2])
 
 
 _CIFAR: dict[str, Any] = {

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import serialization
 from rich.console import Console
 
-from cnnjax.training.checkpoint import Checkpoints
-from cnnjax.training.config import RunConfig
+from cnnjax.training import processes
+from cnnjax.training.checkpoint import CheckpointError, Checkpoints
+from cnnjax.training.config import RunConfig, parse_steps
+from cnnjax.training.events import EventLog
 from cnnjax.training.interruption import Interrupted, Stop, stop_on_signals
 from cnnjax.training.metrics import means, zero_sums
+from cnnjax.training.nonfinite import KEPT, name_first, nonfinite_paths, probe
 from cnnjax.training.progress import RunProgress, print_result
-from cnnjax.training.rundir import RunDirectory
+from cnnjax.training.rundir import LOCAL_FIELDS, RunDirectory
 from cnnjax.training.setup import RunSetup, Setup
 from cnnjax.visualize import plot_curves
+
+ADVICE = "lower --learning-rate or lengthen --warmup-epochs"
 
 
 class TrainingError(RuntimeError):
@@ -41,29 +48,53 @@ def fit(
       compilation and evaluation), ``seconds`` (of the whole run), and what was trained where.
     Raises:
       ConfigError, DataError: the run cannot be built.
-      CheckpointError: a checkpoint cannot be written, or none can be read.
-      TrainingError: the loss is not finite.
+      CheckpointError: the last checkpoint cannot be written, or none can be read.
+      TrainingError: the loss or the gradient is not finite.
+      ProcessesError: other processes of the run disagree, failed or are gone.
       Interrupted: SIGINT or SIGTERM came; a checkpoint of the last step was saved before.
     """
     started = time.perf_counter()
-    console = console or Console()
-    directory = RunDirectory(config.run_directory, config)
-    if (result := directory.result()) is not None:
+    first = processes.is_first()
+    console = (console or Console()) if first else Console(quiet=True)
+    local = LOCAL_FIELDS
+    processes.agree({key: value for key, value in config.to_json().items() if key not in local})
+    directory = processes.together(lambda: RunDirectory(config.run_directory, config) if first else None)
+    if (result := processes.from_first(lambda: directory and directory.result())) is not None:
         console.print("The run is complete; nothing is left to do. Give another --workdir to train again.")
-        print_result(console, result, directory.path)
+        print_result(console, result, config.run_directory)
         return result
-    setup = create(config)
-    directory.create(setup.resolved())
-    with Checkpoints(directory.checkpoint_directory) as checkpoints:
-        run = TrainingLoop(setup, directory, checkpoints, console, started)
-        run.restore()
-        with stop_on_signals() as stop:
-            run.train(stop)
-        return run.finish()
+    setup = processes.together(lambda: create(config))
+    with contextlib.ExitStack() as stack:
+
+        def open_files() -> Checkpoints | None:
+            if directory is None:
+                return None
+            directory.create(setup.resolved())
+            return stack.enter_context(Checkpoints(directory.checkpoint_directory))
+
+        run = TrainingLoop(setup, directory, processes.together(open_files), console, started)
+        try:
+            run.restore()
+            with stop_on_signals() as stop:
+                run.train(stop)
+            return run.finish()
+        except jax.errors.JaxRuntimeError as error:
+            if setup.devices.processes == 1:
+                raise
+            raise processes.ProcessesError(
+                "another process of this run is gone, or cannot be reached any more; start all of them again, with the "
+                f"same commands, to go on from the last checkpoint ({str(error).splitlines()[0][:200]})"
+            ) from error
 
 
 class TrainingLoop:
     """The changing part of a run: state, position, and what was measured.
+
+    Args:
+      setup: what the run is made of.
+      directory, checkpoints: where it leaves what; None in a process that writes nothing.
+      console: where progress is shown.
+      started: when, by `time.perf_counter`.
 
     Attributes:
       step: steps taken.
@@ -71,15 +102,19 @@ class TrainingLoop:
     """
 
     def __init__(
-        self, setup: RunSetup, directory: RunDirectory, checkpoints: Checkpoints, console: Console, started: float
+        self,
+        setup: RunSetup,
+        directory: RunDirectory | None,
+        checkpoints: Checkpoints | None,
+        console: Console,
+        started: float,
     ) -> None:
         self.setup = setup
         self.directory = directory
         self.checkpoints = checkpoints
         self.console = console
         self.started = started
-        config = setup.config
-        self.batches = setup.pipeline.train_batches(config.batch_size, setup.num_steps, config.seed)
+        self.batches = self.train_batches()
         self.state: Any = setup.initial_state()
         self.num_params = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
         self.sums: Any = zero_sums(setup.metrics)
@@ -92,15 +127,37 @@ class TrainingLoop:
         self.seconds_before = 0.0
         self.train_seconds = 0.0
         self.train_images = 0
+        # Steps that were left out because their gradient was not finite, how many may be, and where all was well.
+        self.nonfinite = 0
+        self.max_nonfinite: int = getattr(setup.config, "skip_nonfinite", 0)
+        self.good = 0, self.batches.get_state()
+        # Scripts without these flags do neither.
+        self.events: EventLog | None = None
+        self.profile: tuple[int, int] | None = parse_steps(getattr(setup.config, "profile", None))
+
+    def train_batches(self) -> Any:
+        """Return this process's part of the batches of the run, from the first one."""
+        setup, config = self.setup, self.setup.config
+        part = {"shard": setup.devices.batch_shard} if setup.devices.processes > 1 else {}
+        return setup.pipeline.train_batches(config.batch_size, setup.num_steps, config.seed, **part)
 
     def restore(self) -> None:
         """Go to the newest good checkpoint, if there is one, and put the state on the devices."""
-        if (found := self.checkpoints.restore_newest(self.state)) is not None:
-            self.step, self.state, run, damaged = found
+
+        def read() -> dict[str, Any] | None:
+            assert self.checkpoints is not None
+            if (found := self.checkpoints.restore_newest(self.state)) is None:
+                return None
+            step, self.state, run, damaged = found
             for problem in damaged:
                 self.console.print(f"[yellow]{problem}; it was moved to 'corrupt', an earlier one is used[/yellow]")
             for notice in self.checkpoints.notices:
                 self.console.print(f"[yellow]{notice}[/yellow]")
+            return {"step": step, **run}
+
+        if (run := processes.from_first(read)) is not None:
+            self.state = processes.share_tree(self.state)
+            self.step = run["step"]
             self.batches.set_state(run["data"])
             self.sums = {key: jnp.asarray(run["sums"][key], value.dtype) for key, value in self.sums.items()}
             self.epoch = run["epoch"]
@@ -108,18 +165,33 @@ class TrainingLoop:
             self.latest = run["latest"]
             self.seconds_before = run["seconds"]
             self.train_seconds, self.train_images = run["train_seconds"], run["train_images"]
+            self.nonfinite = 0 if self.state.nonfinite is None else int(self.state.nonfinite)
             self.console.print(f"Going on from step {self.step} of {self.setup.num_steps}")
-        self.directory.forget_after(self.step)
+        self.good = self.step, self.batches.get_state()
+        processes.together(self.clean_records)
         self.state = self.setup.devices.replicate(self.state)
         self.sums = self.setup.devices.replicate(self.sums)
+
+    def clean_records(self) -> None:
+        """Drop what was written after the step to go on from, and begin to write events."""
+        if self.directory is not None:
+            self.directory.forget_after(self.step)
+            if getattr(self.setup.config, "tensorboard", False):
+                self.events = EventLog(self.directory.events_directory, self.step)
 
     def train(self, stop: Stop, until: int | None = None) -> None:
         """Take all steps that are left, or those up to step ``until``."""
         setup, config = self.setup, self.setup.config
         last = setup.num_steps if until is None else min(until, setup.num_steps)
-        with RunProgress(self.console, setup.num_steps, self.step, config.batch_size, self.epoch_text()) as progress:
+        votes = processes.Votes()
+        progress = RunProgress(self.console, setup.num_steps, self.step, config.batch_size, self.epoch_text())
+        with progress, contextlib.ExitStack() as stack:
+            if self.events is not None:
+                stack.enter_context(self.events)
+            profiler = stack.enter_context(_profiler(self.profile, self.directory))
             clock = _Clock(self)
             while self.step < last:
+                profiler(self.step, self.sums)
                 batch = setup.devices.shard(next(self.batches))
                 self.state, self.sums = setup.train(self.state, self.sums, batch)
                 self.step += 1
@@ -128,17 +200,18 @@ class TrainingLoop:
                 if self.step % config.log_steps == 0:
                     self.log(progress)
                 ended = self.step == self.epoch_end()
+                number = votes.cast(stop.number)
                 if ended:
                     clock.pause()
                     self.end_epoch(progress)
                     clock.resume()
-                elif (config.checkpoint_steps and self.step % config.checkpoint_steps == 0) or stop.number:
+                elif (config.checkpoint_steps and self.step % config.checkpoint_steps == 0) or number:
                     clock.pause()
                     self.save()
                     clock.resume()
-                if stop.number and self.step < setup.num_steps:
-                    self.checkpoints.wait()
-                    raise Interrupted(stop.number)
+                if number and self.step < setup.num_steps:
+                    self.await_checkpoint()
+                    raise Interrupted(number)
             clock.pause()
 
     def epoch_end(self) -> int:
@@ -150,22 +223,73 @@ class TrainingLoop:
         """Return the means over the epoch so far; waits for the device."""
         sums = jax.device_get(self.setup.devices.unreplicate(self.sums))
         values = means(sums, self.setup.metrics)
-        if not math.isfinite(values["loss"]):
-            raise TrainingError(
-                f"the loss is {values['loss']} at step {self.step} (learning rate "
-                f"{float(self.setup.schedule(self.step - 1)):.3g}); lower --learning-rate or lengthen --warmup-epochs. "
-                "Checkpoints of earlier steps are kept"
-            )
+        self.check_finite(values["loss"])
         return values
+
+    def check_finite(self, loss: float = 0.0) -> None:
+        """Raise if there was a loss or gradient that is not finite, more often than allowed; waits for the device."""
+        counter = self.state.nonfinite
+        if counter is not None:
+            self.nonfinite = int(self.setup.devices.unreplicate(counter))
+            if self.nonfinite > self.max_nonfinite:
+                raise TrainingError(self.explain())
+        elif not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss} at step {self.step} (learning rate {self.learning_rate(self.step):.3g}); "
+                f"{ADVICE}. Checkpoints of earlier steps are kept"
+            )
+        self.good = self.step, self.batches.get_state()
+
+    def learning_rate(self, step: int) -> float:
+        """Return the rate of a step, counted from 1; the optimizer does not count the steps that were left out."""
+        return float(self.setup.schedule(max(step - 1 - self.nonfinite, 0)))
+
+    def explain(self) -> str:
+        """Say what was not finite in the step that stopped the state, by taking it again."""
+        devices = self.setup.devices
+        state = devices.unreplicate(self.state)
+        bad_step = int(state.step) + 1
+        before = jax.tree.map(np.array, state.params)
+        batches = self.train_batches()
+        batches.set_state(self.good[1])
+        for _ in range(bad_step - self.good[0]):
+            batch = next(batches)
+        zeros = devices.replicate(zero_sums(self.setup.metrics))
+        after, sums = self.setup.train(probe(self.state), zeros, devices.shard(batch))
+        sums = jax.device_get(devices.unreplicate(sums))
+        grads = jax.tree.map(lambda new, old: np.asarray(new) - old, devices.unreplicate(after).params, before)
+        total = len(jax.tree.leaves(before))
+        rate = float(self.setup.schedule(max(bad_step - self.nonfinite, 0)))
+        allowed = f"; it is the {self.nonfinite}. such step, --skip-nonfinite {self.max_nonfinite} allows fewer"
+        return (
+            f"the loss is {means(sums, self.setup.metrics)['loss']:.4g} at step {bad_step} (learning rate {rate:.3g}, "
+            f"gradient norm {float(sums['gradient_norm_sum']):.4g}{allowed if self.max_nonfinite else ''}). "
+            f"Gradients that are not finite: {name_first(nonfinite_paths(grads), total)}; "
+            f"parameters: {name_first(nonfinite_paths(before), total)}. {ADVICE.capitalize()}, or tolerate a few such "
+            "steps with --skip-nonfinite. Checkpoints of earlier steps are kept"
+        )
 
     def log(self, progress: RunProgress) -> None:
         """Write a training line."""
         values = self.current()
-        rate = float(self.setup.schedule(self.step - 1))
-        self.directory.append(
-            {"kind": "train", "step": self.step, "epoch": self.epoch, **values, "learning_rate": rate}
-        )
+        rate = self.learning_rate(self.step)
+        self.write({"kind": "train", "step": self.step, "epoch": self.epoch, **values, "learning_rate": rate})
         progress.report(self.step, self.epoch_text(), values["loss"])
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Add a record to ``metrics.jsonl``, and to TensorBoard's events."""
+        if self.max_nonfinite:
+            record = {**record, "nonfinite_steps": self.nonfinite}
+        if self.directory is None:
+            return
+        try:
+            self.directory.append(record)
+        except OSError as error:
+            self.console.print(
+                f"[yellow]could not write to {self.directory.metrics_file} ({error.strerror}); will be tried again"
+            )
+        if self.events is not None:
+            self.events.write(record)
 
     def end_epoch(self, progress: RunProgress) -> None:
         """Evaluate, write the epoch's line and the curves, and save."""
@@ -180,38 +304,79 @@ class TrainingLoop:
         value = test[measure]
         if self.best is None or (value < self.best if measure == "loss" else value > self.best):
             self.best_step, self.best = self.step, value
-        self.directory.append(
-            {"kind": "epoch", "step": self.step, "epoch": self.epoch, **self.latest, "seconds": self.seconds()}
-        )
+        self.write({"kind": "epoch", "step": self.step, "epoch": self.epoch, **self.latest, "seconds": self.seconds()})
         self.epoch += 1
         self.sums = self.setup.devices.replicate(zero_sums(self.setup.metrics))
         self.save()
 
-    def save(self) -> None:
-        """Start writing a checkpoint of this step."""
-        self.checkpoints.save(
-            self.step,
-            self.setup.devices.unreplicate(self.state),
-            {
-                "data": self.batches.get_state(),
-                "sums": {
-                    key: np.asarray(value).tolist() for key, value in self.setup.devices.unreplicate(self.sums).items()
-                },
-                "epoch": self.epoch,
-                "best_step": self.best_step,
-                "best": self.best,
-                "latest": self.latest,
-                "seconds": self.seconds(),
-                "train_seconds": self.train_seconds,
-                "train_images": self.train_images,
-                "config": self.setup.config.to_json(),
+    def save(self) -> bool:
+        """Start writing a checkpoint of this step; if that or the one before fails, say so and return False."""
+        self.check_finite()
+        state = self.setup.devices.unreplicate(self.state)
+        for name in KEPT:
+            values = serialization.to_state_dict(getattr(state, name))
+            if values and (bad := nonfinite_paths(values)):
+                raise TrainingError(
+                    f"after step {self.step}, {name} holds numbers that are not finite: {name_first(bad, len(bad))}; "
+                    f"{ADVICE}. Checkpoints of earlier steps are kept"
+                )
+        if self.checkpoints is None or self.directory is None:
+            return True
+        run = {
+            "data": self.batches.get_state(),
+            "sums": {
+                key: np.asarray(value).tolist() for key, value in self.setup.devices.unreplicate(self.sums).items()
             },
-            best_step=self.best_step,
-        )
+            "epoch": self.epoch,
+            "best_step": self.best_step,
+            "best": self.best,
+            "latest": self.latest,
+            "seconds": self.seconds(),
+            "train_seconds": self.train_seconds,
+            "train_images": self.train_images,
+            "config": self.setup.config.to_json(),
+        }
+        # The second time, if what failed was the checkpoint before this one.
+        for _ in range(2):
+            try:
+                self.directory.flush()
+                self.checkpoints.save(self.step, state, run, best_step=self.best_step)
+            except (CheckpointError, OSError) as error:
+                self.console.print(f"[yellow]{error}; will be tried again with the next checkpoint[/yellow]")
+            else:
+                return True
+        return False
+
+    def await_checkpoint(self) -> None:
+        """Wait until the checkpoint of this step is on the disk; try again if it could not be written.
+
+        Raises:
+          CheckpointError: it could not be written, again.
+        """
+
+        def wait() -> None:
+            assert self.checkpoints is not None
+            with contextlib.suppress(CheckpointError):
+                self.checkpoints.wait()
+            if self.step not in self.checkpoints.steps:
+                self.save()
+                self.checkpoints.wait()
+            if self.step not in self.checkpoints.steps:
+                raise CheckpointError(
+                    f"no checkpoint of step {self.step} could be written to {self.checkpoints.directory}; free some "
+                    "space on the disk and start the same command again, which goes on from the checkpoint before"
+                )
+
+        processes.from_first(wait)
 
     def finish(self) -> dict[str, Any]:
-        """Write the curves and the result, once every checkpoint is on the disk."""
-        self.checkpoints.wait()
+        """Write the curves and the result, once the last checkpoint is on the disk."""
+        self.await_checkpoint()
+        return processes.from_first(self.conclude)
+
+    def conclude(self) -> dict[str, Any]:
+        """Write the curves and the result."""
+        assert self.directory is not None
         config = self.setup.config
         plot_curves(self.directory.records(), self.directory.curves_file, f"{config.model} on {config.dataset}")
         result = {
@@ -238,6 +403,31 @@ class TrainingLoop:
     def epoch_text(self) -> str:
         """Return the number of the epoch among all."""
         return f"{self.epoch}/{math.ceil(self.setup.config.epochs)}"
+
+
+@contextlib.contextmanager
+def _profiler(steps: tuple[int, int] | None, directory: RunDirectory | None) -> Iterator[Callable[[int, Any], None]]:
+    """Yield what has to be called before each step, with the steps taken; it traces the wanted ones."""
+    tracing = False
+
+    def before(step: int, sums: Any) -> None:
+        nonlocal tracing
+        if steps is None or directory is None:
+            return
+        if not tracing and step == steps[0] - 1:
+            jax.block_until_ready(sums)
+            jax.profiler.start_trace(str(directory.profile_directory))
+            tracing = True
+        elif tracing and step >= steps[1]:
+            jax.block_until_ready(sums)
+            jax.profiler.stop_trace()
+            tracing = False
+
+    try:
+        yield before
+    finally:
+        if tracing:
+            jax.profiler.stop_trace()
 
 
 class _Clock:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
 from collections.abc import Mapping, Set
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, Protocol
 
 from cnnjax.training.config import ConfigError
 
-# Where a run lies and what it runs on may change between two parts of it; everything else is part of what it computes.
-FREE_FIELDS: Set[str] = {"workdir", "data_dir", "parallel", "memory_budget_mib"}
+# Where a run lies may differ between its processes; what it runs on and shows, between two parts of it, too. Everything
+# else is part of what it computes.
+LOCAL_FIELDS: Set[str] = {"workdir", "data_dir", "memory_budget_mib", "process_id"}
+FREE_FIELDS: Set[str] = LOCAL_FIELDS | {
+    *("parallel", "coordinator", "num_processes", "coordinator_timeout", "skip_nonfinite", "tensorboard", "profile")
+}
 PACKAGES = ("cnnjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 
 
@@ -43,6 +49,7 @@ class RunDirectory:
         self.path = path
         self.config = config
         self._free = free
+        self._pending: list[str] = []
         if self.config_file.exists():
             self._compare()
 
@@ -67,6 +74,16 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def events_directory(self) -> Path:
+        """Where TensorBoard's event files lie."""
+        return self.path / "events"
+
+    @property
+    def profile_directory(self) -> Path:
+        """Where the profiler's traces lie."""
+        return self.path / "profile"
+
+    @property
     def curves_file(self) -> Path:
         """Loss and accuracy over epochs."""
         return self.path / "curves.png"
@@ -79,6 +96,8 @@ class RunDirectory:
                 f"{self.config_file} cannot be read ({error}); restore it, or give another --workdir"
             ) from error
         ours = self.config.to_json()
+        # Runs of versions without a flag did what is its default now.
+        saved = _defaults(self.config) | saved
         differing = [
             f"  {field}: {saved.get(field, 'not there')!r} there, {ours.get(field, 'not there')!r} now"
             for field in sorted((saved.keys() | ours.keys()) - self._free)
@@ -145,11 +164,38 @@ class RunDirectory:
             write_text(self.metrics_file, "".join(json.dumps(record) + "\n" for record in kept))
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Add a record to ``metrics.jsonl``, on the disk when this returns."""
-        with self.metrics_file.open("a") as file:
-            file.write(json.dumps(dict(record)) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Add a record to ``metrics.jsonl``, on the disk when this returns.
+
+        Raises:
+          OSError: it could not be written, and will be by the next call of this or of `flush` that can.
+        """
+        self._pending.append(json.dumps(dict(record)) + "\n")
+        self.flush()
+
+    def flush(self) -> None:
+        """Write the records that could not be written before; raises OSError if that is still so."""
+        if not self._pending:
+            return
+        size = self.metrics_file.stat().st_size if self.metrics_file.exists() else None
+        try:
+            with self.metrics_file.open("a") as file:
+                file.write("".join(self._pending))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            # Parts of lines would be in the way of the next try.
+            if self.metrics_file.exists():
+                os.truncate(self.metrics_file, size or 0)
+            raise
+        self._pending.clear()
+        if size is None:
+            _sync_directory(self.path)
+
+
+def _defaults(config: Config) -> dict[str, Any]:
+    if not dataclasses.is_dataclass(config):
+        return {}
+    return {field.name: field.default for field in dataclasses.fields(config) if field.default is not MISSING}
 
 
 def git_commit() -> str | None:
@@ -176,3 +222,13 @@ def write_text(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
+    _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    """Make sure that the names of new files outlive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -18,6 +18,7 @@ from cnnjax.data import DataPipeline, Preprocess, load_dataset
 from cnnjax.models import create_model, model_info
 from cnnjax.training.config import ConfigError, RunConfig, TrainConfig
 from cnnjax.training.metrics import Classification, Metrics, means, zero_sums
+from cnnjax.training.nonfinite import skip_nonfinite
 from cnnjax.training.optim import make_optimizer, make_schedule
 from cnnjax.training.parallel import Devices, for_platform
 from cnnjax.training.state import TrainState
@@ -28,7 +29,10 @@ class Pipeline(Protocol):
     """Where a run's batches come from, as `cnnjax.data.DataPipeline` is one."""
 
     def train_batches(self, batch_size: int, num_batches: int, seed: int) -> Any:
-        """Return an iterator with ``get_state`` and ``set_state``."""
+        """Return an iterator with ``get_state`` and ``set_state``.
+
+        A run of several processes also gives ``shard``, as `DataPipeline` takes it.
+        """
 
     def test_batches(self, batch_size: int) -> Iterator[Mapping[str, Any]]:
         """Yield every test example once, in padded batches with a ``mask``."""
@@ -123,7 +127,12 @@ class Setup:
             raise ConfigError(f"{config.model} is a network for {info.task}; take one whose task is classification")
         dataset = load_dataset(config.dataset, config.data_dir)
         image_size = config.image_size or _image_size(dataset.image_shape[:2], info.min_size, info.input_size)
-        model = create_model(config.model, num_classes=dataset.num_classes, dtype=jnp.dtype(config.dtype))
+        fields: dict[str, Any] = {}
+        if config.sync_batch_norm and devices.axis_name is not None:
+            fields["axis_name"] = devices.axis_name
+            if "axis_name" not in {field.name for field in dataclasses.fields(type(create_model(config.model)))}:
+                raise ConfigError(f"{config.model} has no batch norm to synchronise; leave out --sync-batch-norm")
+        model = create_model(config.model, num_classes=dataset.num_classes, dtype=jnp.dtype(config.dtype), **fields)
         model = for_platform(model, jax.default_backend())
         channels = dataset.image_shape[2]
         try:
@@ -169,7 +178,7 @@ class Setup:
             schedule=schedule,
             tx=tx,
             num_steps=num_steps,
-            train=devices.compile_train(step),
+            train=devices.compile_train(skip_nonfinite(step, config.skip_nonfinite)),
             evaluate=devices.compile_eval(partial(eval_step, preprocess=preprocess, metrics=metrics)),
             metrics=metrics,
         )
@@ -183,12 +192,13 @@ class Setup:
         """Return the state of step 0."""
         shape = (1, self.pipeline.image_size, self.pipeline.image_size, self.pipeline.dataset.image_shape[2])
         key = jax.random.key(self.config.seed)
-        return TrainState.create(self.model, self.tx, key, jnp.zeros(shape), ema=self.config.ema_decay > 0)
+        state = TrainState.create(self.model, self.tx, key, jnp.zeros(shape), ema=self.config.ema_decay > 0)
+        return state.replace(nonfinite=jnp.zeros((), jnp.int32))
 
     def test(self, state: Any) -> dict[str, Any]:
         """Return mean loss and accuracy over every test example, once each; ``state`` is replicated."""
         batch_size = self.devices.pad_batch_size(min(max(self.config.batch_size, 256), len(self.pipeline.test)))
-        batches = self.pipeline.test_batches(batch_size)
+        batches = self.pipeline.test_batches(batch_size, self.devices.batch_shard)
         return means(sum_over(self.devices, self.evaluate, state, batches, self.metrics), self.metrics)
 
     def resolved(self) -> dict[str, Any]:

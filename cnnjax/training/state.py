@@ -21,6 +21,8 @@ class TrainState(struct.PyTreeNode):
       opt_state: of ``tx``.
       rng: random key that all draws of the run derive from, by folding in the step. It never changes.
       ema: exponential moving averages of ``params`` and ``batch_stats``, or None.
+      nonfinite: int32[], steps left out because of gradients that are not finite (see
+        `cnnjax.training.nonfinite.skip_nonfinite`), or None.
       frozen: paths, with the collection (``params/stem/conv1/kernel``), of what the step leaves as it is, bit for bit,
         in ``ema`` too; ``tx`` must know of them, see `cnnjax.finetune.train_state` (not part of the pytree).
       apply_fn: the network's ``apply`` (not part of the pytree).
@@ -33,6 +35,7 @@ class TrainState(struct.PyTreeNode):
     opt_state: optax.OptState
     rng: jax.Array
     ema: Any = None
+    nonfinite: jax.Array | None = None
     frozen: frozenset[str] = struct.field(pytree_node=False, default=frozenset())
     apply_fn: Callable[..., Any] = struct.field(pytree_node=False, default=None)
     tx: optax.GradientTransformation = struct.field(pytree_node=False, default=None)
