@@ -12,9 +12,12 @@ from typing import Any, Literal, Protocol
 
 import tyro
 
+from cnnjax.data.files import OnBadImage
 from cnnjax.models import model_info
 from cnnjax.training.optim import OptimizerName, ScheduleName
 from cnnjax.training.parallel import ParallelMode
+
+NormalizationName = Literal["auto", "data", "model"]
 
 
 class ConfigError(ValueError):
@@ -69,9 +72,17 @@ class TrainConfig:
     model: str = "lenet5"
     """Name of a network, see cnnjax.list_models()."""
     dataset: str = "digits"
-    """Name of an image-classification data set of TFDS; "digits" is embedded."""
+    """digits, faces (both need no download), an image-classification set of TFDS, or your own: folder, csv, npz."""
     data_dir: Path | None = None
-    """Folder of prepared TFDS data sets; None: ~/tensorflow_datasets."""
+    """Folder of prepared TFDS data sets (None: ~/tensorflow_datasets); of folder, csv and npz: the data itself."""
+    train_split: str = "train"
+    """Examples to train on, as TFDS writes them: train[:10%], train+validation."""
+    test_split: str | None = None
+    """Examples to test on; None: test, or else validation. "validation" holds out a tenth of train if need be."""
+    on_bad_image: OnBadImage = "error"
+    """Images that cannot be used: error refuses the set, skip leaves them out and lists them in config.json."""
+    normalization: NormalizationName = "auto"
+    """Mean and deviation: data: of the training images; model: the network's; auto: data if they fit into memory."""
     workdir: Path | None = None
     """Folder of the run; None: runs/<model>-<dataset>."""
     epochs: float = 30
@@ -112,6 +123,8 @@ class TrainConfig:
     """Also save a checkpoint every so many steps; 0: only at the end of each epoch."""
     memory_budget_mib: int = 2048
     """Data sets of equally large images that take less are decoded once and kept in memory."""
+    workers: int = 0
+    """Processes that read and decode images outside memory; 0: threads of this one. The order is the same."""
     sync_batch_norm: bool = False
     """Take batch norm's statistics over all devices (as jit always does); pmap takes them on each device otherwise."""
     skip_nonfinite: int = 0
@@ -146,6 +159,7 @@ class TrainConfig:
             ("log_steps", self.log_steps >= 1, "at least 1"),
             ("checkpoint_steps", self.checkpoint_steps >= 0, "at least 0"),
             ("memory_budget_mib", self.memory_budget_mib >= 0, "at least 0"),
+            ("workers", self.workers >= 0, "at least 0"),
             ("skip_nonfinite", self.skip_nonfinite >= 0, "at least 0"),
             ("coordinator_timeout", 0 < self.coordinator_timeout < float("inf"), "above 0 and finite"),
         ]
