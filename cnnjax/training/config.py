@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import re
 import sys
 from collections.abc import Sequence
@@ -12,12 +13,10 @@ from typing import Any, Literal, Protocol
 
 import tyro
 
-from cnnjax.data.files import OnBadImage
 from cnnjax.models import model_info
+from cnnjax.training.initialization import InitName
 from cnnjax.training.optim import OptimizerName, ScheduleName
 from cnnjax.training.parallel import ParallelMode
-
-NormalizationName = Literal["auto", "data", "model"]
 
 
 class ConfigError(ValueError):
@@ -67,64 +66,115 @@ class RunConfig(Protocol):
 class TrainConfig:
     """A training run. Every field is a flag of ``experiments/train.py``."""
 
+    # What is trained, and where its files are.
     recipe: str = "digits-lenet5"
     """Named set of defaults for all other flags."""
     model: str = "lenet5"
     """Name of a network, see cnnjax.list_models()."""
+    model_fields: tuple[str, ...] = ()
+    """NAME=VALUE of the network's fields, such as stochastic_depth_rate=0.1."""
     dataset: str = "digits"
-    """digits, faces (both need no download), an image-classification set of TFDS, or your own: folder, csv, npz."""
+    """Name of an image-classification data set of TFDS; "digits" is embedded."""
     data_dir: Path | None = None
-    """Folder of prepared TFDS data sets (None: ~/tensorflow_datasets); of folder, csv and npz: the data itself."""
-    train_split: str = "train"
-    """Examples to train on, as TFDS writes them: train[:10%], train+validation."""
-    test_split: str | None = None
-    """Examples to test on; None: test, or else validation. "validation" holds out a tenth of train if need be."""
-    on_bad_image: OnBadImage = "error"
-    """Images that cannot be used: error refuses the set, skip leaves them out and lists them in config.json."""
-    normalization: NormalizationName = "auto"
-    """Mean and deviation: data: of the training images; model: the network's; auto: data if they fit into memory."""
+    """Folder of prepared TFDS data sets; None: ~/tensorflow_datasets."""
     workdir: Path | None = None
     """Folder of the run; None: runs/<model>-<dataset>."""
+
+    # How long, and in which portions.
     epochs: float = 30
     """Passes over the training images."""
     batch_size: int = 64
     """Images a step, over all devices."""
-    learning_rate: float = 2e-3
-    """After warm-up."""
+    accumulate: int = 1
+    """Parts that a device's images pass the network in, one after the other; the step is that of the whole batch."""
+    patience: int = 0
+    """Stop after so many epochs in which --measure did not get better; 0: never."""
+    measure: Literal["accuracy", "top5_accuracy", "loss"] = "accuracy"
+    """What is measured on the test images to choose the best checkpoint, and to stop early."""
+
+    # What is minimised.
+    loss: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
+    """Loss; binary_cross_entropy takes each class by itself."""
+    label_smoothing: float = 0.0
+    """Share of the target spread over all classes."""
+    aux_weight: float | None = None
+    """Weight of each auxiliary head's loss; None: 0.3 where a network has such heads, 0.4 for inception_v3."""
+    l1: float = 0.0
+    """Add this times the sum of absolute weights to the loss; reported losses are without it."""
+    l2: float = 0.0
+    """Add half of this times the sum of squared weights to the loss; reported losses are without it."""
+
+    # How.
     optimizer: OptimizerName = "adamw"
     """Optimizer, from optax."""
     momentum: float = 0.9
-    """Of sgd."""
+    """Of sgd, rmsprop and lars."""
+    nesterov: bool = False
+    """Nesterov's momentum, of the same."""
     weight_decay: float = 1e-2
-    """Of weights; biases and normalisation do not decay."""
-    schedule: ScheduleName = "cosine"
-    """Course of the learning rate: cosine falls to 0, multistep divides by 10 at 50 % and 75 % of the run."""
-    warmup_epochs: float = 0.0
-    """Linear rise of the learning rate from 0."""
-    label_smoothing: float = 0.0
-    """Share of the target spread over all classes."""
+    """Added to the clipped gradient times the weights; adamw, lamb and lion take it off the weights themselves."""
+    decay_all: bool = False
+    """Penalties and decay of biases and normalisations too."""
+    clip_value: float | None = None
+    """Largest absolute value of each number of the gradient."""
+    clip_norm: float | None = None
+    """Largest norm of the gradient."""
     ema_decay: float = 0.0
-    """Evaluate a moving average of the parameters with this decay a step; 0: evaluate the parameters."""
+    """Evaluate a moving average of the parameters with this decay a step (and the parameters as test_raw_*); 0: not."""
+
+    # At which rate.
+    learning_rate: float = 2e-3
+    """The highest, after warm-up."""
+    base_batch_size: int | None = None
+    """Batch that --learning-rate is for: it is scaled with --batch-size. None: it is taken as it is."""
+    schedule: ScheduleName = "cosine"
+    """Course of the learning rate, over the whole run."""
+    warmup_epochs: float = 0.0
+    """Linear rise of the learning rate."""
+    start_factor: float = 0.0
+    """Where the rise starts, as a share of the learning rate."""
+    final_factor: float = 0.0
+    """Where cosine and polynomial end, as a share of the learning rate."""
+    milestones: tuple[float, ...] = ()
+    """Epochs after which multistep decays; none: 50 % and 75 % of the run."""
+    decay_epochs: float | None = None
+    """Epochs between two steps of step, or for exponential to fall by --decay-rate."""
+    decay_rate: float = 0.1
+    """Factor of step, multistep and exponential."""
+    power: float = 1.0
+    """Of polynomial."""
+
+    # What the network starts from and how it computes.
+    init: InitName | None = None
+    """Draw all kernels by this rule; None: as the network's authors did."""
+    zero_init_residual: bool = False
+    """Start the last normalisation of each residual block at 0."""
+    remat: bool = False
+    """Recompute the inside of stages in the backward pass instead of keeping it: less memory, more time."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the computation; parameters, statistics, logits and loss are float32 always."""
+    seed: int = 0
+    """Of everything random: parameters, order, augmentation, dropout."""
+
+    # What happens to images.
     image_size: int | None = None
     """Pixels, height and width; None: as the data set has them if the network takes that, else the network's."""
     crop_padding: int = 2
     """Augmentation: random crops after zero padding by this many pixels."""
     mirror: bool = False
     """Augmentation: flip half of the images left to right."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the computation; parameters, statistics, logits and loss are float32 always."""
-    seed: int = 0
-    """Of everything random: parameters, order, augmentation, dropout."""
+    memory_budget_mib: int = 2048
+    """Data sets of equally large images that take less are decoded once and kept in memory."""
+
+    # Where it runs and what it leaves.
     parallel: ParallelMode = "auto"
     """jit, pmap: all devices, see README; single: one device; auto: pmap if there are several devices."""
     log_steps: int = 100
     """Steps between two training lines in metrics.jsonl."""
     checkpoint_steps: int = 0
     """Also save a checkpoint every so many steps; 0: only at the end of each epoch."""
-    memory_budget_mib: int = 2048
-    """Data sets of equally large images that take less are decoded once and kept in memory."""
-    workers: int = 0
-    """Processes that read and decode images outside memory; 0: threads of this one. The order is the same."""
+    per_class: bool = False
+    """Measure the accuracy of each class too."""
     sync_batch_norm: bool = False
     """Take batch norm's statistics over all devices (as jit always does); pmap takes them on each device otherwise."""
     skip_nonfinite: int = 0
@@ -144,22 +194,55 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse impossible values before anything is built."""
+        inf = float("inf")
+        at_least_0, share = "at least 0 and finite", "at least 0 and below 1"
         checks: list[tuple[str, bool, str]] = [
-            ("epochs", 0 < self.epochs < float("inf"), "above 0 and finite"),
+            ("epochs", 0 < self.epochs < inf, "above 0 and finite"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
-            ("learning_rate", 0 < self.learning_rate < float("inf"), "above 0 and finite"),
-            ("momentum", 0 <= self.momentum < 1, "at least 0 and below 1"),
-            ("weight_decay", 0 <= self.weight_decay < float("inf"), "at least 0 and finite"),
+            ("accumulate", self.accumulate >= 1, "at least 1"),
+            (
+                "accumulate",
+                self.accumulate < 1 or self.batch_size % self.accumulate == 0,
+                f"a divisor of batch_size ({self.batch_size})",
+            ),
+            ("patience", self.patience >= 0, "at least 0"),
+            ("label_smoothing", 0 <= self.label_smoothing < 1, share),
+            ("aux_weight", self.aux_weight is None or 0 <= self.aux_weight < inf, at_least_0),
+            ("l1", 0 <= self.l1 < inf, at_least_0),
+            ("l2", 0 <= self.l2 < inf, at_least_0),
+            ("momentum", 0 <= self.momentum < 1, share),
+            ("weight_decay", 0 <= self.weight_decay < inf, at_least_0),
+            ("clip_value", self.clip_value is None or 0 < self.clip_value < inf, "above 0 and finite"),
+            ("clip_norm", self.clip_norm is None or 0 < self.clip_norm < inf, "above 0 and finite"),
+            ("ema_decay", 0 <= self.ema_decay < 1, share),
+            ("learning_rate", 0 < self.learning_rate < inf, "above 0 and finite"),
+            ("base_batch_size", self.base_batch_size is None or self.base_batch_size >= 1, "at least 1"),
             ("warmup_epochs", 0 <= self.warmup_epochs < self.epochs, f"at least 0 and below epochs ({self.epochs})"),
-            ("label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and below 1"),
-            ("ema_decay", 0 <= self.ema_decay < 1, "at least 0 and below 1"),
+            ("start_factor", 0 <= self.start_factor <= 1, "from 0 to 1"),
+            ("final_factor", 0 <= self.final_factor <= 1, "from 0 to 1"),
+            (
+                "milestones",
+                all(0 < epoch < self.epochs for epoch in self.milestones),
+                f"above 0 and below epochs ({self.epochs})",
+            ),
+            (
+                "decay_epochs",
+                self.decay_epochs is None or 0 < self.decay_epochs < self.epochs,
+                f"above 0 and below epochs ({self.epochs})",
+            ),
+            (
+                "decay_epochs",
+                self.decay_epochs is not None or self.schedule not in ("step", "exponential"),
+                f"given for schedule {self.schedule}",
+            ),
+            ("decay_rate", 0 < self.decay_rate <= 1, "above 0 and at most 1"),
+            ("power", 0 < self.power < inf, "above 0 and finite"),
             ("image_size", self.image_size is None or self.image_size >= 1, "at least 1"),
             ("crop_padding", self.crop_padding >= 0, "at least 0"),
             ("seed", 0 <= self.seed < 2**32, "from 0 to 2**32 - 1"),
+            ("memory_budget_mib", self.memory_budget_mib >= 0, "at least 0"),
             ("log_steps", self.log_steps >= 1, "at least 1"),
             ("checkpoint_steps", self.checkpoint_steps >= 0, "at least 0"),
-            ("memory_budget_mib", self.memory_budget_mib >= 0, "at least 0"),
-            ("workers", self.workers >= 0, "at least 0"),
             ("skip_nonfinite", self.skip_nonfinite >= 0, "at least 0"),
             ("coordinator_timeout", 0 < self.coordinator_timeout < float("inf"), "above 0 and finite"),
         ]
@@ -171,6 +254,28 @@ class TrainConfig:
             model_info(self.model)
         except ValueError as error:
             raise ConfigError(str(error)) from error
+        self.network_fields()
+
+    def network_fields(self) -> dict[str, Any]:
+        """Return the fields of the network that the config sets, by name."""
+        fields: dict[str, Any] = {}
+        for text in self.model_fields:
+            name, separator, value = text.partition("=")
+            if not name or not separator:
+                raise ConfigError(f"model_fields must be NAME=VALUE, got {text!r}")
+            try:
+                fields[name] = json.loads(value)
+            except json.JSONDecodeError:
+                fields[name] = value
+        return fields | {name: True for name in ("zero_init_residual", "remat") if getattr(self, name)}
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The learning rate after warm-up, scaled with the batch if that was asked for.
+
+        Source: Goyal et al. 2017, arXiv:1706.02677, section 2.1.
+        """
+        return self.learning_rate * self.batch_size / (self.base_batch_size or self.batch_size)
 
     @property
     def run_directory(self) -> Path:
@@ -179,9 +284,14 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON holds them."""
-        return {
-            key: str(value) if isinstance(value, Path) else value for key, value in dataclasses.asdict(self).items()
-        }
+        return {key: _plain(value) for key, value in dataclasses.asdict(self).items()}
+
+
+def _plain(value: Any) -> Any:
+    """Return a field's value as JSON gives it back."""
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def parse_steps(text: str | None) -> tuple[int, int] | None:

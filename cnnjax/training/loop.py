@@ -69,10 +69,7 @@ def fit(
         def open_files() -> Checkpoints | None:
             if directory is None:
                 return None
-            resolved = setup.resolved()
-            directory.create(resolved)
-            if skipped := resolved.get("skipped_images"):
-                console.print(f"[yellow]{len(skipped)} bad images are left out; config.json lists them[/yellow]")
+            directory.create(setup.resolved())
             return stack.enter_context(Checkpoints(directory.checkpoint_directory))
 
         run = TrainingLoop(setup, directory, processes.together(open_files), console, started)
@@ -125,6 +122,7 @@ class TrainingLoop:
         self.epoch = 1
         self.best_step: int | None = None
         self.best: float | None = None
+        self.epochs_since_best = 0
         self.latest: dict[str, Any] = {}
         # Of earlier parts of the run.
         self.seconds_before = 0.0
@@ -165,6 +163,7 @@ class TrainingLoop:
             self.sums = {key: jnp.asarray(run["sums"][key], value.dtype) for key, value in self.sums.items()}
             self.epoch = run["epoch"]
             self.best_step, self.best = run["best_step"], run["best"]
+            self.epochs_since_best = run["epochs_since_best"]
             self.latest = run["latest"]
             self.seconds_before = run["seconds"]
             self.train_seconds, self.train_images = run["train_seconds"], run["train_images"]
@@ -193,7 +192,7 @@ class TrainingLoop:
                 stack.enter_context(self.events)
             profiler = stack.enter_context(_profiler(self.profile, self.directory))
             clock = _Clock(self)
-            while self.step < last:
+            while self.step < last and not self.stopped_early:
                 profiler(self.step, self.sums)
                 batch = setup.devices.shard(next(self.batches))
                 self.state, self.sums = setup.train(self.state, self.sums, batch)
@@ -216,6 +215,11 @@ class TrainingLoop:
                     self.await_checkpoint()
                     raise Interrupted(number)
             clock.pause()
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the measure has not got better for as many epochs as the run's patience."""
+        return 0 < self.setup.patience <= self.epochs_since_best
 
     def epoch_end(self) -> int:
         """Return the step at which this epoch ends: every example was seen that often, or the run is over."""
@@ -306,8 +310,12 @@ class TrainingLoop:
         measure = self.setup.measure
         value = test[measure]
         if self.best is None or (value < self.best if measure == "loss" else value > self.best):
-            self.best_step, self.best = self.step, value
-        self.write({"kind": "epoch", "step": self.step, "epoch": self.epoch, **self.latest, "seconds": self.seconds()})
+            self.best_step, self.best, self.epochs_since_best = self.step, value, 0
+        else:
+            self.epochs_since_best += 1
+        rate = float(self.setup.schedule(self.step - 1))
+        record = {"kind": "epoch", "step": self.step, "epoch": self.epoch, **self.latest, "learning_rate": rate}
+        self.write({**record, "seconds": self.seconds()})
         self.epoch += 1
         self.sums = self.setup.devices.replicate(zero_sums(self.setup.metrics))
         self.save()
@@ -333,6 +341,7 @@ class TrainingLoop:
             "epoch": self.epoch,
             "best_step": self.best_step,
             "best": self.best,
+            "epochs_since_best": self.epochs_since_best,
             "latest": self.latest,
             "seconds": self.seconds(),
             "train_seconds": self.train_seconds,
@@ -391,6 +400,7 @@ class TrainingLoop:
             **self.latest,
             f"best_test_{self.setup.measure}": self.best,
             "best_step": self.best_step,
+            **({"stopped_early": self.stopped_early} if self.setup.patience else {}),
             "images_per_second": self.train_images / max(self.train_seconds, 1e-9),
             "seconds": self.seconds(),
             "devices": f"{self.setup.devices.count} {jax.devices()[0].device_kind} ({self.setup.devices.mode})",

@@ -88,6 +88,9 @@ def print_result(console: Console, result: Mapping[str, Any], directory: Path) -
     """Print a short table of a run's result, and where its files are."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for key, value in result.items():
+        # One number a class is for the file.
+        if isinstance(value, list):
+            continue
         if key.endswith("accuracy"):
             text = f"{100 * value:.2f} %"
         elif isinstance(value, float):

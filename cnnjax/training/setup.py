@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Protocol
@@ -23,6 +24,9 @@ from cnnjax.training.optim import make_optimizer, make_schedule
 from cnnjax.training.parallel import Devices, for_platform
 from cnnjax.training.state import TrainState
 from cnnjax.training.steps import eval_step, train_step
+
+# Szegedy et al. 2014, arXiv:1409.4842, section 5; 0.4 is what torchvision's reference gives Inception v3's head.
+AUX_WEIGHT, AUX_WEIGHTS = 0.3, {"inception_v3": 0.4}
 
 
 class Pipeline(Protocol):
@@ -77,6 +81,10 @@ class RunSetup(Protocol):
     def measure(self) -> str:
         """The test metric by which the best checkpoint is kept: "accuracy", or "loss", of which less is better."""
 
+    @property
+    def patience(self) -> int:
+        """Epochs without a better measure after which the run stops; 0 for never."""
+
     def initial_state(self) -> TrainState:
         """Return the state of step 0."""
 
@@ -107,7 +115,16 @@ class Setup:
     train: Callable[[Any, Any, Any], tuple[Any, Any]]
     evaluate: Callable[[Any, Any], Any]
     metrics: Metrics
-    measure = "accuracy"
+
+    @property
+    def measure(self) -> str:
+        """The test metric by which the best checkpoint is kept."""
+        return self.config.measure
+
+    @property
+    def patience(self) -> int:
+        """Epochs without a better measure after which the run stops; 0 for never."""
+        return self.config.patience
 
     @classmethod
     def create(cls, config: TrainConfig) -> Setup:
@@ -122,29 +139,30 @@ class Setup:
             devices.check_batch_size(config.batch_size)
         except ValueError as error:
             raise ConfigError(str(error)) from error
+        if config.batch_size % (parts := config.accumulate * devices.count):
+            raise ConfigError(
+                f"batch_size must be divisible by {parts}, accumulate times the {devices.count} devices, got "
+                f"{config.batch_size}; take {max(config.batch_size // parts, 1) * parts}"
+            )
         info = model_info(config.model)
         if info.task != "classification":
             raise ConfigError(f"{config.model} is a network for {info.task}; take one whose task is classification")
-        dataset = load_dataset(
-            config.dataset,
-            config.data_dir,
-            train_split=config.train_split,
-            test_split=config.test_split,
-            on_bad_image=config.on_bad_image,
-        )
-        if dataset.task != "classification":
-            raise ConfigError(f"{config.dataset} in {config.data_dir} is for {dataset.task}, not of one class each")
+        dataset = load_dataset(config.dataset, config.data_dir)
         image_size = config.image_size or _image_size(dataset.image_shape[:2], info.min_size, info.input_size)
-        fields: dict[str, Any] = {}
+        fields = config.network_fields()
         if config.sync_batch_norm and devices.axis_name is not None:
             fields["axis_name"] = devices.axis_name
             if "axis_name" not in {field.name for field in dataclasses.fields(type(create_model(config.model)))}:
                 raise ConfigError(f"{config.model} has no batch norm to synchronise; leave out --sync-batch-norm")
-        model = create_model(config.model, num_classes=dataset.num_classes, dtype=jnp.dtype(config.dtype), **fields)
+        fields |= {"num_classes": dataset.num_classes, "dtype": jnp.dtype(config.dtype)}
+        try:
+            model = create_model(config.model, **fields)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"model_fields: {error}") from error
         model = for_platform(model, jax.default_backend())
         channels = dataset.image_shape[2]
         try:
-            jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, image_size, image_size, channels)))
+            variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, image_size, image_size, channels)))
         except ValueError as error:
             raise ConfigError(f"{config.model} on {config.dataset}: {error}; see --image-size") from error
         if not 1 <= config.batch_size <= len(dataset.train):
@@ -152,29 +170,41 @@ class Setup:
                 f"batch_size must be at most {len(dataset.train)}, the number of training images of {config.dataset}, "
                 f"got {config.batch_size}"
             )
-        pipeline = DataPipeline.create(dataset, image_size, config.memory_budget_mib << 20, workers=config.workers)
-        statistics = None if config.normalization == "model" else pipeline.statistics(config.normalization == "data")
+        pipeline = DataPipeline.create(dataset, image_size, config.memory_budget_mib << 20)
+        statistics = pipeline.statistics()
         if statistics is None:
             if len(info.mean) != channels:
                 raise ConfigError(
-                    f"{config.dataset} has images of {channels} channels, {config.model} was published for "
-                    f"{len(info.mean)}: measure their mean by --normalization data"
+                    f"{config.dataset} has images of {channels} channels and is too large to measure their mean; "
+                    f"{config.model} was published for {len(info.mean)}"
                 )
             statistics = info.mean, info.std
         preprocess = Preprocess(*statistics, crop_padding=config.crop_padding, mirror=config.mirror)
         num_steps = math.ceil(config.epochs * len(dataset.train) / config.batch_size)
-        warmup_steps = round(config.warmup_epochs * len(dataset.train) / config.batch_size)
-        try:
-            schedule = make_schedule(config.schedule, config.learning_rate, num_steps, warmup_steps=warmup_steps)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-        tx = make_optimizer(config.optimizer, schedule, momentum=config.momentum, weight_decay=config.weight_decay)
-        metrics = Classification(dataset.num_classes)
+        schedule = _schedule(config, num_steps, len(dataset.train) / config.batch_size)
+        tx = make_optimizer(
+            config.optimizer,
+            schedule,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            weight_decay=config.weight_decay,
+            decay_all=config.decay_all,
+            l1=config.l1,
+            l2=config.l2,
+            clip_value=config.clip_value,
+            clip_norm=config.clip_norm,
+        )
+        if config.measure == "top5_accuracy" and dataset.num_classes <= 5:
+            raise ConfigError(f"measure top5_accuracy needs more than 5 classes, {config.dataset} has fewer")
+        metrics = Classification(dataset.num_classes, config.per_class)
         step = partial(
             train_step,
             preprocess=preprocess,
+            loss=config.loss,
             metrics=metrics,
             label_smoothing=config.label_smoothing,
+            aux_weight=_aux_weight(config, variables["params"]),
+            accumulate=config.accumulate,
             ema_decay=config.ema_decay,
         )
         return cls(
@@ -187,7 +217,7 @@ class Setup:
             tx=tx,
             num_steps=num_steps,
             train=devices.compile_train(skip_nonfinite(step, config.skip_nonfinite)),
-            evaluate=devices.compile_eval(partial(eval_step, preprocess=preprocess, metrics=metrics)),
+            evaluate=devices.compile_eval(partial(eval_step, preprocess=preprocess, loss=config.loss, metrics=metrics)),
             metrics=metrics,
         )
 
@@ -200,14 +230,22 @@ class Setup:
         """Return the state of step 0."""
         shape = (1, self.pipeline.image_size, self.pipeline.image_size, self.pipeline.dataset.image_shape[2])
         key = jax.random.key(self.config.seed)
-        state = TrainState.create(self.model, self.tx, key, jnp.zeros(shape), ema=self.config.ema_decay > 0)
+        state = TrainState.create(
+            self.model, self.tx, key, jnp.zeros(shape), ema=self.config.ema_decay > 0, init=self.config.init
+        )
         return state.replace(nonfinite=jnp.zeros((), jnp.int32))
 
     def test(self, state: Any) -> dict[str, Any]:
-        """Return mean loss and accuracy over every test example, once each; ``state`` is replicated."""
+        """Return mean loss and accuracy over every test example, once each; ``state`` is replicated.
+
+        Where the state has moving averages, they are of these; ``raw_loss``, ``raw_accuracy`` of the parameters.
+        """
         batch_size = self.devices.pad_batch_size(min(max(self.config.batch_size, 256), len(self.pipeline.test)))
-        batches = self.pipeline.test_batches(batch_size, self.devices.batch_shard)
-        return means(sum_over(self.devices, self.evaluate, state, batches, self.metrics), self.metrics)
+        found = []
+        for variables in (state, state.replace(ema=None)) if self.config.ema_decay else (state,):
+            batches = self.pipeline.test_batches(batch_size, self.devices.batch_shard)
+            found.append(means(sum_over(self.devices, self.evaluate, variables, batches, self.metrics), self.metrics))
+        return found[0] | {f"raw_{name}": value for raw in found[1:] for name, value in raw.items()}
 
     def resolved(self) -> dict[str, Any]:
         """Return what the config left to the data and the network."""
@@ -215,7 +253,6 @@ class Setup:
         return {
             "dataset_version": dataset.version,
             "label_names": list(dataset.label_names),
-            "skipped_images": [list(image) for image in dataset.skipped],
             "train_images": len(self.pipeline.train),
             "test_images": len(self.pipeline.test),
             "image_size": self.pipeline.image_size,
@@ -224,6 +261,37 @@ class Setup:
             "std": list(self.preprocess.std),
             "steps": self.num_steps,
         }
+
+
+def _schedule(config: TrainConfig, num_steps: int, steps_an_epoch: float) -> optax.Schedule:
+    try:
+        return make_schedule(
+            config.schedule,
+            config.peak_learning_rate,
+            num_steps,
+            warmup_steps=round(config.warmup_epochs * steps_an_epoch),
+            start_factor=config.start_factor,
+            final_factor=config.final_factor,
+            milestones=[epoch / config.epochs for epoch in config.milestones] or (0.5, 0.75),
+            decay=config.decay_rate,
+            decay_steps=None if config.decay_epochs is None else config.decay_epochs * steps_an_epoch,
+            power=config.power,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _aux_weight(config: TrainConfig, params: Mapping[str, Any]) -> float:
+    """Return the weight of auxiliary heads' losses: 0 without such heads."""
+    heads = any(re.fullmatch(r"aux\d+", name) for name in params)
+    if config.aux_weight and not heads:
+        raise ConfigError(
+            f"aux_weight is {config.aux_weight}, but {config.model} has no auxiliary heads; leave it out"
+            " or add heads (--model-fields aux_classifiers=true)"
+        )
+    if config.aux_weight is not None:
+        return config.aux_weight
+    return AUX_WEIGHTS.get(config.model, AUX_WEIGHT) if heads else 0.0
 
 
 def sum_over(

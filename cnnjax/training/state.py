@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from cnnjax.training.initialization import InitName, redraw_kernels
+
 
 class TrainState(struct.PyTreeNode):
     """The state of a run; a pytree, to be donated to the step.
@@ -42,7 +44,14 @@ class TrainState(struct.PyTreeNode):
 
     @classmethod
     def create(
-        cls, model: nn.Module, tx: optax.GradientTransformation, rng: jax.Array, images: jax.Array, *, ema: bool = False
+        cls,
+        model: nn.Module,
+        tx: optax.GradientTransformation,
+        rng: jax.Array,
+        images: jax.Array,
+        *,
+        ema: bool = False,
+        init: InitName | None = None,
     ) -> TrainState:
         """Initialise ``model`` for ``images`` (float[batch, height, width, channels]) and ``tx`` for its parameters.
 
@@ -52,10 +61,11 @@ class TrainState(struct.PyTreeNode):
           rng: random key; parameters are drawn from one half of it, the run's draws from the other.
           images: only their shape and type matter.
           ema: also keep moving averages.
+          init: draw the kernels by this rule, see `cnnjax.training.initialization`; None: as the network says.
         """
         # XLA's CPU compiler takes seconds for each draw of more than one dimension, and a tenth of one unoptimised.
         options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-        return cls._start(model, tx, rng, images, ema, options)
+        return cls._start(model, tx, rng, images, ema, options, init)
 
     @classmethod
     def abstract(
@@ -73,15 +83,18 @@ class TrainState(struct.PyTreeNode):
         images: jax.Array | jax.ShapeDtypeStruct,
         ema: bool,
         compiler_options: dict[str, Any] | None,
+        init: InitName | None = None,
     ) -> TrainState:
         init_rng, run_rng = jax.random.split(rng)
 
-        def init(key: jax.Array) -> tuple[Any, Any, optax.OptState]:
+        def draw(key: jax.Array) -> tuple[Any, Any, optax.OptState]:
             variables = model.init(key, jnp.zeros(images.shape, images.dtype))
             params = variables["params"]
+            if init is not None:
+                params = redraw_kernels(params, jax.random.fold_in(key, 1), init)
             return params, variables.get("batch_stats", {}), tx.init(params)
 
-        params, batch_stats, opt_state = jax.jit(init, compiler_options=compiler_options)(init_rng)
+        params, batch_stats, opt_state = jax.jit(draw, compiler_options=compiler_options)(init_rng)
         # A copy, because state and averages are donated to the same step.
         averages = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if ema else None
         return cls(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -66,14 +67,20 @@ def train_step(
     loss: LossName | LossFunction = "cross_entropy",
     metrics: Metrics | None = None,
     label_smoothing: float = 0.0,
+    aux_weight: float = 0.0,
+    accumulate: int = 1,
     ema_decay: float = 0.0,
 ) -> tuple[TrainState, Sums]:
     """Take one optimizer step on one batch.
 
     The loss is the mean over the real examples of the whole batch, on all devices of ``axis_name`` together; so N
     devices take the same step as one. What ``preprocess`` draws depends on the state's key, the step and the example's
-    position in the whole batch only; what the network draws (dropout), on the device too.
+    position in the whole batch only; what the network draws (dropout), on the device and the part of the batch too.
     Gradients are taken of what ``state.frozen`` leaves to train; frozen batch norm uses its running statistics.
+
+    With ``accumulate``, the batch passes the network in that many parts, one after the other, and the step is that of
+    the whole batch, to rounding, in the memory of a part. Batch norm's statistics are those of the parts, as they are
+    those of a device's part on several devices; running statistics move once, by the mean over the parts.
 
     Args:
       state: donate it.
@@ -85,9 +92,14 @@ def train_step(
       loss: a name (see `cnnjax.training.losses`), or what maps (outputs, batch) to float32[batch].
       metrics: what is measured besides; None: accuracy of classifiers, errors of regression.
       label_smoothing: see `cross_entropy`.
+      aux_weight: of the loss of each auxiliary head that the network sows into ``aux_logits``; such losses are learned
+        from and not reported. 0 does not compute the heads.
+      accumulate: number of parts; divides the examples of each device.
       ema_decay: of the moving averages, if the state has them.
     Returns:
       The new state, and sums over the batch (see `cnnjax.training.metrics`), equal on all devices.
+    Raises:
+      ValueError: ``accumulate`` does not divide the examples of a device.
     """
     step_key = jax.random.fold_in(state.rng, state.step)
     dropout_key = jax.random.fold_in(step_key, DROPOUT)
@@ -95,37 +107,65 @@ def train_step(
     if axis_name is not None:
         dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis_name))
         # Under shard_map, gradients of replicated values are summed over the axis unasked; we sum them ourselves.
-        params = jax.tree.map(lambda leaf: jax.lax.pcast(leaf, axis_name, to="varying"), params)
-    batch = preprocess(batch, example_keys(step_key, len(batch["image"]), axis_name))
-    mask = _mask(batch)
-    total = jnp.maximum(_sum_over_devices(mask.sum(dtype=jnp.int32), axis_name), 1).astype(jnp.float32)
+        params = _varying(params, axis_name)
+    size = len(batch["image"])
+    if accumulate < 1 or size % accumulate:
+        raise ValueError(f"accumulate must divide the {size} examples of a device, got {accumulate}")
+    batch = preprocess(batch, example_keys(step_key, size, axis_name))
+    total = _sum_over_devices(_mask(batch).sum(dtype=jnp.int32), axis_name)
+    total = jnp.maximum(total, 1).astype(jnp.float32)
+    loss_and_metrics = partial(_sums, loss, metrics, label_smoothing=label_smoothing)
 
     flat_params = _flatten("params", params)
     trainable = {path: leaf for path, leaf in flat_params.items() if path not in state.frozen}
     frozen_norms = {path.rpartition("/")[0] for path in state.frozen if path.startswith("batch_stats/")}
 
-    def objective(trainable: dict[str, jax.Array]) -> tuple[jax.Array, tuple[Any, Sums]]:
-        params = _unflatten("params", flat_params | trainable)
-        with (
-            use_running_averages(lambda path: f"batch_stats/{path}" in frozen_norms),
-            nn.intercept_methods(_mask_batch_statistics(mask if "mask" in batch else None)),
-        ):
-            logits, updates = state.apply_fn(
-                {"params": params, "batch_stats": state.batch_stats},
-                batch["image"],
-                train=True,
-                mutable=["batch_stats"],
-                rngs={"dropout": dropout_key},
-            )
-        sums = _sums(loss, metrics, logits, batch, label_smoothing)
-        return sums["loss_sum"] / total, (updates.get("batch_stats", {}), sums)
+    def part_gradients(part: Batch, dropout_key: jax.Array) -> tuple[dict[str, jax.Array], Any, Sums]:
+        """Return what adds up over parts of the batch: gradients, running statistics times their share, and sums."""
+        mask = _mask(part)
 
-    grads, (batch_stats, sums) = jax.grad(objective, has_aux=True)(trainable)
-    if axis_name is not None:
-        # Each device's statistics weigh as much as it has real examples.
-        share = mask.sum(dtype=jnp.int32).astype(jnp.float32) / total
-        batch_stats = jax.tree.map(lambda leaf: leaf * share, batch_stats)
-        grads, batch_stats, sums = jax.lax.psum((grads, batch_stats, sums), axis_name)
+        def objective(trainable: dict[str, jax.Array]) -> tuple[jax.Array, tuple[Any, Sums]]:
+            params = _unflatten("params", flat_params | trainable)
+            with (
+                use_running_averages(lambda path: f"batch_stats/{path}" in frozen_norms),
+                nn.intercept_methods(_mask_batch_statistics(mask if "mask" in part else None)),
+            ):
+                outputs, updates = state.apply_fn(
+                    {"params": params, "batch_stats": state.batch_stats},
+                    part["image"],
+                    train=True,
+                    mutable=["batch_stats", "aux_logits"] if aux_weight else ["batch_stats"],
+                    rngs={"dropout": dropout_key},
+                )
+            sums = loss_and_metrics(outputs, part)
+            learned = sums["loss_sum"]
+            for aux_logits in jax.tree.leaves(updates.get("aux_logits", {})):
+                learned += aux_weight * loss_and_metrics(aux_logits, part)["loss_sum"]
+            return learned / total, (updates.get("batch_stats", {}), sums)
+
+        grads, (batch_stats, sums) = jax.grad(objective, has_aux=True)(trainable)
+        if axis_name is not None or accumulate > 1:
+            # Each part's statistics weigh as much as it has real examples.
+            share = mask.sum(dtype=jnp.int32).astype(jnp.float32) / total
+            batch_stats = jax.tree.map(lambda leaf: leaf * share, batch_stats)
+        return grads, batch_stats, sums
+
+    if accumulate == 1:
+        grads, batch_stats, sums = part_gradients(batch, dropout_key)
+    else:
+        # Part i has examples i, i + accumulate, ...: a batch that is divided over devices need not be moved.
+        parts = jax.tree.map(
+            lambda leaf: jnp.swapaxes(leaf.reshape(size // accumulate, accumulate, *leaf.shape[1:]), 0, 1), batch
+        )
+        keys = example_keys(dropout_key, accumulate)
+
+        def add_part(added: Any, part: Any) -> tuple[Any, None]:
+            return _varying(jax.tree.map(jnp.add, added, part_gradients(*part)), axis_name), None
+
+        first = jax.eval_shape(part_gradients, jax.tree.map(lambda leaf: leaf[0], parts), keys[0])
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
+        (grads, batch_stats, sums), _ = jax.lax.scan(add_part, _varying(zeros, axis_name), (parts, keys))
+    grads, batch_stats, sums = _sum_over_devices((grads, batch_stats, sums), axis_name)
     sums |= {"gradient_norm_sum": jnp.asarray(optax.tree.norm(grads), jnp.float32), "steps": jnp.ones((), jnp.int32)}
     masked = dict.fromkeys(state.frozen & flat_params.keys(), optax.MaskedNode())
     updates, opt_state = state.tx.update(_unflatten("params", masked | grads), state.opt_state, state.params)
@@ -181,6 +221,17 @@ def _unflatten(collection: str, leaves: Mapping[str, Any]) -> Any:
     """Return the collection as nested dictionaries, from leaves that may be of others too."""
     own = {path.partition("/")[2]: leaf for path, leaf in leaves.items() if path.startswith(f"{collection}/")}
     return traverse_util.unflatten_dict(own, sep="/")
+
+
+def _varying(tree: Any, axis_name: str | None) -> Any:
+    """Return what shard_map is told to differ between devices, as what comes of a device's examples does."""
+
+    def cast(leaf: Any) -> Any:
+        if axis_name is None or axis_name in jax.typeof(leaf).manual_axis_type.varying:
+            return leaf
+        return jax.lax.pcast(leaf, axis_name, to="varying")
+
+    return jax.tree.map(cast, tree)
 
 
 def _sum_over_devices(tree: Any, axis_name: str | None) -> Any:

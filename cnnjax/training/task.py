@@ -133,6 +133,7 @@ class TaskSetup:
     num_steps: int
     train: Callable[[Any, Any, Any], tuple[Any, Any]]
     evaluate: Callable[[Any, Any], Any]
+    patience = 0
 
     @classmethod
     def create(

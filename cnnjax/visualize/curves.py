@@ -9,11 +9,13 @@ from typing import Any
 
 
 def plot_curves(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], title: str) -> None:
-    """Draw loss and, of classifiers, accuracy over epochs, train and test, to a PNG file.
+    """Draw loss, accuracy of classifiers, and the learning rate over epochs, to a PNG file.
 
     Args:
       records: lines of a run's ``metrics.jsonl``; those with ``kind`` "epoch" are drawn: their ``epoch``, and
-        ``train_loss``, ``test_loss`` and, where there are any, ``train_accuracy``, ``test_accuracy`` (from 0 to 1).
+        ``train_loss``, ``test_loss`` and, where there are any, ``train_accuracy``, ``test_accuracy`` (from 0 to 1),
+        ``test_raw_loss``, ``test_raw_accuracy`` (of the parameters, where moving averages are tested). The learning
+        rate is drawn of all records that have it.
       path: written whole or not at all.
       title: above the picture.
     """
@@ -27,20 +29,30 @@ def plot_curves(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[st
     quantities = [("loss", 1, "loss (cross-entropy, nats)" if accuracies else "loss")]
     if accuracies:
         quantities.append(("accuracy", 100, "accuracy (%)"))
-    figure = Figure(figsize=(4.5 * len(quantities), 3.6), layout="constrained")
+    rates = [(record["step"], record["learning_rate"]) for record in records if "learning_rate" in record]
+    count = len(quantities) + bool(rates)
+    figure = Figure(figsize=(4.5 * count, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
     x = [record["epoch"] for record in epochs]
     marker = "o" if len(epochs) <= 30 else None
-    panels = figure.subplots(1, len(quantities), squeeze=False)[0]
-    for axes, (quantity, scale, label) in zip(panels, quantities, strict=True):
-        for split, colour in (("train", "tab:blue"), ("test", "tab:orange")):
-            y = [scale * record[f"{split}_{quantity}"] for record in epochs]
-            axes.plot(x, y, color=colour, marker=marker, markersize=3, label=split)
+    panels = figure.subplots(1, count, squeeze=False)[0]
+    lines = (("train", "tab:blue", "train"), ("test", "tab:orange", "test"), ("test_raw", "tab:green", "test, raw"))
+    for axes, (quantity, scale, label) in zip(panels, quantities, strict=False):
+        for split, colour, name in lines:
+            points = [(epoch, record.get(f"{split}_{quantity}")) for epoch, record in zip(x, epochs, strict=True)]
+            points = [(epoch, scale * value) for epoch, value in points if value is not None]
+            if points:
+                axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=3, label=name)
         axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
-        axes.legend()
+        if epochs:
+            axes.legend()
+    if rates:
+        panels[-1].plot(*zip(*sorted(rates), strict=True), color="tab:red")
+        panels[-1].set(xlabel="step", ylabel="learning rate", ylim=(0, None))
+        panels[-1].grid(alpha=0.3)
     target = Path(path)
     part = target.with_name(f".{target.name}.part")
     figure.savefig(part, dpi=120, format="png")

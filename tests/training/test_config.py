@@ -25,6 +25,17 @@ def test_recipes_can_be_chosen_by_name(name):
     assert parse_config(["--recipe", name]) == RECIPES[name]
 
 
+def test_the_learning_rate_follows_the_batch_if_asked():
+    assert TrainConfig(learning_rate=0.1).peak_learning_rate == 0.1
+    assert TrainConfig(learning_rate=0.1, batch_size=1024, base_batch_size=256).peak_learning_rate == 0.4
+
+
+def test_fields_of_the_network_are_read_as_json():
+    config = parse_config(["--model-fields", "dropout_rate=0.5", "activation=relu", "--zero-init-residual"])
+    assert config.network_fields() == {"dropout_rate": 0.5, "activation": "relu", "zero_init_residual": True}
+    assert config.to_json()["model_fields"] == ["dropout_rate=0.5", "activation=relu"]
+
+
 def test_every_flag_has_a_line_of_help(capsys):
     with pytest.raises(SystemExit) as stop:
         parse_config(["--help"])
@@ -53,6 +64,23 @@ def test_every_flag_has_a_line_of_help(capsys):
         ("log_steps", 0, "log_steps must be at least 1"),
         ("checkpoint_steps", -1, "checkpoint_steps must be at least 0"),
         ("memory_budget_mib", -1, "memory_budget_mib must be at least 0"),
+        ("accumulate", 0, "accumulate must be at least 1, got 0"),
+        ("accumulate", 7, r"accumulate must be a divisor of batch_size \(64\), got 7"),
+        ("patience", -1, "patience must be at least 0"),
+        ("aux_weight", -0.3, "aux_weight must be at least 0"),
+        ("l1", -1.0, "l1 must be at least 0"),
+        ("l2", float("inf"), "l2 must be at least 0 and finite, got inf"),
+        ("clip_value", 0.0, "clip_value must be above 0"),
+        ("clip_norm", -1.0, "clip_norm must be above 0"),
+        ("base_batch_size", 0, "base_batch_size must be at least 1"),
+        ("start_factor", 1.5, "start_factor must be from 0 to 1"),
+        ("final_factor", -0.5, "final_factor must be from 0 to 1"),
+        ("milestones", (10.0, 30.0), r"milestones must be above 0 and below epochs \(30\), got \(10.0, 30.0\)"),
+        ("decay_epochs", 30.0, r"decay_epochs must be above 0 and below epochs \(30\), got 30.0"),
+        ("schedule", "step", "decay_epochs must be given for schedule step, got None"),
+        ("decay_rate", 0.0, "decay_rate must be above 0 and at most 1"),
+        ("power", 0.0, "power must be above 0"),
+        ("model_fields", ("dropout",), "model_fields must be NAME=VALUE, got 'dropout'"),
         ("model", "resnet_50", "unknown model 'resnet_50'; did you mean resnet50"),
     ],
 )

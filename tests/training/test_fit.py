@@ -113,6 +113,8 @@ def test_a_run_leaves_what_it_promises(whole):
         "seconds",
     } <= result.keys()
     assert result["steps"] == 45
+    assert result["test_accuracy"] <= result["test_top5_accuracy"] <= 1
+    assert result["train_gradient_norm"] > 0
     assert result["test_accuracy"] > 0.5
     assert "test accuracy" in text
     assert str(config.workdir) in text
@@ -131,7 +133,7 @@ def test_a_run_leaves_what_it_promises(whole):
         ("epoch", 45),
     ]
     with Image.open(config.workdir / "curves.png") as picture:
-        assert picture.size == (1080, 432)
+        assert picture.size == (1620, 432)
     # Again: nothing is trained.
     before = (config.workdir / "result.json").read_text()
     again, text = run(config)
@@ -301,12 +303,38 @@ def test_moving_averages_and_resuming_go_together(config, tmp_path, monkeypatch)
     run(config)
     assert_same_run(whole.workdir, config.workdir)
     assert any(path.startswith("ema/params/") for path in arrays(whole.workdir))
+    epochs = [line for line in records(whole.workdir) if line["kind"] == "epoch"]
+    assert all(line["test_loss"] != line["test_raw_loss"] for line in epochs)
+    assert all(0 <= line["test_raw_accuracy"] <= 1 for line in epochs)
+
+
+def test_a_run_stops_early_at_the_same_epoch_whether_or_not_it_was_interrupted(config, tmp_path, monkeypatch):
+    """The learning rate is so high that the test loss gets no better soon."""
+    changes = {"optimizer": "sgd", "learning_rate": 3.0, "schedule": "constant", "clip_norm": 1.0}
+    config = dataclasses.replace(config, epochs=8, patience=2, measure="loss", per_class=True, **changes)
+    whole = dataclasses.replace(config, workdir=tmp_path / "whole")
+    result, _ = run(whole)
+    epochs = [line for line in records(whole.workdir) if line["kind"] == "epoch"]
+    losses = [line["test_loss"] for line in epochs]
+    assert result["stopped_early"]
+    assert len(epochs) < 8
+    assert int(np.argmin(losses)) == len(losses) - 3
+    assert result["best_test_loss"] == min(losses)
+    assert len(result["test_class_accuracy"]) == 10
+    # Between the best epoch and the end.
+    stop_after(config, monkeypatch, result["steps"] - 10, KeyboardInterrupt())
+    run(config)
+    assert_same_run(whole.workdir, config.workdir)
 
 
 @pytest.mark.parametrize(
     ("changes", "error", "expected"),
     [
         ({"batch_size": 12, "parallel": "pmap"}, ConfigError, "divisible by the 8 devices, got 12"),
+        ({"batch_size": 24, "parallel": "pmap", "accumulate": 2}, ConfigError, "by 16, accumulate times the 8 dev"),
+        ({"aux_weight": 0.3}, ConfigError, "aux_weight is 0.3, but lenet5 has no auxiliary heads"),
+        ({"model_fields": ("depth=3",)}, ConfigError, "depth"),
+        ({"zero_init_residual": True}, ConfigError, "zero_init_residual"),
         ({"batch_size": 2000}, ConfigError, "at most 1438, the number of training images of digits, got 2000"),
         ({"image_size": 8}, ConfigError, "lenet5 on digits: images of 8x8 pixels are too small.*12x12"),
         ({"dataset": "digit"}, DataError, "unknown data set 'digit'; did you mean digits"),

@@ -1,3 +1,4 @@
+import re
 from functools import partial
 
 import chex
@@ -10,7 +11,9 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import cnnjax
+from cnnjax.nn import sow_aux_logits
 from cnnjax.training import Devices, TrainState, eval_step, for_platform, make_optimizer, train_step
+from cnnjax.training.initialization import INITS, redraw_kernels
 from cnnjax.training.metrics import means, zero_sums
 
 
@@ -224,23 +227,135 @@ def test_moving_averages_follow_and_are_what_is_evaluated(make_tiny_state):
     )
 
 
-def test_smoothed_loss_is_its_equation():
-    from cnnjax.training import cross_entropy
+class TwoHeads(nn.Module):
+    """A dense network without normalisation, with a head that is sown."""
 
-    logits = jax.random.normal(jax.random.key(0), (4, 10))
-    labels = jnp.array([1, 2, 3, 4])
-    log_p = np.asarray(jax.nn.log_softmax(logits))
-    target = np.full((4, 10), 0.01) + 0.9 * np.eye(10)[[1, 2, 3, 4]]
-    np.testing.assert_allclose(cross_entropy(logits, labels, label_smoothing=0.1), -(target * log_p).sum(1), rtol=1e-5)
-    np.testing.assert_allclose(cross_entropy(logits, labels), -log_p[np.arange(4), labels], rtol=1e-5)
+    sown: bool = True
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = nn.relu(nn.Dense(8, name="stem")(images.reshape(images.shape[0], -1)))
+        if self.sown and train:
+            sow_aux_logits(self, "aux1", nn.Dense(10, name="aux1")(x))
+        elif self.sown:
+            nn.Dense(10, name="aux1")(x)
+        return nn.Dense(10, name="head")(x)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
-def test_biases_and_norms_do_not_decay(name):
-    params = {"kernel": jnp.ones((3, 3)), "bias": jnp.ones(3)}
-    tx = make_optimizer(name, 0.1, weight_decay=0.5)
-    # Optax's own bias correction raises a float to an integer power.
+def dense_state(sown=False):
+    return TrainState.create(TwoHeads(sown), optax.sgd(0.1, 0.9), jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
+
+
+def small_batch(size=16):
+    images = np.random.default_rng(0).standard_normal((size, 4, 4, 1)).astype(np.float32)
+    return {"image": jnp.asarray(images), "label": jnp.arange(size, dtype=jnp.int32) % 10}
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulated_steps_are_those_of_the_whole_batch(compile_quickly, parts):
+    """Also with examples that do not count, spread unevenly over the parts."""
+    state = dense_state()
+    data = small_batch() | {"mask": jnp.arange(16) < 7}
+    expected, expected_sums = compile_quickly(train_step, state, data)(state, data)
+    step = compile_quickly(partial(train_step, accumulate=parts), state, data)
+    new, sums = step(state, data)
+    assert_close(new.params, expected.params, 1e-6)
+    assert_close(sums, expected_sums, 1e-6)
+    assert int(sums["steps"]) == 1
+
+
+@pytest.mark.exhaustive
+def test_parts_normalise_as_devices_do(make_tiny_state, compile_quickly):
+    """Two parts on each of four devices are as many parts on one."""
+    data = {"image": jnp.asarray(np.random.default_rng(0).standard_normal((16, 8, 8, 3)), jnp.float32)}
+    data["label"] = jnp.arange(16, dtype=jnp.int32) % 10
+    state = make_tiny_state()
+    # Part i of one device has examples i, i + 8, ...; device d of eight has examples 2 d and 2 d + 1.
+    order = jnp.arange(16).reshape(8, 2).T.ravel()
+    divided, sums = jax.pmap(partial(train_step, axis_name="eight"), axis_name="eight")(
+        jax.tree.map(lambda leaf: jnp.stack([leaf] * 8), state), Devices("pmap", 8).shard(data)
+    )
+    ordered = jax.tree.map(lambda leaf: leaf[order], data)
+    one, one_sums = compile_quickly(partial(train_step, accumulate=8), state, ordered)(state, ordered)
+    first = jax.tree.map(lambda leaf: leaf[0], (divided.params, divided.batch_stats, sums))
+    assert_close(first, (one.params, one.batch_stats, one_sums), 1e-5)
+    mesh = Mesh(np.array(jax.devices()[:2]), ("two",))
+    split, whole = PartitionSpec("two"), PartitionSpec()
+    mapped = jax.shard_map(
+        partial(train_step, axis_name="two", accumulate=4), mesh=mesh, in_specs=(whole, split), out_specs=(whole, whole)
+    )
+    # Each of two devices takes its half in four parts.
+    halves = jnp.concatenate([half.reshape(4, 2).T.ravel() for half in jnp.split(jnp.arange(16), 2)])
+    ordered = jax.tree.map(lambda leaf: leaf[halves], data)
+    both, _ = jax.jit(mapped)(state, ordered)
+    assert_close(both.params, one.params, 1e-5)
+    assert_close(both.batch_stats, one.batch_stats, 1e-5)
+
+
+def test_parts_must_be_equal():
+    with pytest.raises(ValueError, match="accumulate must divide the 16 examples of a device, got 3"):
+        jax.eval_shape(partial(train_step, accumulate=3), dense_state(), small_batch())
+
+
+def test_auxiliary_heads_are_learned_from_with_their_weight(compile_quickly):
+    state, data = dense_state(sown=True), small_batch()
+
+    def loss(params):
+        logits, updates = state.apply_fn({"params": params}, data["image"], train=True, mutable=["aux_logits"])
+        losses = [
+            -jax.nn.log_softmax(each)[jnp.arange(16), data["label"]].mean()
+            for each in (logits, updates["aux_logits"]["aux1"][0])
+        ]
+        return losses[0] + 0.3 * losses[1], losses[0]
+
+    grads, main = compile_quickly(jax.grad(loss, has_aux=True), state.params)(state.params)
+    new, sums = compile_quickly(partial(train_step, aux_weight=0.3), state, data)(state, data)
+    assert_close(new.params, jax.tree.map(lambda p, g: p - 0.1 * g, state.params, grads), 1e-6)
+    np.testing.assert_allclose(means(sums)["loss"], main, rtol=1e-5)
+
+
+def test_heads_that_nobody_asks_for_and_heads_that_are_not_there_cost_nothing():
+    def products(state, **options):
+        return str(jax.make_jaxpr(partial(train_step, **options))(state, small_batch())).count("dot_general")
+
+    plain = products(dense_state())
+    assert products(dense_state(), aux_weight=0.3) == plain
+    # One product forward, two backward.
+    assert products(dense_state(sown=True), aux_weight=0.3) == plain + 3
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_everything_else_in_float32():
+    model = cnnjax.create_model("resnet20", num_classes=10, dtype=jnp.bfloat16)
+    images = jax.ShapeDtypeStruct((4, 32, 32, 3), jnp.float32)
+    state = TrainState.abstract(model, make_optimizer("sgd", 0.1), images, ema=True)
+    data = {"image": images, "label": jax.ShapeDtypeStruct((4,), jnp.int32)}
+    text = str(jax.make_jaxpr(train_step)(state, data))
+    convolutions = re.findall(r":(\w+)\[[\d,]*\] = conv_general_dilated", text)
+    assert convolutions
+    assert set(convolutions) == {"bf16"}
+    new, sums = jax.eval_shape(train_step, state, data)
+    floats = [leaf.dtype for leaf in jax.tree.leaves((new, sums)) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    assert set(floats) == {jnp.dtype("float32")}
+    # Nor are statistics or the loss reduced in bfloat16.
+    assert not re.search(r":bf16\[[\d,]*\] = reduce_sum\[axes=\(0, 1, 2\)", text)
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_kernels_start_as_asked(init, compile_quickly):
+    params = {
+        "conv": {"kernel": jnp.zeros((3, 3, 20, 40)), "bias": jnp.ones(40)},
+        "norm": {"scale": jnp.ones(40)},
+        "classifier": {"kernel": jnp.zeros((100, 300))},
+    }
+    shapes = [(9 * 20, 9 * 40, "conv"), (100, 300, "classifier")]
     with jax.numpy_dtype_promotion("standard"):
-        updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
-    assert (updates["kernel"] < 0).all()
-    assert (updates["bias"] == 0).all()
+        drawn = compile_quickly(partial(redraw_kernels, init=init), params, jax.random.key(0))(
+            params, jax.random.key(0)
+        )
+    for inputs, outputs, name in shapes:
+        variance = {"glorot": 2 / (inputs + outputs), "he": 2 / inputs, "lecun": 1 / inputs}
+        expected = {name: value**0.5 for name, value in variance.items()} | {"truncated_normal": 0.02 * 0.8796}
+        assert float(drawn[name]["kernel"].std()) == pytest.approx(expected[init], rel=0.05)
+    assert_equal((drawn["conv"]["bias"], drawn["norm"]), (params["conv"]["bias"], params["norm"]))
+    with pytest.raises(ValueError, match="init must be one of glorot, he, lecun, truncated_normal, got 'zero'"):
+        redraw_kernels(params, jax.random.key(0), "zero")
