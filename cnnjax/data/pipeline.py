@@ -11,27 +11,26 @@ Batch sizes are those of all processes together. A process reads its shard ``(in
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
 import grain
 import numpy as np
+from absl import flags
 
-from cnnjax.data.source import (
-    DEFAULT_MEMORY_BUDGET,
-    ArraySplit,
-    DataError,
-    ExampleSource,
-    ImageDataset,
-    resize,
-    to_memory,
-)
+from cnnjax.data.source import ArraySplit, DataError, ExampleSource, ImageDataset, to_memory
+from cnnjax.data.statistics import statistics
+from cnnjax.data.transforms import RESIZE_RATIO, Interpolation, RandomResizedCrop, ResizeAndCentreCrop, Stretch
 
 Batch = dict[str, np.ndarray]
 Shard = tuple[int, int]
 WHOLE: Shard = (0, 1)
-RESIZE_RATIO = 256 / 224
+# Bytes of decoded images, all splits together, up to which a data set is kept in memory.
+DEFAULT_MEMORY_BUDGET = 2 << 30
+# Each holds a batch.
+MAX_THREADS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +45,7 @@ class BatchStream:
       transform: maps (uint8[h, w, channels], generator) to an image of the size that the network gets; None where
         all images have it already.
       shard: which part of every batch, and of how many, is read: (index, count).
+      label_key: what the labels are called in a batch.
     """
 
     source: ExampleSource
@@ -54,6 +54,7 @@ class BatchStream:
     seed: int
     transform: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None
     shard: Shard = WHOLE
+    label_key: str = "label"
 
     def __post_init__(self) -> None:
         if not 0 < self.batch_size <= len(self.source):
@@ -66,7 +67,7 @@ class BatchStream:
         return self.num_batches
 
     def __getitem__(self, index: int) -> Batch:
-        """Return the shard of batch ``index``: image uint8[batch, height, width, channels], label int32[batch]."""
+        """Return the shard of batch ``index``: image uint8[batch, height, width, channels], and its labels."""
         part, count = self.shard
         size = self.batch_size // count
         start = index * self.batch_size + part * size
@@ -85,7 +86,7 @@ class BatchStream:
                     for image, position in zip(images, positions, strict=True)
                 ]
             )
-        return {"image": np.asarray(images), "label": labels}
+        return {"image": np.asarray(images), self.label_key: labels}
 
 
 def check_shard(shard: Shard, batch_size: int) -> None:
@@ -107,45 +108,6 @@ def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
     return _generator(seed, epoch, stream=0).permutation(size)
 
 
-def random_resized_crop(size: int) -> Callable[[np.ndarray, np.random.Generator], np.ndarray]:
-    """Return a function that crops a random region and resizes it to ``size`` pixels square.
-
-    The region covers 8 to 100 % of the image, with a ratio of 3/4 to 4/3.
-
-    Source: Szegedy et al. 2015, arXiv:1409.4842, section 6; differs: after ten regions that do not fit, the largest
-    centred one of legal ratio is taken, as in torchvision.
-    """
-
-    def crop(pixels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        height, width = pixels.shape[:2]
-        for _ in range(10):
-            area = height * width * generator.uniform(0.08, 1.0)
-            ratio = np.exp(generator.uniform(np.log(3 / 4), np.log(4 / 3)))
-            w, h = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
-            if 0 < w <= width and 0 < h <= height:
-                top, left = generator.integers(0, height - h + 1), generator.integers(0, width - w + 1)
-                return resize(pixels[top : top + h, left : left + w], size, size)
-        ratio = min(max(width / height, 3 / 4), 4 / 3)
-        w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
-        top, left = (height - h) // 2, (width - w) // 2
-        return resize(pixels[top : top + h, left : left + w], size, size)
-
-    return crop
-
-
-def resize_and_centre_crop(size: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function that resizes the shorter side to 8/7 of ``size`` and crops ``size`` pixels square."""
-
-    def crop(pixels: np.ndarray) -> np.ndarray:
-        height, width = pixels.shape[:2]
-        scale = round(size * RESIZE_RATIO) / min(height, width)
-        pixels = resize(pixels, max(size, round(height * scale)), max(size, round(width * scale)))
-        top, left = (pixels.shape[0] - size) // 2, (pixels.shape[1] - size) // 2
-        return pixels[top : top + size, left : left + size]
-
-    return crop
-
-
 @dataclasses.dataclass(frozen=True)
 class DataPipeline:
     """A data set made ready for a network: its size, what it is normalised with, and its batches.
@@ -155,6 +117,7 @@ class DataPipeline:
       image_size: height and width that the network gets, pixels.
       train, test: splits, in memory if they fit.
       train_transform, test_transform: what images that differ in size go through on the host.
+      workers: processes that read and decode; 0 for threads of this one.
     """
 
     dataset: ImageDataset
@@ -163,54 +126,63 @@ class DataPipeline:
     test: ExampleSource
     train_transform: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None
     test_transform: Callable[[np.ndarray], np.ndarray] | None = None
+    workers: int = 0
 
     @classmethod
-    def create(cls, dataset: ImageDataset, image_size: int, memory_budget: int = DEFAULT_MEMORY_BUDGET) -> DataPipeline:
+    def create(
+        cls,
+        dataset: ImageDataset,
+        image_size: int,
+        memory_budget: int = DEFAULT_MEMORY_BUDGET,
+        *,
+        resize_size: int | None = None,
+        interpolation: Interpolation = "bilinear",
+        workers: int = 0,
+    ) -> DataPipeline:
         """Prepare ``dataset`` for square images of ``image_size`` pixels.
 
-        Sets of equally large images are resized; where sizes differ, training takes a random resized crop and testing a
-        centre crop. Sets of equally large images that take at most ``memory_budget`` bytes are decoded here, once.
+        Images of equally large images' sets are stretched to the size; where sizes differ, training takes a random
+        resized crop, and testing the centre of the resized image. Sets of equally large images that take at most
+        ``memory_budget`` bytes are decoded here, once.
+
+        Args:
+          dataset: the set.
+          image_size: height and width that the network gets, pixels.
+          memory_budget: bytes.
+          resize_size: shorter side before the centre is taken, pixels; None for 8/7 of ``image_size``.
+          interpolation: of every resize.
+          workers: processes that read and decode; 0 for threads of this one.
         """
         height, width, channels = dataset.image_shape
+        stretch = Stretch(image_size, interpolation)
         if height is None or width is None:
-            return cls(
-                dataset,
-                image_size,
-                dataset.train,
-                dataset.test,
-                random_resized_crop(image_size),
-                resize_and_centre_crop(image_size),
-            )
+            crop = RandomResizedCrop(image_size, interpolation)
+            centre = ResizeAndCentreCrop(resize_size or round(image_size * RESIZE_RATIO), image_size, interpolation)
+            return cls(dataset, image_size, dataset.train, dataset.test, crop, centre, workers)
         needed = (len(dataset.train) + len(dataset.test)) * image_size**2 * channels
         if needed <= memory_budget:
-            train = to_memory(dataset.train, image_size, image_size)
-            return cls(dataset, image_size, train, to_memory(dataset.test, image_size, image_size))
+            train, test = (to_memory(source, stretch) for source in (dataset.train, dataset.test))
+            return cls(dataset, image_size, train, test, workers=workers)
+        return cls(dataset, image_size, dataset.train, dataset.test, stretch, stretch, workers)
 
-        def resized(pixels: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
-            return resize(pixels, image_size, image_size)
-
-        return cls(dataset, image_size, dataset.train, dataset.test, resized, resized)
-
-    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    def statistics(self, measure: bool = False) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
         """Return mean and standard deviation a channel of the training images, pixels in [0, 1].
 
-        None for data sets that are not in memory.
+        Args:
+          measure: read a split that is not in memory for it, all of it, as it is read in evaluation; else there are
+            none for such a split.
         """
-        if not isinstance(self.train, ArraySplit):
+        if not measure and not isinstance(self.train, ArraySplit):
             return None
-        # Counts of the 256 values are exact, whatever the number of images.
-        channels = self.train.images.shape[-1]
-        counts = np.stack(
-            [np.bincount(self.train.images[..., channel].ravel(), minlength=256) for channel in range(channels)]
-        )
-        values = np.arange(256) / 255
-        mean = counts @ values / counts.sum(1)
-        std = np.sqrt((counts * (values - mean[:, None]) ** 2).sum(1) / counts.sum(1))
-        return tuple(round(float(value), 6) for value in mean), tuple(round(float(value), 6) for value in std)
+        found = statistics(self.train, self.test_transform)
+        return found.mean, found.std
 
-    def train_batches(
-        self, batch_size: int, num_batches: int, seed: int, shard: Shard = WHOLE
-    ) -> grain.DatasetIterator:
+    @property
+    def label_key(self) -> str:
+        """What the labels are called in a batch: ``target`` for numbers to regress, else ``label``."""
+        return "target" if self.dataset.task == "regression" else "label"
+
+    def train_batches(self, batch_size: int, num_batches: int, seed: int, shard: Shard = WHOLE) -> BatchIterator:
         """Return an iterator over training batches; ``get_state`` and ``set_state`` hold its exact position.
 
         Args:
@@ -222,11 +194,13 @@ class DataPipeline:
         Raises:
           DataError: more examples a batch than there are, or ``count`` does not divide ``batch_size``.
         """
-        stream = BatchStream(self.train, batch_size, num_batches, seed, self.train_transform, shard)
-        return iter(grain.MapDataset.source(stream).to_iter_dataset(self._read_options()))
+        stream = BatchStream(self.train, batch_size, num_batches, seed, self.train_transform, shard, self.label_key)
+        return BatchIterator(stream, self._readers(self.train), self.workers)
 
-    def test_batches(self, batch_size: int, shard: Shard = WHOLE) -> Iterator[Batch]:
-        """Yield every test example once, in order; the last batch is padded, and ``mask`` is 0 on the padding.
+    def test_batches(self, batch_size: int, shard: Shard = WHOLE) -> BatchIterator:
+        """Return an iterator over every test example once, in order.
+
+        The last batch is padded, and ``mask`` is 0 on the padding.
 
         Args:
           batch_size: examples a batch, over all processes.
@@ -235,14 +209,87 @@ class DataPipeline:
         Raises:
           DataError: ``count`` does not divide ``batch_size``.
         """
-        batches = EvaluationBatches(self.test, batch_size, self.test_transform, shard)
-        return iter(grain.MapDataset.source(batches).to_iter_dataset(self._read_options()))
+        batches = EvaluationBatches(self.test, batch_size, self.test_transform, shard, self.label_key)
+        return BatchIterator(batches, self._readers(self.test), self.workers)
 
-    def _read_options(self) -> grain.ReadOptions:
-        # Batches from memory cost less than handing them from thread to thread.
-        if isinstance(self.train, ArraySplit):
-            return grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-        return grain.ReadOptions(num_threads=16, prefetch_buffer_size=16)
+    def _readers(self, source: ExampleSource) -> int:
+        """Return the number of threads: none for memory, where a batch costs less than handing it over."""
+        in_memory = isinstance(source, ArraySplit) and self.train_transform is None
+        return 0 if in_memory else min(os.cpu_count() or 1, MAX_THREADS)
+
+
+class BatchIterator:
+    """Numbered batches one after the other, read ahead by threads or processes (of Grain).
+
+    Args:
+      batches: random access to them.
+      threads: that read ahead, one batch each; 0 reads each batch when it is asked for.
+      workers: processes that read ahead instead of threads, if ``threads`` is not 0.
+    """
+
+    def __init__(self, batches: BatchStream | EvaluationBatches, threads: int, workers: int = 0) -> None:
+        self._batches = batches
+        self._threads = threads
+        self._workers = workers if threads else 0
+        self._next = 0
+        # Made when the first batch is asked for: the position may change before.
+        self._reader: grain.DatasetIterator | None = None
+
+    def __iter__(self) -> BatchIterator:
+        return self
+
+    def __next__(self) -> Batch:
+        if self._next >= len(self._batches):
+            self.close()
+            raise StopIteration
+        if self._threads == 0:
+            batch = self._batches[self._next]
+        else:
+            if self._reader is None:
+                self._reader = self._read_from(self._next)
+            batch = next(self._reader)
+        self._next += 1
+        return batch
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def get_state(self) -> dict[str, int]:
+        """Return the position: the number of the next batch, and that of the examples it was counted among."""
+        return {"next_index": self._next, "examples": len(self._batches.source)}
+
+    def set_state(self, state: Mapping[str, int]) -> None:
+        """Go to a position.
+
+        Raises:
+          DataError: it is one among another number of examples.
+        """
+        examples = len(self._batches.source)
+        if state.get("examples", examples) != examples:
+            raise DataError(
+                f"the position was saved when there were {state['examples']} examples, now there are {examples}; "
+                "restore the data set, or start a run of its own"
+            )
+        self.close()
+        self._next = state["next_index"]
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def _read_from(self, index: int) -> grain.DatasetIterator:
+        batches = grain.MapDataset.source(self._batches)[index:]
+        if self._workers == 0:
+            options = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=self._threads)
+            return iter(batches.to_iter_dataset(options))
+        # Grain reads flags of its own when it starts processes; a program without absl's command line never parsed any.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+        processes = grain.MultiprocessingOptions(num_workers=self._workers)
+        return iter(batches.to_iter_dataset(options).mp_prefetch(processes))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,12 +301,14 @@ class EvaluationBatches:
       batch_size: examples a batch, over all processes.
       transform: maps uint8[h, w, channels] to an image of the size that the network gets.
       shard: which part of every batch, and of how many, is read: (index, count).
+      label_key: what the labels are called in a batch.
     """
 
     source: ExampleSource
     batch_size: int
     transform: Callable[[np.ndarray], np.ndarray] | None = None
     shard: Shard = WHOLE
+    label_key: str = "label"
 
     def __post_init__(self) -> None:
         check_shard(self.shard, self.batch_size)
@@ -268,7 +317,7 @@ class EvaluationBatches:
         return -(-len(self.source) // self.batch_size)
 
     def __getitem__(self, index: int) -> Batch:
-        """Return the shard of batch ``index``: image, label, and mask bool[batch]."""
+        """Return the shard of batch ``index``: image, its labels, and mask bool[batch]."""
         part, count = self.shard
         size = self.batch_size // count
         start = index * self.batch_size + part * size
@@ -282,4 +331,5 @@ class EvaluationBatches:
         images = np.asarray(images)
         missing = size - len(indices)
         images = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
-        return {"image": images, "label": np.pad(labels, (0, missing)), "mask": mask}
+        labels = np.pad(labels, ((0, missing),) + ((0, 0),) * (labels.ndim - 1))
+        return {"image": images, self.label_key: labels, "mask": mask}

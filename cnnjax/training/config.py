@@ -13,10 +13,13 @@ from typing import Any, Literal, Protocol
 
 import tyro
 
+from cnnjax.data.files import OnBadImage
 from cnnjax.models import model_info
 from cnnjax.training.initialization import InitName
 from cnnjax.training.optim import OptimizerName, ScheduleName
 from cnnjax.training.parallel import ParallelMode
+
+NormalizationName = Literal["auto", "data", "model"]
 
 
 class ConfigError(ValueError):
@@ -74,9 +77,17 @@ class TrainConfig:
     model_fields: tuple[str, ...] = ()
     """NAME=VALUE of the network's fields, such as stochastic_depth_rate=0.1."""
     dataset: str = "digits"
-    """Name of an image-classification data set of TFDS; "digits" is embedded."""
+    """digits, faces (both need no download), an image-classification set of TFDS, or your own: folder, csv, npz."""
     data_dir: Path | None = None
-    """Folder of prepared TFDS data sets; None: ~/tensorflow_datasets."""
+    """Folder of prepared TFDS data sets (None: ~/tensorflow_datasets); of folder, csv and npz: the data itself."""
+    train_split: str = "train"
+    """Examples to train on, as TFDS writes them: train[:10%], train+validation."""
+    test_split: str | None = None
+    """Examples to test on; None: test, or else validation. "validation" holds out a tenth of train if need be."""
+    on_bad_image: OnBadImage = "error"
+    """Images that cannot be used: error refuses the set, skip leaves them out and lists them in config.json."""
+    normalization: NormalizationName = "auto"
+    """Mean and deviation: data: of the training images; model: the network's; auto: data if they fit into memory."""
     workdir: Path | None = None
     """Folder of the run; None: runs/<model>-<dataset>."""
 
@@ -165,6 +176,8 @@ class TrainConfig:
     """Augmentation: flip half of the images left to right."""
     memory_budget_mib: int = 2048
     """Data sets of equally large images that take less are decoded once and kept in memory."""
+    workers: int = 0
+    """Processes that read and decode images outside memory; 0: threads of this one. The order is the same."""
 
     # Where it runs and what it leaves.
     parallel: ParallelMode = "auto"
@@ -240,9 +253,10 @@ class TrainConfig:
             ("image_size", self.image_size is None or self.image_size >= 1, "at least 1"),
             ("crop_padding", self.crop_padding >= 0, "at least 0"),
             ("seed", 0 <= self.seed < 2**32, "from 0 to 2**32 - 1"),
-            ("memory_budget_mib", self.memory_budget_mib >= 0, "at least 0"),
             ("log_steps", self.log_steps >= 1, "at least 1"),
             ("checkpoint_steps", self.checkpoint_steps >= 0, "at least 0"),
+            ("memory_budget_mib", self.memory_budget_mib >= 0, "at least 0"),
+            ("workers", self.workers >= 0, "at least 0"),
             ("skip_nonfinite", self.skip_nonfinite >= 0, "at least 0"),
             ("coordinator_timeout", 0 < self.coordinator_timeout < float("inf"), "above 0 and finite"),
         ]

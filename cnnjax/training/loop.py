@@ -69,7 +69,10 @@ def fit(
         def open_files() -> Checkpoints | None:
             if directory is None:
                 return None
-            directory.create(setup.resolved())
+            resolved = setup.resolved()
+            directory.create(resolved)
+            if skipped := resolved.get("skipped_images"):
+                console.print(f"[yellow]{len(skipped)} bad images are left out; config.json lists them[/yellow]")
             return stack.enter_context(Checkpoints(directory.checkpoint_directory))
 
         run = TrainingLoop(setup, directory, processes.together(open_files), console, started)

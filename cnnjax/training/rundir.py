@@ -17,7 +17,7 @@ from cnnjax.training.config import ConfigError
 
 # Where a run lies may differ between its processes; what it runs on and shows, between two parts of it, too. Everything
 # else is part of what it computes.
-LOCAL_FIELDS: Set[str] = {"workdir", "data_dir", "memory_budget_mib", "process_id"}
+LOCAL_FIELDS: Set[str] = {"workdir", "data_dir", "memory_budget_mib", "process_id", "workers"}
 FREE_FIELDS: Set[str] = LOCAL_FIELDS | {
     *("parallel", "coordinator", "num_processes", "coordinator_timeout", "skip_nonfinite", "tensorboard", "profile")
 }

@@ -147,7 +147,15 @@ class Setup:
         info = model_info(config.model)
         if info.task != "classification":
             raise ConfigError(f"{config.model} is a network for {info.task}; take one whose task is classification")
-        dataset = load_dataset(config.dataset, config.data_dir)
+        dataset = load_dataset(
+            config.dataset,
+            config.data_dir,
+            train_split=config.train_split,
+            test_split=config.test_split,
+            on_bad_image=config.on_bad_image,
+        )
+        if dataset.task != "classification":
+            raise ConfigError(f"{config.dataset} in {config.data_dir} is for {dataset.task}, not of one class each")
         image_size = config.image_size or _image_size(dataset.image_shape[:2], info.min_size, info.input_size)
         fields = config.network_fields()
         if config.sync_batch_norm and devices.axis_name is not None:
@@ -170,13 +178,13 @@ class Setup:
                 f"batch_size must be at most {len(dataset.train)}, the number of training images of {config.dataset}, "
                 f"got {config.batch_size}"
             )
-        pipeline = DataPipeline.create(dataset, image_size, config.memory_budget_mib << 20)
-        statistics = pipeline.statistics()
+        pipeline = DataPipeline.create(dataset, image_size, config.memory_budget_mib << 20, workers=config.workers)
+        statistics = None if config.normalization == "model" else pipeline.statistics(config.normalization == "data")
         if statistics is None:
             if len(info.mean) != channels:
                 raise ConfigError(
-                    f"{config.dataset} has images of {channels} channels and is too large to measure their mean; "
-                    f"{config.model} was published for {len(info.mean)}"
+                    f"{config.dataset} has images of {channels} channels, {config.model} was published for "
+                    f"{len(info.mean)}: measure their mean by --normalization data"
                 )
             statistics = info.mean, info.std
         preprocess = Preprocess(*statistics, crop_padding=config.crop_padding, mirror=config.mirror)
@@ -253,6 +261,7 @@ class Setup:
         return {
             "dataset_version": dataset.version,
             "label_names": list(dataset.label_names),
+            "skipped_images": [list(image) for image in dataset.skipped],
             "train_images": len(self.pipeline.train),
             "test_images": len(self.pipeline.test),
             "image_size": self.pipeline.image_size,

@@ -1,8 +1,17 @@
 import numpy as np
 import pytest
 
-from cnnjax.data import ArraySplit, BatchStream, DataError, DataPipeline, EvaluationBatches, ImageDataset
-from cnnjax.data.pipeline import random_resized_crop, resize_and_centre_crop
+from cnnjax.data import (
+    ArraySplit,
+    BatchStream,
+    DataError,
+    DataPipeline,
+    EvaluationBatches,
+    ImageDataset,
+    load_dataset,
+    statistics,
+)
+from cnnjax.data.transforms import RandomResizedCrop, ResizeAndCentreCrop
 
 
 def numbered(count):
@@ -136,14 +145,14 @@ def test_crops_take_legal_regions():
     generator = np.random.default_rng(0)
     ramp = np.arange(40 * 60).reshape(40, 60, 1) // 10
     pixels = np.repeat(ramp.astype(np.uint8), 3, -1)
-    crops = [random_resized_crop(16)(pixels, generator) for _ in range(20)]
+    crops = [RandomResizedCrop(16)(pixels, generator) for _ in range(20)]
     assert {crop.shape for crop in crops} == {(16, 16, 3)}
     assert len({crop.tobytes() for crop in crops}) > 15
     # No region of legal ratio fits a strip: the whole middle is taken.
-    assert random_resized_crop(16)(np.zeros((2, 200, 3), np.uint8), generator).shape == (16, 16, 3)
+    assert RandomResizedCrop(16)(np.zeros((2, 200, 3), np.uint8), generator).shape == (16, 16, 3)
     marked = np.zeros((70, 100, 3), np.uint8)
     marked[:, 48:52] = 255
-    centre = resize_and_centre_crop(56)(marked)
+    centre = ResizeAndCentreCrop(64, 56)(marked)
     assert centre.shape == (56, 56, 3)
     assert centre[:, 27:29].min() > 200
     assert centre[:, :20].max() == 0
@@ -156,3 +165,73 @@ def test_statistics_are_those_of_the_pixels():
     mean, std = DataPipeline.create(dataset(split, split), 4).statistics()
     np.testing.assert_allclose(mean, (images / 255).mean((0, 1, 2)), atol=1e-6)
     np.testing.assert_allclose(std, (images / 255).std((0, 1, 2)), atol=1e-6)
+
+
+def test_statistics_of_images_outside_memory_are_those_of_what_the_network_sees():
+    pipeline = DataPipeline.create(dataset(Unequal(12), Unequal(5), (None, None, 3)), 8)
+    assert pipeline.statistics() is None
+    mean, std = pipeline.statistics(measure=True)
+    np.testing.assert_allclose(mean, [np.arange(12).mean() / 255] * 3, atol=1e-6)
+    np.testing.assert_allclose(std, [np.arange(12).std() / 255] * 3, atol=1e-6)
+
+
+def test_statistics_take_one_pass_in_parts():
+    generator = np.random.default_rng(0)
+
+    class Noise:
+        reads = 0
+
+        def __len__(self):
+            return 10
+
+        def read(self, indices):
+            Noise.reads += len(indices)
+            return [images[i] for i in indices], np.zeros(len(indices), np.int32)
+
+    images = [generator.integers(0, 256, (2 + i, 3, 2), dtype=np.uint8) for i in range(10)]
+    pixels = np.concatenate([image.reshape(-1, 2) for image in images]) / 255
+    found = statistics(Noise(), batch=3)
+    assert Noise.reads == 10
+    assert (found.examples, found.pixels) == (10, len(pixels))
+    np.testing.assert_allclose(found.mean, pixels.mean(0), atol=1e-6)
+    np.testing.assert_allclose(found.std, pixels.std(0), atol=1e-6)
+    with pytest.raises(DataError, match="without examples"):
+        statistics(ArraySplit(np.zeros((0, 1, 1, 1), np.uint8), np.zeros(0, np.int32)))
+    images[3] = images[3][..., :1]
+    with pytest.raises(DataError, match="same number of channels"):
+        statistics(Noise())
+
+
+def test_a_position_among_other_examples_is_refused():
+    pipeline = DataPipeline.create(dataset(numbered(30), numbered(10)), 4)
+    state = pipeline.train_batches(8, 20, seed=5).get_state()
+    fewer = DataPipeline.create(dataset(numbered(29), numbered(10)), 4)
+    with pytest.raises(DataError, match="there were 30 examples, now there are 29; restore the data set"):
+        fewer.train_batches(8, 20, seed=5).set_state(state)
+
+
+# Each process imports JAX, which takes seconds.
+@pytest.mark.exhaustive
+def test_worker_processes_give_the_same_batches_and_positions(tmp_path, write_smooth_jpeg):
+    for name in ("a", "b"):
+        for number in range(6):
+            write_smooth_jpeg(tmp_path / name / f"{number}.jpg", size=(20 + number, 20))
+    data = load_dataset("folder", tmp_path)
+    threads, processes = (DataPipeline.create(data, 8, workers=workers) for workers in (0, 2))
+    expected = list(threads.train_batches(4, 9, seed=1))
+    batches = processes.train_batches(4, 9, seed=1)
+    found = [next(batches) for _ in range(3)]
+    state = batches.get_state()
+    batches.close()
+    for batch, other in zip(expected, found, strict=False):
+        np.testing.assert_array_equal(batch["image"], other["image"])
+        np.testing.assert_array_equal(batch["label"], other["label"])
+    # The position of workers is one of threads too, and the other way round.
+    later = threads.train_batches(4, 9, seed=1)
+    later.set_state(state)
+    np.testing.assert_array_equal(next(later)["image"], expected[3]["image"])
+    resumed = processes.train_batches(4, 9, seed=1)
+    resumed.set_state(later.get_state())
+    rest = list(resumed)
+    assert len(rest) == 5
+    np.testing.assert_array_equal(rest[0]["image"], expected[4]["image"])

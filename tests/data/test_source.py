@@ -6,7 +6,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from cnnjax.data import DataError, load_dataset
-from cnnjax.data.source import ArraySplit, decode_image, resize, to_memory
+from cnnjax.data.decode import decode_image
+from cnnjax.data.source import ArraySplit, to_memory
+from cnnjax.data.transforms import Stretch, resize
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def test_prepared_data_is_read_again_in_the_same_order(digits, tmp_path):
 
 
 def test_memory_holds_what_the_files_hold(digits):
-    memory = to_memory(digits.test, 8, 8, batch=100)
+    memory = to_memory(digits.test, Stretch(8), batch=100)
     indices = np.array([3, 358, 0])
     images, labels = digits.test.read(indices)
     np.testing.assert_array_equal(memory.read(indices)[0], np.stack(images))
@@ -65,7 +67,7 @@ def test_folders_that_are_not_there_or_no_folders_are_refused(tmp_path):
 
 def test_unreadable_folders_are_refused(tmp_path, monkeypatch):
     # The superuser may read everything, so permissions themselves cannot be relied on here.
-    monkeypatch.setattr("cnnjax.data.source.os.access", lambda path, mode: False)
+    monkeypatch.setattr("cnnjax.data.tfds_sets.os.access", lambda path, mode: False)
     with pytest.raises(DataError, match="cannot be read; change its permissions"):
         load_dataset("digits", tmp_path)
 

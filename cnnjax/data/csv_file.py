@@ -1,0 +1,125 @@
+"""Tables of image paths with their classes, or with numbers to regress."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+from cnnjax.data.files import LabelledFile, OnBadImage, hold_out, open_files
+from cnnjax.data.source import DataError, Task
+from cnnjax.data.splits import SplitSet
+
+# Between the classes of an image that has several.
+SEPARATOR = "|"
+
+
+def open_csv(path: str | os.PathLike[str], on_bad_image: OnBadImage = "error") -> SplitSet:
+    """Open a CSV file (UTF-8, commas, one line of column names first).
+
+    Column ``path`` names the image files, relative to the folder of the CSV file. Then either a column ``label``: the
+    image's class, or its classes with ``|`` between them (then all labels are 0 and 1 a class); or any other columns:
+    finite numbers to regress. A column ``split`` may say ``train``, ``validation`` or ``test``; without it a fifth (of
+    each class) is for testing, by a hash of the paths. Classes are numbered in the order of their names, numerically
+    where all are whole numbers.
+
+    Args:
+      path: the CSV file.
+      on_bad_image: see `cnnjax.data.files.open_files`. A bad label is an error always.
+    Raises:
+      DataError: the table is not like that, with the number of the line; or images that cannot be used.
+    """
+    file = Path(path).expanduser()
+    rows, columns = _rows(file)
+    targets = [column for column in columns if column not in ("path", "label", "split")]
+    if ("label" in columns) == bool(targets):
+        raise DataError(
+            f"{str(file)!r} has columns {', '.join(columns)}; needed are 'path' and either 'label' or numbers"
+        )
+    task: Task
+    labels: list[Any]
+    if targets:
+        task, names = "regression", targets
+        labels = [tuple(_number(file, line, row, target) for target in targets) for line, row in rows]
+    else:
+        classes = [_classes(file, line, row["label"]) for line, row in rows]
+        distinct = {name for several in classes for name in several}
+        names = sorted(distinct, key=int) if all(_whole(name) for name in distinct) else sorted(distinct)
+        if len(names) < 2:
+            raise DataError(f"{str(file)!r} has one class, {names[0]!r}; needed are two or more")
+        numbers = {name: number for number, name in enumerate(names)}
+        if any(len(several) > 1 for several in classes):
+            task = "multilabel"
+            labels = [tuple(float(name in several) for name in names) for several in classes]
+        else:
+            task = "classification"
+            labels = [numbers[several[0]] for several in classes]
+    files = [LabelledFile(row["path"], label) for (_, row), label in zip(rows, labels, strict=True)]
+    if "split" in columns:
+        splits: dict[str, list[LabelledFile]] = {}
+        for (line, row), labelled in zip(rows, files, strict=True):
+            if row["split"] not in ("train", "validation", "test"):
+                raise DataError(
+                    f"line {line} of {str(file)!r}: split must be train, validation or test, got {row['split']!r}"
+                )
+            splits.setdefault(row["split"], []).append(labelled)
+        if "train" not in splits:
+            raise DataError(f"{str(file)!r} has no row whose split is train")
+    else:
+        splits = hold_out(files)
+    return open_files("csv", file.parent, splits, names, task, on_bad_image)
+
+
+def _rows(file: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
+    """Return the rows by number of line, all cells filled, and the columns."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as text:
+            reader = csv.DictReader(text, skipinitialspace=True)
+            columns = [column.strip() for column in reader.fieldnames or []]
+            reader.fieldnames = columns
+            rows = []
+            for row in reader:
+                line = reader.line_num
+                if None in row or None in row.values():
+                    raise DataError(f"line {line} of {str(file)!r} has not {len(columns)} cells, one a column")
+                cells = {column: cell.strip() for column, cell in row.items()}
+                empty = [column for column, cell in cells.items() if not cell]
+                if empty:
+                    raise DataError(f"line {line} of {str(file)!r}: column {empty[0]!r} is empty")
+                rows.append((line, cells))
+    except OSError as error:
+        raise DataError(f"CSV file {str(file)!r} cannot be read: {error.strerror or error}; see --data-dir") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"{str(file)!r} is no CSV file in UTF-8: {error}") from error
+    if "path" not in columns or len(set(columns)) != len(columns) or not rows:
+        raise DataError(
+            f"{str(file)!r} needs a first line of different column names, 'path' among them, and rows; got columns "
+            f"{', '.join(columns) or 'none'} and {len(rows)} rows"
+        )
+    return rows, columns
+
+
+def _classes(file: Path, line: int, cell: str) -> list[str]:
+    names = [unicodedata.normalize("NFC", name.strip()) for name in cell.split(SEPARATOR)]
+    if not all(names) or len(set(names)) != len(names):
+        raise DataError(
+            f"line {line} of {str(file)!r}: label {cell!r} names no class between two {SEPARATOR!r}, or one twice"
+        )
+    return names
+
+
+def _whole(name: str) -> bool:
+    return name.removeprefix("-").isdecimal()
+
+
+def _number(file: Path, line: int, row: dict[str, str], column: str) -> float:
+    try:
+        value = float(row[column])
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise DataError(f"line {line} of {str(file)!r}: {column} must be a finite number, got {row[column]!r}")
+    return value

@@ -1,0 +1,142 @@
+"""From the bytes of an image file to pixels, and what becomes of files that are not as they should be.
+
+Converted: CMYK, palettes and 1-bit images to the colours they stand for; 16 bits a channel to 8 (the upper ones);
+transparency is dropped; of an animation the first picture is taken; an image that its EXIF says is rotated is turned
+upright. Refused, with the reason: what Pillow cannot read or finds cut off, and more pixels than `MAX_PIXELS`, which is
+how a small file fills the memory (a decompression bomb).
+
+JPEG files are decoded by simplejpeg (libjpeg-turbo) where it is installed, to the same bits as by Pillow.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cnnjax.data.source import DataError
+
+try:
+    import simplejpeg
+except ModuleNotFoundError:
+    simplejpeg = None
+
+# Pillow warns from here on, and refuses twice as many.
+MAX_PIXELS = 89_478_485
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+# What Pillow's readers raise on bytes that are not what they should be.
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+JPEG_START = b"\xff\xd8\xff"
+# Colour spaces that simplejpeg gives as Pillow does, by channels asked for.
+JPEG_COLOURS = {("Gray", 1): "GRAY", ("Gray", 3): "RGB", ("YCbCr", 3): "RGB"}
+
+
+class BadImage(DataError):
+    """An image that cannot be used. The message says why; who knows which it is puts that before."""
+
+
+class ImageFacts(NamedTuple):
+    """What an image is, once upright."""
+
+    height: int
+    width: int
+    grey: bool
+
+
+def decode_image(data: bytes, channels: int) -> np.ndarray:
+    """Decode an image file as the module's text says.
+
+    Args:
+      data: JPEG, PNG, WebP, BMP or another format that Pillow reads.
+      channels: 1 (grey), 3 (RGB) or 4 (RGBA).
+    Returns:
+      uint8[height, width, channels].
+    Raises:
+      BadImage: the file cannot be used.
+      DataError: another number of channels.
+    """
+    if channels not in MODES:
+        raise DataError(f"images of {channels} channels cannot be decoded; 1 (grey), 3 (RGB) and 4 (RGBA) can")
+    if simplejpeg is not None and data.startswith(JPEG_START) and b"Exif\0\0" not in data:
+        pixels = _decode_jpeg(data, channels)
+        if pixels is not None:
+            return pixels
+    image = _open(data)
+    try:
+        pixels = np.asarray(_upright(_eight_bits(image)).convert(MODES[channels]))
+    except BROKEN as error:
+        raise BadImage(f"cannot be decoded: {error}") from error
+    return pixels[..., None] if channels == 1 else pixels
+
+
+def check_image(data: bytes) -> ImageFacts:
+    """Read a whole image file, at the least cost at which all damage that `decode_image` would find shows.
+
+    Raises:
+      BadImage: the file cannot be used.
+    """
+    image = _open(data)
+    width, height = image.size
+    grey = image.mode in ("1", "L", "LA") or image.mode.startswith("I;16")
+    try:
+        # JPEG at an eighth of the size: all bytes are read, few pixels are made.
+        image.draft(None, (1, 1))
+        image = _eight_bits(image)
+        sideways = image.getexif().get(0x0112, 1) >= 5
+    except BROKEN as error:
+        raise BadImage(f"cannot be decoded: {error}") from error
+    return ImageFacts(width, height, grey) if sideways else ImageFacts(height, width, grey)
+
+
+def _decode_jpeg(data: bytes, channels: int) -> np.ndarray | None:
+    """Return the pixels of a JPEG file, or None where Pillow has to look at it."""
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        wanted = JPEG_COLOURS.get((colours, channels))
+        if wanted is None or height * width > MAX_PIXELS:
+            return None
+        return simplejpeg.decode_jpeg(data, wanted)
+    except ValueError:
+        # Pillow forgives some of what this does not, and says why it does not forgive the rest.
+        return None
+
+
+def _open(data: bytes) -> Image.Image:
+    """Read the head of an image file."""
+    try:
+        image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError as error:
+        raise BadImage("is no image that Pillow reads" if data else "is empty") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadImage(f"has more than {MAX_PIXELS:,} pixels and is refused as a decompression bomb") from error
+    except BROKEN as error:
+        raise BadImage(f"cannot be decoded: {error}") from error
+    if image.width * image.height > MAX_PIXELS:
+        raise BadImage(
+            f"has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}: refused as a decompression bomb"
+        )
+    return image
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Return an image that ``convert`` turns into grey or colour without loss of range and without a word."""
+    image.load()
+    if image.mode.startswith("I;16"):
+        deep = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        deep.info = dict(image.info)
+        return deep
+    if image.mode in ("I", "F"):
+        raise BadImage(
+            f"has 32 bits a pixel (Pillow's mode {image.mode}), whose range is not known; store it in 8 or 16"
+        )
+    if image.mode == "P" and "transparency" in image.info:
+        return image.convert("RGBA")
+    return image
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    return ImageOps.exif_transpose(image)

@@ -1,0 +1,78 @@
+"""From the name of a data set to the set, wherever it comes from."""
+
+from __future__ import annotations
+
+import os
+from typing import get_args
+
+from cnnjax.data.files import OnBadImage
+from cnnjax.data.source import DataError, ImageDataset
+from cnnjax.data.splits import SplitSet, choose_splits
+
+# Sets whose --data-dir is the data itself.
+FILE_SETS = ("folder", "csv", "npz")
+
+
+def load_dataset(
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    train_split: str = "train",
+    test_split: str | None = None,
+    on_bad_image: OnBadImage = "error",
+) -> ImageDataset:
+    """Open a set of labelled images.
+
+    Args:
+      name: ``digits`` or ``faces`` (``lfw_subset``), which scikit-learn and scikit-image bring, prepared on first use;
+        any image-classification set of TFDS, with config and version as TFDS writes them (``cifar10:3.0.2``);
+        ``folder``, see `cnnjax.data.folder.open_folder`; ``csv``, see `cnnjax.data.csv_file.open_csv`; ``npz``, see
+        `cnnjax.data.npz_file.open_npz`.
+      data_dir: for TFDS the folder of prepared sets as TFDS lays it out, None for its own (``~/tensorflow_datasets``);
+        else the folder of images or the file.
+      train_split, test_split: what to train and test on, see `cnnjax.data.splits.choose_splits`.
+      on_bad_image: "error" refuses images that cannot be used: of file sets here, of TFDS sets when they are read;
+        "skip" finds them now (of a TFDS set, by reading all of it) and leaves them out.
+    Raises:
+      DataError: no such data set, folder, file or split; not prepared and TensorFlow (which prepares) missing, prepared
+        in another file format than array_record; bad images or labels.
+    """
+    if on_bad_image not in get_args(OnBadImage):
+        raise DataError(f"on_bad_image must be one of {', '.join(get_args(OnBadImage))}, got {on_bad_image!r}")
+    if name == "photos":
+        raise DataError(
+            "data set 'photos' has no labels; experiments/denoise.py and experiments/autoencode.py restore photographs"
+        )
+    data = _open(name, data_dir, on_bad_image)
+    train, test = choose_splits(data, train_split, test_split)
+    return ImageDataset(
+        name=data.name,
+        version=data.version,
+        train=train,
+        test=test,
+        label_names=data.label_names,
+        image_shape=data.image_shape,
+        task=data.task,
+        skipped=data.skipped,
+    )
+
+
+def _open(name: str, data_dir: str | os.PathLike[str] | None, on_bad_image: OnBadImage) -> SplitSet:
+    if name in FILE_SETS:
+        if data_dir is None:
+            what = "the folder of the images" if name == "folder" else f"the .{name} file"
+            raise DataError(f"data set {name!r} needs --data-dir: {what}")
+        if name == "folder":
+            from cnnjax.data.folder import open_folder
+
+            return open_folder(data_dir, on_bad_image)
+        if name == "csv":
+            from cnnjax.data.csv_file import open_csv
+
+            return open_csv(data_dir, on_bad_image)
+        from cnnjax.data.npz_file import open_npz
+
+        return open_npz(data_dir, on_bad_image)
+    from cnnjax.data.tfds_sets import open_tfds
+
+    return open_tfds(name, data_dir, on_bad_image)
