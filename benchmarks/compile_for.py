@@ -33,6 +33,7 @@ from jax.experimental import topologies
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
+from cnnjax.data.augment import Mirror
 from cnnjax.data.device import Preprocess
 from cnnjax.models import create_model, model_info
 from cnnjax.training import Devices, TrainState, for_platform, make_optimizer, make_schedule, train_step
@@ -203,7 +204,7 @@ def lower_step(arguments: argparse.Namespace, target: Target, chips: Any) -> Any
         "image": jax.ShapeDtypeStruct(shape, jnp.uint8),
         "label": jax.ShapeDtypeStruct(shape[:1], jnp.int32),
     }
-    step = partial(train_step, preprocess=Preprocess(info.mean, info.std, mirror=True))
+    step = partial(train_step, preprocess=Preprocess(info.mean, info.std, (Mirror(),)))
     whole = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((len(chips), *leaf.shape), leaf.dtype),
         (state, jax.eval_shape(zero_sums), batch),

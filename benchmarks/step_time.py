@@ -26,6 +26,7 @@ import numpy as np
 from devices import find
 from rich.console import Console
 
+from cnnjax.data.augment import Mirror
 from cnnjax.data.device import Preprocess
 from cnnjax.models import create_model, list_models, model_info
 from cnnjax.training import Devices, TrainState, eval_step, for_platform, make_optimizer, train_step
@@ -68,7 +69,7 @@ def measure(name: str, mode: str, arguments: argparse.Namespace, devices: Device
     """Return what one network's step costs."""
     info = model_info(name)
     label = f"{name}, {mode}"
-    preprocess = Preprocess(info.mean, info.std, mirror=mode == "train")
+    preprocess = Preprocess(info.mean, info.std, (Mirror(),))
     model = for_platform(create_model(name, dtype=jnp.dtype(arguments.dtype)), jax.default_backend())
     tx = make_optimizer("sgd", 0.1, momentum=0.9, weight_decay=1e-4)
     batch = random_batch(devices, name, arguments.batch_size, arguments.image_size, arguments.seed)

@@ -172,7 +172,7 @@ def fine_tune(config: Config, console: Console) -> dict[str, Any]:
     frozen: Any = config.frozen if schedule is None else schedule.frozen_mask(params, 0)
     console.print(str(finetune.describe(params, frozen=frozen)), markup=False)
 
-    preprocess = Preprocess(mean, std, mirror=False)
+    preprocess = Preprocess(mean, std)
     state = devices.replicate(finetune.train_state(model, variables, tx, key, frozen=frozen))
     step = devices.compile_train(partial(train_step, preprocess=preprocess))
     evaluate = devices.compile_eval(partial(eval_step, preprocess=preprocess))

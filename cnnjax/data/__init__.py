@@ -1,7 +1,7 @@
 """Where examples come from, and what happens to them before the step."""
 
 from cnnjax.data.decode import BadImage
-from cnnjax.data.device import Preprocess, random_crop, random_mirror
+from cnnjax.data.device import Preprocess
 from cnnjax.data.load import load_dataset
 from cnnjax.data.pipeline import BatchIterator, BatchStream, DataPipeline, EvaluationBatches
 from cnnjax.data.source import ArraySplit, DataError, ExampleSource, ImageDataset, Section
@@ -21,7 +21,5 @@ __all__ = [
     "Section",
     "Statistics",
     "load_dataset",
-    "random_crop",
-    "random_mirror",
     "statistics",
 ]

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 
 import tyro
 
+from cnnjax.data.augment import parse_all
 from cnnjax.data.files import OnBadImage
 from cnnjax.models import model_info
 from cnnjax.training.initialization import InitName
@@ -170,10 +171,9 @@ class TrainConfig:
     # What happens to images.
     image_size: int | None = None
     """Pixels, height and width; None: as the data set has them if the network takes that, else the network's."""
-    crop_padding: int = 2
-    """Augmentation: random crops after zero padding by this many pixels."""
-    mirror: bool = False
-    """Augmentation: flip half of the images left to right."""
+    augment: tuple[str, ...] = ("crop:2",)
+    """Augmentations in their order, a name and, after a colon, its values (crop:4 mirror randaugment:2,9 mixup:0.2),
+    see docs/augmentation.md; none if empty."""
     memory_budget_mib: int = 2048
     """Data sets of equally large images that take less are decoded once and kept in memory."""
     workers: int = 0
@@ -251,7 +251,6 @@ class TrainConfig:
             ("decay_rate", 0 < self.decay_rate <= 1, "above 0 and at most 1"),
             ("power", 0 < self.power < inf, "above 0 and finite"),
             ("image_size", self.image_size is None or self.image_size >= 1, "at least 1"),
-            ("crop_padding", self.crop_padding >= 0, "at least 0"),
             ("seed", 0 <= self.seed < 2**32, "from 0 to 2**32 - 1"),
             ("log_steps", self.log_steps >= 1, "at least 1"),
             ("checkpoint_steps", self.checkpoint_steps >= 0, "at least 0"),
@@ -266,6 +265,7 @@ class TrainConfig:
         parse_steps(self.profile)
         try:
             model_info(self.model)
+            parse_all(self.augment)
         except ValueError as error:
             raise ConfigError(str(error)) from error
         self.network_fields()
@@ -330,8 +330,7 @@ _CIFAR: dict[str, Any] = {
     "optimizer": "sgd",
     "weight_decay": 1e-4,
     "schedule": "multistep",
-    "crop_padding": 4,
-    "mirror": True,
+    "augment": ("crop:4", "mirror"),
 }
 
 RECIPES: dict[str, TrainConfig] = {
@@ -354,8 +353,7 @@ RECIPES: dict[str, TrainConfig] = {
             schedule="cosine",
             warmup_epochs=5,
             image_size=224,
-            crop_padding=0,
-            mirror=True,
+            augment=("mirror",),
             dtype="bfloat16",
         ),
     )

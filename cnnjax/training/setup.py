@@ -16,6 +16,7 @@ import numpy as np
 import optax
 
 from cnnjax.data import DataPipeline, Preprocess, load_dataset
+from cnnjax.data.augment import parse_all
 from cnnjax.models import create_model, model_info
 from cnnjax.training.config import ConfigError, RunConfig, TrainConfig
 from cnnjax.training.metrics import Classification, Metrics, means, zero_sums
@@ -187,7 +188,7 @@ class Setup:
                     f"{len(info.mean)}: measure their mean by --normalization data"
                 )
             statistics = info.mean, info.std
-        preprocess = Preprocess(*statistics, crop_padding=config.crop_padding, mirror=config.mirror)
+        preprocess = Preprocess(*statistics, parse_all(config.augment, num_classes=dataset.num_classes))
         num_steps = math.ceil(config.epochs * len(dataset.train) / config.batch_size)
         schedule = _schedule(config, num_steps, len(dataset.train) / config.batch_size)
         tx = make_optimizer(

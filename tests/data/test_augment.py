@@ -196,7 +196,7 @@ def test_places_of_labels_and_targets_move_with_the_image(compile_quickly):
             # Interpolated images meet the nearest pixel's labels where nothing is between pixels, as targets do images.
             np.testing.assert_allclose(target * 255, image, atol=0.51)
             continue
-        inside = label != 255
+        inside = label >= 0
         np.testing.assert_array_equal(image[inside], label[inside], err_msg=str(operation))
         np.testing.assert_array_equal(image[~inside], 0)
         np.testing.assert_allclose(target * 255, image, atol=1e-3)
@@ -309,6 +309,8 @@ def test_what_cannot_be_done_is_refused():
         shapes(parse("augmix"), {"image": images, "label": places})
     with pytest.raises(ValueError, match="label of 6x6 pixels cannot move with images of 12x12"):
         shapes(Mirror(), {"image": images, "label": places[:, :6, :6]})
+    with pytest.raises(TypeError, match="signed integers, got uint8"):
+        shapes(Mirror(), {"image": images, "label": places.astype(jnp.uint8)})
     with pytest.raises(TypeError, match="uint8, or floating-point"):
         shapes(Speckle(), {"image": jnp.zeros((COUNT, 4, 4, 1), jnp.int32)})
 

@@ -13,8 +13,10 @@ def test_the_default_is_lenet_on_digits():
 
 
 def test_flags_override_the_recipe():
-    config = parse_config(["--recipe", "cifar10-resnet20", "--epochs", "5", "--no-mirror", "--data-dir", "/data"])
-    expected = dataclasses.replace(RECIPES["cifar10-resnet20"], epochs=5, mirror=False, data_dir=config.data_dir)
+    config = parse_config(
+        ["--recipe", "cifar10-resnet20", "--epochs", "5", "--augment", "crop:2", "--data-dir", "/data"]
+    )
+    expected = dataclasses.replace(RECIPES["cifar10-resnet20"], epochs=5, augment=("crop:2",), data_dir=config.data_dir)
     assert config == expected
     assert str(config.data_dir) == "/data"
     assert parse_config(["--recipe=mnist-lenet5"]) == RECIPES["mnist-lenet5"]
@@ -59,7 +61,7 @@ def test_every_flag_has_a_line_of_help(capsys):
         ("label_smoothing", 1.0, "label_smoothing must be"),
         ("ema_decay", 1.0, "ema_decay must be"),
         ("image_size", 0, "image_size must be at least 1, got 0"),
-        ("crop_padding", -1, "crop_padding must be at least 0"),
+        ("augment", ("crop:-1",), "padding of Crop must be at least 0"),
         ("seed", -1, "seed must be from 0"),
         ("log_steps", 0, "log_steps must be at least 1"),
         ("checkpoint_steps", -1, "checkpoint_steps must be at least 0"),

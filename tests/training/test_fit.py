@@ -288,8 +288,8 @@ def test_another_config_is_refused_with_the_difference(whole, tmp_path):
 
 
 def test_eight_devices_train_like_one(config, tmp_path):
-    one, _ = run(dataclasses.replace(config, crop_padding=0))
-    eight, _ = run(dataclasses.replace(config, crop_padding=0, workdir=tmp_path / "eight", parallel="pmap"))
+    one, _ = run(config)
+    eight, _ = run(dataclasses.replace(config, workdir=tmp_path / "eight", parallel="pmap"))
     assert eight["devices"].startswith("8 ")
     for key in ("train_loss", "test_loss"):
         np.testing.assert_allclose(one[key], eight[key], rtol=1e-3)

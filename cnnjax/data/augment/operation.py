@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 Batch = Mapping[str, jax.Array]
-# Of pixels of segmentation labels that lie outside the image.
-IGNORED_LABEL = 255
+# Of pixels of segmentation labels that lie outside the image; the losses leave out labels below 0.
+IGNORED_LABEL = -1
 
 
 @runtime_checkable
@@ -110,6 +110,7 @@ def change_places(
       labels: moves ``label`` and ``foreground`` [batch, height, width, 1]; the number is for what lies outside.
     Raises:
       ValueError: an image-shaped target or label of another height and width than the image.
+      TypeError: labels of pixels that have no sign, in which nothing says that a pixel has no label.
     """
     size = batch["image"].shape[1:3]
     result = dict(batch)
@@ -122,6 +123,8 @@ def change_places(
                 f"{name} of {array.shape[1]}x{array.shape[2]} pixels cannot move with images of {size[0]}x{size[1]}; "
                 "make them equally large, or leave out geometric augmentation"
             )
+        if name == "label" and not jnp.issubdtype(array.dtype, jnp.signedinteger):
+            raise TypeError(f"labels of pixels must be signed integers, got {array.dtype}; turn them into int32")
         if dimensions == 4:
             result[name] = images(array)
         else:
