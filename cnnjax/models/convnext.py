@@ -40,6 +40,7 @@ class Row(NamedTuple):
     gmacs: float | None = None
     top1: float | None = None
     weights: str | None = None
+    resize_size: int | None = None
 
 
 LIU2022 = "Liu et al. 2022, arXiv:2201.03545"
@@ -47,10 +48,10 @@ V1 = "torchvision IMAGENET1K_V1"
 # fmt: off
 # arXiv:2201.03545, section 3; parameters of the last row are those of Keras, multiply-adds of table 1
 TABLE = {
-    "convnext_tiny":   Row((3, 3, 9, 3), (96, 192, 384, 768), 0.1, 28_589_128, 4.456, 82.520, V1),
-    "convnext_small":  Row((3, 3, 27, 3), (96, 192, 384, 768), 0.4, 50_223_688, 8.684, 83.616, V1),
-    "convnext_base":   Row((3, 3, 27, 3), (128, 256, 512, 1024), 0.5, 88_591_464, 15.355, 84.062, V1),
-    "convnext_large":  Row((3, 3, 27, 3), (192, 384, 768, 1536), 0.5, 197_767_336, 34.361, 84.414, V1),
+    "convnext_tiny":   Row((3, 3, 9, 3), (96, 192, 384, 768), 0.1, 28_589_128, 4.456, 82.520, V1, 236),
+    "convnext_small":  Row((3, 3, 27, 3), (96, 192, 384, 768), 0.4, 50_223_688, 8.684, 83.616, V1, 230),
+    "convnext_base":   Row((3, 3, 27, 3), (128, 256, 512, 1024), 0.5, 88_591_464, 15.355, 84.062, V1, 232),
+    "convnext_large":  Row((3, 3, 27, 3), (192, 384, 768, 1536), 0.5, 197_767_336, 34.361, 84.414, V1, 232),
     "convnext_xlarge": Row((3, 3, 27, 3), (256, 512, 1024, 2048), 0.2, 350_196_968, 60.9),
 }
 # fmt: on
@@ -258,6 +259,7 @@ def _variant(row: Row) -> Variant:
         gmacs=row.gmacs,
         top1=row.top1,
         weights=row.weights,
+        resize_size=row.resize_size,
     )
     return Variant(
         ConvNeXt, {field: getattr(row, field) for field in ("stage_sizes", "features", "stochastic_depth_rate")}, info

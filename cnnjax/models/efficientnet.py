@@ -285,6 +285,20 @@ def _info(paper: str, size: int, num_params: int, **facts: Any) -> ModelInfo:
     )
 
 
+# What torchvision resizes to before it takes the centre, and how, where it is not 8/7 and bilinear.
+RESIZE_SIZES = {
+    **{"efficientnet_b0": 256, "efficientnet_b1": 256, "efficientnet_b2": 288, "efficientnet_b3": 320},
+    **{"efficientnet_b4": 384, "efficientnet_b5": 456, "efficientnet_b6": 528, "efficientnet_b7": 600},
+    **{"efficientnet_v2_s": 384, "efficientnet_v2_m": 480, "efficientnet_v2_l": 480},
+}
+BICUBIC = {*(f"efficientnet_b{number}" for number in range(8)), "efficientnet_v2_l"}
+
+
+def _evaluation(name: str) -> dict[str, Any]:
+    interpolation = "bicubic" if name in BICUBIC else "bilinear"
+    return {"resize_size": RESIZE_SIZES[name], "interpolation": interpolation}
+
+
 TAN2019, TAN2021 = "Tan and Le 2019, arXiv:1905.11946", "Tan and Le 2021, arXiv:2104.00298"
 
 
@@ -300,11 +314,13 @@ def _v1(
     }
     if name in ("efficientnet_b5", "efficientnet_b6", "efficientnet_b7"):  # torchvision took them from TensorFlow
         fields |= {"momentum": 0.99, "epsilon": 1e-3}
-    facts = {"gmacs": gmacs, "top1": top1, "weights": "torchvision IMAGENET1K_V1"}
+    facts: dict[str, Any] = {"gmacs": gmacs, "top1": top1, "weights": "torchvision IMAGENET1K_V1"}
+    facts |= _evaluation(name)
     return Variant(EfficientNet, fields, _info(f"{TAN2019}, table 1", size, num_params, **facts))
 
 
 def _v2(
+    name: str,
     rows: tuple[Row, ...],
     stem_features: int,
     dropout: float,
@@ -322,7 +338,9 @@ def _v2(
         "dropout_rate": dropout,
         "epsilon": 1e-3,
     }
-    facts = {"gmacs": gmacs, "top1": top1, "weights": "torchvision IMAGENET1K_V1", "mean": mean, "std": std}
+    weights = "torchvision IMAGENET1K_V1"
+    facts: dict[str, Any] = {"gmacs": gmacs, "top1": top1, "weights": weights, "mean": mean, "std": std}
+    facts |= _evaluation(name)
     paper = f"{TAN2021}, {'table 4' if rows == V2_S else 'section 3.3'}"
     return Variant(EfficientNet, fields, _info(paper, size, num_params, **facts))
 
@@ -355,7 +373,7 @@ def _v2_base(width: float, depth: float, dropout: float, size: int, num_params: 
 
 VARIANTS = (
     {name: _v1(name, *row) for name, row in V1.items()}
-    | {name: _v2(*row) for name, row in V2.items()}
+    | {name: _v2(name, *row) for name, row in V2.items()}
     | {name: _lite(*row) for name, row in LITE.items()}
     | {name: _v2_base(*row) for name, row in V2_BASE.items()}
 )

@@ -59,12 +59,13 @@ B1 = (
 )
 STEM_FEATURES, LAST_FEATURES = 32, 1280
 
-# Width multiplier; parameters, multiply-adds (1e9) and top-1 (%) are torchvision's, V1 weights.
+# Width multiplier; parameters, multiply-adds (1e9) and top-1 (%) are torchvision's, V1 weights; and the size
+# (pixels) to which it resizes images for that.
 WIDTHS = {
-    "mnasnet0_5": (0.5, 2_218_512, 0.104, 67.734),
-    "mnasnet0_75": (0.75, 3_170_208, 0.215, 71.180),
-    "mnasnet1_0": (1.0, 4_383_312, 0.314, 73.456),
-    "mnasnet1_3": (1.3, 6_282_256, 0.526, 76.506),
+    "mnasnet0_5": (0.5, 2_218_512, 0.104, 67.734, 256),
+    "mnasnet0_75": (0.75, 3_170_208, 0.215, 71.180, 232),
+    "mnasnet1_0": (1.0, 4_383_312, 0.314, 73.456, 256),
+    "mnasnet1_3": (1.3, 6_282_256, 0.526, 76.506, 232),
 }
 
 
@@ -149,7 +150,7 @@ class MNASNet(nn.Module):
         )(x, train)
 
 
-def _variant(width_multiplier: float, num_params: int, gmacs: float, top1: float) -> Variant:
+def _variant(width_multiplier: float, num_params: int, gmacs: float, top1: float, resize_size: int) -> Variant:
     info = ModelInfo(
         family="mnasnet",
         paper="Tan et al. 2018, arXiv:1807.11626, MnasNet-B1",
@@ -158,6 +159,7 @@ def _variant(width_multiplier: float, num_params: int, gmacs: float, top1: float
         gmacs=gmacs,
         top1=top1,
         weights="torchvision IMAGENET1K_V1",
+        resize_size=resize_size,
     )
     return Variant(MNASNet, {"width_multiplier": width_multiplier}, info)
 

@@ -263,6 +263,8 @@ def _variant(name: str, row: Row, squeeze_ratio: float, paper: str) -> Variant:
         top1=row.top1,
         weights=f"torchvision IMAGENET1K_{'SWAG_E2E_V1' if largest else 'V1'}",
         input_size=(384, 384) if largest else (224, 224),
+        resize_size=384 if largest else None,
+        interpolation="bicubic" if largest else "bilinear",
     )
     fields = {field: getattr(row, field) for field in ("depth", "w_0", "w_a", "w_m", "group_width")}
     return Variant(RegNet, fields | {"squeeze_ratio": squeeze_ratio}, info)

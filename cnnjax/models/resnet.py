@@ -45,7 +45,8 @@ from cnnjax.nn import (
 class Row(NamedTuple):
     """A column of the papers' tables.
 
-    Published with it: parameters, multiply-adds (1e9), top-1 accuracy on ImageNet and error on CIFAR-10 (percent).
+    Published with it: parameters, multiply-adds (1e9), top-1 accuracy on ImageNet and error on CIFAR-10 (percent),
+    and the size (pixels) to which images are resized for that accuracy, where it is not 256.
     """
 
     stage_sizes: tuple[int, ...]
@@ -56,6 +57,7 @@ class Row(NamedTuple):
     gmacs: float | None = None
     top1: float | None = None
     cifar_error: float | None = None
+    resize_size: int | None = None
 
 
 class Table(NamedTuple):
@@ -89,7 +91,7 @@ IMAGENET = (
     Table(f"{XIE2017}, table 1", {}, {
         "resnext50_32x4d":  Row((3, 4, 6, 3),  True, 32, 4, 25_028_904, 4.230, 77.618),
         "resnext101_32x8d": Row((3, 4, 23, 3), True, 32, 8, 88_791_336, 16.414, 79.312),
-        "resnext101_64x4d": Row((3, 4, 23, 3), True, 64, 4, 83_455_272, 15.460, 83.246),
+        "resnext101_64x4d": Row((3, 4, 23, 3), True, 64, 4, 83_455_272, 15.460, 83.246, resize_size=232),
     }),
     Table(f"{ZAGORUYKO2016}, section 3.5", {}, {
         "wide_resnet50_2":  Row((3, 4, 6, 3),  True, 1, 128, 68_883_240, 11.398, 78.468),
@@ -385,6 +387,7 @@ def _variant(table: Table, row: Row) -> Variant:
         gmacs=row.gmacs,
         top1=row.top1,
         weights="torchvision IMAGENET1K_V1" if row.top1 else None,
+        resize_size=row.resize_size,
     )
     if table in CIFAR:
         info = dataclasses.replace(

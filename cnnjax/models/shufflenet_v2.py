@@ -33,15 +33,15 @@ from cnnjax.nn import (
 from cnnjax.nn.inverted_residual import ModuleDef
 
 # Table 5: units a stage; maps of Stage2, Stage3, Stage4 and Conv5; parameters, multiply-adds (1e9) and top-1 (%) are
-# torchvision's, V1 weights.
+# torchvision's, V1 weights, and so is the size (pixels) to which it resizes images for that.
 STEM_FEATURES = 24
 STAGE_SIZES = (4, 8, 4)
 # fmt: off
 TABLE_5 = {
-    "shufflenet_v2_x0_5": ((48, 96, 192, 1024),  1_366_792, 0.040, 60.552),
-    "shufflenet_v2_x1_0": ((116, 232, 464, 1024), 2_278_604, 0.145, 69.362),
-    "shufflenet_v2_x1_5": ((176, 352, 704, 1024), 3_503_624, 0.296, 72.996),
-    "shufflenet_v2_x2_0": ((244, 488, 976, 2048), 7_393_996, 0.583, 76.230),
+    "shufflenet_v2_x0_5": ((48, 96, 192, 1024),  1_366_792, 0.040, 60.552, 256),
+    "shufflenet_v2_x1_0": ((116, 232, 464, 1024), 2_278_604, 0.145, 69.362, 256),
+    "shufflenet_v2_x1_5": ((176, 352, 704, 1024), 3_503_624, 0.296, 72.996, 232),
+    "shufflenet_v2_x2_0": ((244, 488, 976, 2048), 7_393_996, 0.583, 76.230, 232),
 }
 # fmt: on
 
@@ -179,7 +179,7 @@ class ShuffleNetV2(nn.Module):
         return ClassifierHead(self.num_classes, **types, name="head")(x, train)
 
 
-def _variant(stage_features: tuple[int, ...], num_params: int, gmacs: float, top1: float) -> Variant:
+def _variant(stage_features: tuple[int, ...], num_params: int, gmacs: float, top1: float, resize_size: int) -> Variant:
     info = ModelInfo(
         family="shufflenet_v2",
         paper="Ma et al. 2018, arXiv:1807.11164, table 5",
@@ -188,6 +188,7 @@ def _variant(stage_features: tuple[int, ...], num_params: int, gmacs: float, top
         gmacs=gmacs,
         top1=top1,
         weights="torchvision IMAGENET1K_V1",
+        resize_size=resize_size,
     )
     return Variant(ShuffleNetV2, {"stage_features": stage_features}, info)
 

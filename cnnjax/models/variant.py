@@ -38,6 +38,9 @@ class ModelInfo:
       output_size: height and width of what a segmentation or restoration network returns for ``input_size`` (None: as
         its input).
       channels: channels of its input.
+      resize_size: shorter side, pixels, to which an image is resized in evaluation before its centre of ``input_size``
+        is taken, for the reference weights (None: 8/7 of ``input_size``).
+      interpolation: of that resize.
       min_size: smallest legal height and width, pixels.
       size_step: legal heights and widths are ``min_size`` plus multiples of it.
       mean, std: normalisation a channel, for pixels in [0, 1].
@@ -56,6 +59,8 @@ class ModelInfo:
     input_size: tuple[int, int] = (224, 224)
     output_size: tuple[int, int] | None = None
     channels: int = 3
+    resize_size: int | None = None
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     min_size: int = 32
     size_step: int = 1
     mean: tuple[float, ...] = IMAGENET_MEAN

@@ -179,7 +179,14 @@ class Setup:
                 f"batch_size must be at most {len(dataset.train)}, the number of training images of {config.dataset}, "
                 f"got {config.batch_size}"
             )
-        pipeline = DataPipeline.create(dataset, image_size, config.memory_budget_mib << 20, workers=config.workers)
+        pipeline = DataPipeline.create(
+            dataset,
+            image_size,
+            config.memory_budget_mib << 20,
+            resize_size=info.resize_size and round(image_size * info.resize_size / info.input_size[0]),
+            interpolation=info.interpolation,
+            workers=config.workers,
+        )
         statistics = None if config.normalization == "model" else pipeline.statistics(config.normalization == "data")
         if statistics is None:
             if len(info.mean) != channels:
