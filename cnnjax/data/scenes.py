@@ -14,8 +14,11 @@ from cnnjax.data.photographs import random_patch
 # Height of a thing, as parts of the scene's; degrees that it is turned by at most.
 SIZES = (0.25, 0.5)
 TURN = 20.0
-# Grey levels of 255 between the colour of a thing and the mean of what it covers, at least.
-CONTRAST = 60
+# Colours that are drawn for a thing; that which most differs from what it covers is taken. Where a photograph is both
+# dark and bright, even this one may hide a part of it.
+COLOURS_DRAWN = 5
+# Of the pixels that are covered, so many differ less than by what the colour is chosen for.
+NEAREST = 0.2
 # A pixel belongs to a thing that covers half of it.
 COVERED = 0.5
 
@@ -25,7 +28,7 @@ class Scenes:
     """Composes scenes of one to ``most`` things on a part of a photograph.
 
     A thing is a bright shape on black, such as a handwritten digit: where it is bright, a colour drawn at random,
-    unlike the photograph there, covers the photograph. Later things cover earlier ones.
+    unlike most of the photograph there, covers the photograph. Later things cover earlier ones.
 
     Attributes:
       things: uint8[examples, height, width, 1], bright on black.
@@ -52,8 +55,8 @@ class Scenes:
             cover = self._shape(self.things[index, ..., 0], generator)
             top, left = (int(generator.integers(0, self.size - length + 1)) for length in cover.shape)
             place = (slice(top, top + cover.shape[0]), slice(left, left + cover.shape[1]))
-            below = image[place].mean((0, 1))
-            image[place] += cover[..., None] * (self._colour(below, generator) - image[place])
+            colour = self._colour(image[place][cover > COVERED], generator)
+            image[place] += cover[..., None] * (colour - image[place])
             label[place][cover > COVERED] = 1 if self.labels == "foreground" else int(self.kinds[index]) + 1
         return {"image": np.round(image).astype(np.uint8), "label": label}
 
@@ -65,16 +68,20 @@ class Scenes:
 
     def _shape(self, pixels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Return how much a thing covers, float32[height, width] from 0 to 1, at a random size and angle."""
-        height = min(max(round(self.size * generator.uniform(*SIZES)), 1), self.size)
-        width = min(max(round(height * pixels.shape[1] / pixels.shape[0]), 1), self.size)
-        large = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
-        turned = large.rotate(float(generator.uniform(-TURN, TURN)), Image.Resampling.BICUBIC)
-        return np.asarray(turned, np.float32) / 255
+        # A margin, so that shapes which reach the edge do not end there at once, and room for what is turned outwards.
+        thing = Image.fromarray(np.pad(pixels, 1))
+        scale = self.size * generator.uniform(*SIZES) / thing.height
+        size = (max(round(thing.width * scale), 1), max(round(thing.height * scale), 1))
+        turned = thing.resize(size, Image.Resampling.BICUBIC).rotate(
+            float(generator.uniform(-TURN, TURN)), Image.Resampling.BICUBIC, expand=True
+        )
+        return np.asarray(turned, np.float32)[: self.size, : self.size] / 255
 
     @staticmethod
     def _colour(below: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """Return a colour, float32[channels], at least ``CONTRAST`` from ``below`` in each channel."""
-        # Drawn from what lies beyond the contrast on both sides, which is never empty.
-        low, high = np.maximum(below - CONTRAST, 0), np.minimum(below + CONTRAST, 255)
-        drawn = generator.uniform(0, low + 255 - high)
-        return np.where(drawn < low, drawn, drawn - low + high).astype(np.float32)
+        """Return a colour, float32[channels], unlike most of ``below``, float[pixels, channels]."""
+        drawn = generator.uniform(0, 255, (COLOURS_DRAWN, below.shape[-1])).astype(np.float32)
+        if not len(below):
+            return drawn[0]
+        differences = np.abs(drawn[:, None] - below).mean(-1)
+        return drawn[np.quantile(differences, NEAREST, axis=1).argmax()]

@@ -13,20 +13,23 @@ import optax
 
 from cnnjax.training.metrics import Sums
 
+# Of pixels that count nowhere, as PASCAL VOC marks them; labels below 0 mean the same.
+IGNORED_LABEL = 255
+
 
 def pixel_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Return the cross-entropy of each example, mean over its labelled pixels.
 
     Args:
       logits: float[batch, height, width, classes].
-      labels: int[batch, height, width] from 0 to classes - 1; pixels below 0 count nowhere.
+      labels: int[batch, height, width] from 0 to classes - 1; below 0 and 255 count nowhere.
     Returns:
       float32[batch], nats; 0 where no pixel is labelled.
     Raises:
       ValueError: the shapes do not fit each other.
     """
     labelled = _labelled(logits, labels)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), jnp.maximum(labels, 0))
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), jnp.where(labelled, labels, 0))
     count = jnp.maximum(labelled.sum((1, 2), dtype=jnp.int32), 1).astype(jnp.float32)
     return jnp.where(labelled, losses, 0).sum((1, 2)) / count
 
@@ -42,7 +45,7 @@ def dice_loss(logits: jax.Array, labels: jax.Array, *, smooth: float = 1.0) -> j
 
     Args:
       logits: float[batch, height, width, classes].
-      labels: int[batch, height, width] from 0 to classes - 1; pixels below 0 count nowhere.
+      labels: int[batch, height, width] from 0 to classes - 1; below 0 and 255 count nowhere.
       smooth: pixels, above 0.
     Returns:
       float32[batch] from 0 to 1.
@@ -51,8 +54,7 @@ def dice_loss(logits: jax.Array, labels: jax.Array, *, smooth: float = 1.0) -> j
     """
     labelled = _labelled(logits, labels)[..., None]
     probabilities = jnp.where(labelled, jax.nn.softmax(logits.astype(jnp.float32)), 0)
-    # A label below 0 is no class.
-    truth = jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32)
+    truth = jnp.where(labelled, jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32), 0)
     shared = (probabilities * truth).sum((1, 2))
     return 1 - ((2 * shared + smooth) / (probabilities.sum((1, 2)) + truth.sum((1, 2)) + smooth)).mean(-1)
 
@@ -68,7 +70,11 @@ def _labelled(logits: jax.Array, labels: jax.Array) -> jax.Array:
             "logits [batch, height, width, classes] need one label a pixel, got logits "
             f"{logits.shape} and labels {labels.shape}; crop or pad one of them"
         )
-    return labels >= 0
+    return _counts(labels)
+
+
+def _counts(labels: jax.Array) -> jax.Array:
+    return (labels >= 0) & (labels != IGNORED_LABEL)
 
 
 def confusion_matrix(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> jax.Array:
@@ -76,13 +82,13 @@ def confusion_matrix(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> j
 
     Args:
       logits: float[batch, height, width, classes].
-      labels: int[batch, height, width] from 0 to classes - 1; pixels below 0 count nowhere.
+      labels: int[batch, height, width] from 0 to classes - 1; below 0 and 255 count nowhere.
       mask: bool[batch], which examples are real.
     Returns:
       int32[classes, classes]: rows are true, columns predicted classes.
     """
     classes = logits.shape[-1]
-    counted = mask[:, None, None] & (labels >= 0)
+    counted = mask[:, None, None] & _counts(labels)
     # What does not count falls into one bin more, which is cut off.
     cells = jnp.where(counted, labels * classes + logits.argmax(-1).astype(labels.dtype), classes**2)
     return jnp.bincount(cells.ravel(), length=classes**2 + 1)[:-1].reshape(classes, classes).astype(jnp.int32)

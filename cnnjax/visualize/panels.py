@@ -40,5 +40,6 @@ def draw_panels(
                 vmax=255 if image.dtype == np.uint8 else 1,
                 interpolation="nearest" if max(pixels.shape[:2]) < 200 else None,
             )
-            axes.set_title(label, fontsize=10)
+            # From the left: a title that is longer than its panel goes on above the next one.
+            axes.set_title(label, fontsize=10, loc="left")
     figure.savefig(path, dpi=100)

@@ -48,15 +48,20 @@ def test_losses_are_their_formulas(scene):
     np.testing.assert_allclose(both, pixel_cross_entropy(logits, labels) + dice_loss(logits, labels))
 
 
+@pytest.mark.parametrize("ignored", [-1, 255])
 @pytest.mark.parametrize("loss", LOSSES)
-def test_pixels_without_a_label_count_nowhere(scene, loss):
+def test_pixels_without_a_label_count_nowhere(scene, loss, ignored):
     logits, labels = scene
-    changed = np.where((labels < 0)[..., None], np.float32([50, 0, -50]), logits)
+    labels = np.where(labels < 0, ignored, labels).astype(np.int32)
+    nowhere = labels == ignored
+    real = jnp.ones(4, bool)
+    assert np.asarray(confusion_matrix(logits, labels, real)).sum() == (~nowhere).sum()
+    changed = np.where(nowhere[..., None], np.float32([50, 0, -50]), logits)
     np.testing.assert_array_equal(loss(logits, labels), loss(changed, labels))
     slopes = jax.grad(lambda logits: loss(logits, labels).sum())(jnp.asarray(logits))
-    assert (np.asarray(slopes)[labels < 0] == 0).all()
-    assert (np.abs(slopes[labels >= 0]).max(-1) > 0).all()
-    empty = np.full_like(labels, -1)
+    assert (np.asarray(slopes)[nowhere] == 0).all()
+    assert (np.abs(slopes[~nowhere]).max(-1) > 0).all()
+    empty = np.full_like(labels, ignored)
     assert np.isfinite(jax.grad(lambda logits: loss(logits, empty).sum())(jnp.asarray(logits))).all()
 
 
