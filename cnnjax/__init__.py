@@ -4,6 +4,7 @@ from cnnjax import finetune, models, nn, pretrained, signal
 from cnnjax.models import ModelInfo, create_model, list_models, model_info
 from cnnjax.models.features import extract_features
 from cnnjax.models.summary import Summary, count_macs, summary
+from cnnjax.pretrained import load_run
 
 __version__ = "0.1.0"
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "extract_features",
     "finetune",
     "list_models",
+    "load_run",
     "model_info",
     "models",
     "nn",

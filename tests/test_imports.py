@@ -17,7 +17,7 @@ ALLOWED = {
     "visualize": set(),
     "pretrained": {"nn", "models"},
     "restoration": {"models"},
-    "training": {"nn", "models", "data", "visualize"},
+    "training": {"nn", "models", "data", "visualize", "pretrained"},
     "finetune": {"nn", "models", "data", "training", "pretrained"},
 }
 

@@ -14,14 +14,17 @@ from cnnjax.pretrained.arrays import WeightsFileError
 from cnnjax.pretrained.classes import imagenet_classes
 from cnnjax.pretrained.convert import from_state_dict, reference_shapes, sources, to_state_dict
 from cnnjax.pretrained.load import ImageFormat, image_format, load
+from cnnjax.pretrained.runs import Run, load_run
 
 __all__ = [
     "ImageFormat",
+    "Run",
     "WeightsFileError",
     "from_state_dict",
     "image_format",
     "imagenet_classes",
     "load",
+    "load_run",
     "reference_shapes",
     "sources",
     "to_state_dict",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -47,6 +48,22 @@ class ImageFormat(NamedTuple):
     std: tuple[float, ...]
     label_names: tuple[str, ...] | None = None
 
+    def normalise(self, images: Any) -> jax.Array:
+        """Return what the network takes.
+
+        Args:
+          images: uint8[batch, height, width, channels], of this `size`.
+        Returns:
+          float32[batch, height, width, channels].
+        Raises:
+          ValueError: images of another size, or with other channels.
+        """
+        shape = (*self.size, len(self.mean))
+        if len(images.shape) != 4 or images.shape[1:] != shape:
+            raise ValueError(f"images must be [batch, {', '.join(map(str, shape))}], got {list(images.shape)}")
+        mean, std = (jnp.asarray(values, jnp.float32).reshape(1, 1, 1, -1) for values in (self.mean, self.std))
+        return (jnp.asarray(images).astype(jnp.float32) / 255 - mean) / std
+
 
 def image_format(name: str, source: str | os.PathLike[str]) -> ImageFormat:
     """Return what images the weights of a source were trained with: as the run says, or as published.
@@ -64,6 +81,11 @@ def image_format(name: str, source: str | os.PathLike[str]) -> ImageFormat:
     config = None if "://" in str(source) else run_config(Path(source))
     if config is None:
         return ImageFormat(info.input_size, info.mean, info.std)
+    return run_image_format(config)
+
+
+def run_image_format(config: Mapping[str, Any]) -> ImageFormat:
+    """Return what images a run was trained with, from its ``config.json``."""
     resolved = config["resolved"]
     size = resolved["image_size"]
     return ImageFormat((size, size), tuple(resolved["mean"]), tuple(resolved["std"]), tuple(resolved["label_names"]))

@@ -1,4 +1,8 @@
-"""Read the weights of our own runs: a workdir, its checkpoints, or one of them."""
+"""Read our own runs: a workdir, its checkpoints, or one of them.
+
+What a run leaves has the number of its format in ``config.json`` and in each checkpoint. It is raised when something
+changes that older versions would misread; every format so far can be read.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,9 @@ from flax import traverse_util
 
 from cnnjax.pretrained.arrays import WeightsFileError
 
+# 0, of files without a number: before it was written down. 1: the state may have ``nonfinite``.
+FORMAT = 1
+
 
 def run_config(path: Path) -> dict[str, Any] | None:
     """Return ``config.json`` of the run that a path is, or is the checkpoints of; None if it is of none."""
@@ -20,11 +27,62 @@ def run_config(path: Path) -> dict[str, Any] | None:
         if path.is_dir() and file.is_file():
             try:
                 config = json.loads(file.read_text())
+                _check_format(file, config)
                 _ = [config["resolved"][name] for name in ("mean", "std", "image_size", "label_names")]
+            except WeightsFileError:
+                raise
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise WeightsFileError(f"{file} is not what a run writes ({error}); restore it") from error
             return config
     return None
+
+
+def _check_format(file: Path, description: dict[str, Any]) -> None:
+    if (found := description.get("format", 0)) > FORMAT:
+        raise WeightsFileError(
+            f"{file} has format {found}, and this version of cnnjax reads formats up to {FORMAT}; install a newer one"
+        )
+
+
+def find_checkpoint(path: Path, which: str | int = "last") -> Path:
+    """Return the folder of a checkpoint.
+
+    Args:
+      path: a workdir; its folder ``checkpoints``; or a checkpoint in it, which is returned.
+      which: "last"; "best", by the test metric that the run goes by; or a step.
+    Raises:
+      WeightsFileError: there is no such checkpoint.
+    """
+    if (path / "state").is_dir():
+        return path
+    steps = _steps(path / "checkpoints") or _steps(path)
+    if not steps:
+        raise WeightsFileError(f"{path} holds no checkpoint; give a workdir, its folder checkpoints, or one of these")
+    newest = steps[max(steps)]
+    if which == "last":
+        return newest
+    number = which
+    if which == "best":
+        number = _description(newest)["run"]["best_step"]
+        if number is None:
+            raise WeightsFileError(f"{path} was not tested yet, so no checkpoint is its best; take the last one")
+    if number not in steps:
+        raise WeightsFileError(
+            f"{path} has no checkpoint of step {number} ({which!r} was asked for); there are {sorted(steps)}"
+        )
+    return steps[int(number)]
+
+
+def _description(step: Path) -> dict[str, Any]:
+    """Return what a checkpoint says of itself."""
+    file = step / "run" / "metadata"
+    try:
+        description = json.loads(file.read_text())
+        _ = description["run"]["best_step"], description["checksums"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsFileError(f"checkpoint {step} is damaged: {' '.join(str(error).split())[:200]}") from error
+    _check_format(file, description)
+    return description
 
 
 def read_run(path: Path) -> dict[str, Any]:
@@ -35,11 +93,11 @@ def read_run(path: Path) -> dict[str, Any]:
     Args:
       path: a workdir, whose newest checkpoint is taken; its folder ``checkpoints``; or a checkpoint in it.
     Raises:
-      WeightsFileError: no checkpoint there, or a damaged one.
+      WeightsFileError: no checkpoint there, a damaged one, or one of a newer version.
     """
-    step = _newest(path)
+    step = find_checkpoint(path)
+    checksums = _description(step)["checksums"]
     try:
-        checksums = json.loads((step / "run" / "metadata").read_text())["checksums"]
         zarr3 = json.loads((step / "state" / "_METADATA").read_text()).get("use_zarr3", False)
         prefix = "ema/" if any(name.startswith("ema/") for name in checksums) else ""
         names = [name for name in checksums if name.startswith((f"{prefix}params/", f"{prefix}batch_stats/"))]
@@ -56,20 +114,11 @@ def read_run(path: Path) -> dict[str, Any]:
     return traverse_util.unflatten_dict(variables, sep="/")
 
 
-def _newest(path: Path) -> Path:
-    """Return the folder of the newest checkpoint at ``path``."""
-    if (path / "state").is_dir():
-        return path
-    for folder in (path / "checkpoints", path):
-        if steps := _steps(folder):
-            return max(steps, key=lambda step: int(step.name))
-    raise WeightsFileError(f"{path} holds no checkpoint; give a workdir, its folder checkpoints, or one of these")
-
-
-def _steps(folder: Path) -> list[Path]:
+def _steps(folder: Path) -> dict[int, Path]:
+    """Return the checkpoints in a folder by step."""
     if not folder.is_dir():
-        return []
-    return [step for step in folder.iterdir() if step.name.isdecimal() and (step / "state").is_dir()]
+        return {}
+    return {int(step.name): step for step in folder.iterdir() if step.name.isdecimal() and (step / "state").is_dir()}
 
 
 def _read(path: Path, name: str, driver: str) -> np.ndarray:

@@ -23,6 +23,8 @@ import orbax.checkpoint as ocp
 from flax import serialization, traverse_util
 from orbax.checkpoint import checkpoint_managers
 
+from cnnjax.pretrained.run_files import FORMAT
+
 State = TypeVar("State")
 # The newest may turn out to be damaged, so that there is always one before it.
 LATEST = 2
@@ -145,6 +147,7 @@ class Checkpoints:
         leaves = {path: np.array(leaf) for path, leaf in _flatten(state).items()}
         body = dict(run)
         meta = {
+            "format": FORMAT,
             "run": body,
             "run_checksum": _json_checksum(body),
             "frozen": sorted(getattr(state, "frozen", ())),
@@ -231,6 +234,11 @@ class Checkpoints:
         leaves = traverse_util.flatten_dict(state, sep="/")
         if not isinstance(meta, dict) or not {"run", "run_checksum", "checksums"} <= meta.keys():
             raise CheckpointError(f"{problem}its description is incomplete")
+        if meta.get("format", 0) > FORMAT:
+            raise CheckpointMismatchError(
+                f"checkpoint {step} in {self.directory} has format {meta['format']}, and this version of cnnjax reads "
+                f"formats up to {FORMAT}; install a newer cnnjax"
+            )
         if _json_checksum(meta["run"]) != meta["run_checksum"]:
             raise CheckpointError(f"{problem}its description is not what was written")
         if leaves.keys() != meta["checksums"].keys():

@@ -181,7 +181,7 @@ def share_tree(tree: Any) -> Any:
     leaves, structure = jax.tree.flatten(tree)
     keys = [jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in leaves]
     plain = [
-        np.ascontiguousarray(jax.random.key_data(leaf) if is_key else leaf)
+        np.asarray(jax.random.key_data(leaf) if is_key else leaf, order="C")
         for leaf, is_key in zip(leaves, keys, strict=True)
     ]
     data = share(b"".join(leaf.tobytes() for leaf in plain) if is_first() else b"")

@@ -13,6 +13,7 @@ from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, Protocol
 
+from cnnjax.pretrained.run_files import FORMAT
 from cnnjax.training.config import ConfigError
 
 # Where a run lies may differ between its processes; what it runs on and shows, between two parts of it, too. Everything
@@ -129,6 +130,7 @@ class RunDirectory:
         write_json(
             self.config_file,
             {
+                "format": FORMAT,
                 "config": self.config.to_json(),
                 "resolved": dict(resolved),
                 "versions": {name: importlib.metadata.version(name) for name in PACKAGES}

@@ -268,6 +268,7 @@ class Setup:
         dataset = self.pipeline.dataset
         return {
             "dataset_version": dataset.version,
+            "fields": self.config.network_fields(),
             "label_names": list(dataset.label_names),
             "skipped_images": [list(image) for image in dataset.skipped],
             "train_images": len(self.pipeline.train),

@@ -1,0 +1,154 @@
+"""Real processes on this machine, which find each other over TCP."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cnnjax.training import Checkpoints, connect
+
+SCRIPT = Path(__file__).parents[2] / "experiments" / "train.py"
+# These programs run a few steps: compiling fast matters.
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
+
+def free_port():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def launch(devices, *flags):
+    flag = f"--xla_force_host_platform_device_count={devices}"
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), *map(str, flags)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"XLA_FLAGS": f"{flag} {QUICK}"},
+        start_new_session=True,
+    )
+
+
+def launch_two(*flags, others=()):
+    """Start two processes with two devices each; ``others`` are further flags of the second."""
+    address = f"127.0.0.1:{free_port()}"
+    meet = ("--coordinator", address, "--num-processes", 2, "--coordinator-timeout", 120)
+    return [launch(2, *flags, *meet, "--process-id", index, *(others if index else ())) for index in range(2)]
+
+
+def ends(processes, timeout=300):
+    """Return exit code and stderr of each."""
+    found = []
+    for process in processes:
+        with process:
+            _, errors = process.communicate(timeout=timeout)
+        found.append((process.returncode, errors))
+    return found
+
+
+def wait_for_lines(workdir, count, processes):
+    metrics = workdir / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= count):
+        for process in processes:
+            assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def records(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+@pytest.mark.exhaustive
+def test_two_processes_stop_die_and_resume_elsewhere_to_the_numbers_of_one(tmp_path):
+    """The same batches in two processes of two devices, then in one of two, as in one of one."""
+    (tmp_path / "data").mkdir()
+    flags = {
+        "model": "resnet20",
+        "data-dir": tmp_path / "data",
+        "batch-size": 32,
+        "epochs": 0.4,
+        "optimizer": "sgd",
+        "learning-rate": 0.01,
+        "log-steps": 2,
+        "checkpoint-steps": 4,
+    }
+    common = [part for key, value in flags.items() for part in (f"--{key}", value)]
+    alone = launch(1, *common, "--workdir", tmp_path / "alone", "--num-processes", 1)
+    assert ends([alone])[0][0] == 0
+
+    together = [*common, "--workdir", tmp_path / "together", "--parallel", "jit"]
+    pair = launch_two(*together)
+    wait_for_lines(tmp_path / "together", 2, pair)
+    # A signal to one stops both at one step, with one checkpoint.
+    pair[1].send_signal(signal.SIGTERM)
+    assert [code for code, _ in ends(pair)] == [143, 143]
+    before = len(records(tmp_path / "together"))
+    pair = launch_two(*together)
+    wait_for_lines(tmp_path / "together", before + 1, pair)
+    pair[1].kill()
+    codes = [code for code, _ in ends(pair)]
+    assert codes[1] == -signal.SIGKILL
+    assert codes[0] != 0
+    assert not (tmp_path / "together" / "result.json").exists()
+    assert ends([launch(2, *together, "--num-processes", 1)])[0][0] == 0
+
+    expected, found = records(tmp_path / "alone"), records(tmp_path / "together")
+    assert [(line["kind"], line["step"]) for line in found] == [(line["kind"], line["step"]) for line in expected]
+    for one, other in zip(expected, found, strict=True):
+        assert one.keys() == other.keys()
+        for key in one.keys() - {"kind"}:
+            np.testing.assert_allclose(one[key], other[key], rtol=2e-3, atol=1e-3, err_msg=f"{key} at {one['step']}")
+    arrays = []
+    for folder in ("alone", "together"):
+        with Checkpoints(tmp_path / folder / "checkpoints") as checkpoints:
+            arrays.append(checkpoints.read(checkpoints.steps[-1])[0])
+    assert arrays[0].keys() == arrays[1].keys()
+    for path, array in arrays[0].items():
+        np.testing.assert_allclose(array, arrays[1][path], rtol=1e-2, atol=2e-3, err_msg=path)
+
+
+def test_processes_that_disagree_all_exit_and_say_on_what(tmp_path):
+    (tmp_path / "data").mkdir()
+    pair = launch_two(
+        *("--data-dir", tmp_path / "data", "--workdir", tmp_path / "run", "--batch-size", 64),
+        others=("--learning-rate", 0.5),
+    )
+    for code, errors in ends(pair):
+        assert code == 2
+        assert "the processes disagree: learning_rate is 0.002 in process 0 and 0.5 in process 1" in errors
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_coordinator_that_is_not_there_is_an_error_in_seconds(tmp_path):
+    started = time.monotonic()
+    flags = ("--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", 2, "--process-id", 1)
+    [(code, errors)] = ends([launch(1, *flags, "--coordinator-timeout", 1, "--workdir", tmp_path / "run")])
+    assert code == 2
+    assert "error: no coordinator at 127.0.0.1:" in errors
+    assert "Traceback" not in errors
+    assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("host:1", None, 2), "coordinator, process_id and num_processes go together; process_id is missing"),
+        ((None, 0, None), "coordinator and num_processes is missing"),
+        (("host", 0, 2), "coordinator must be HOST:PORT, got 'host'"),
+        (("host:1", 2, 2), "process_id must be from 0 to num_processes - 1, got 2 of 2"),
+    ],
+)
+def test_flags_that_cannot_be_are_refused(arguments, expected):
+    with pytest.raises(ValueError, match=expected):
+        connect(*arguments)
