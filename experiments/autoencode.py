@@ -149,6 +149,8 @@ def open_data(config: Config) -> NoisyData:
       DataError: no such data set, or images that are not square and of one size.
     """
     dataset = load_dataset(config.dataset, config.data_dir)
+    if dataset.task != "classification":
+        raise DataError(f"{config.dataset} is for {dataset.task}; needed are images with one label each")
     height, width, _ = dataset.image_shape
     size = config.image_size or height
     if size is None or (config.image_size is None and height != width):

@@ -90,6 +90,8 @@ class TrainSegmenter(TaskConfig):
     """After warm-up."""
     warmup_epochs: float = 0.25
     """Linear rise of the learning rate from 0."""
+    augment: tuple[str, ...] = ("rotate:15", "contrast:0.3")
+    """Augmentations in their order, see cnnjax.data.augment; labels move with their image."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values before anything is built."""
@@ -143,7 +145,7 @@ def scenes(config: TrainSegmenter) -> tuple[Scenes, Scenes, tuple[str, ...]]:
         )
 
     def split(examples: ExampleSource, photographs: dict[str, np.ndarray]) -> Scenes:
-        stored: ArraySplit = to_memory(examples, height, width)
+        stored: ArraySplit = to_memory(examples, lambda pixels: pixels)
         return Scenes(stored.images, stored.labels, list(photographs.values()), config.size, config.labels)
 
     train, test = split_photographs(config.channels, config.photographs, min_size=config.size)

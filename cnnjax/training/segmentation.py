@@ -13,16 +13,13 @@ import optax
 
 from cnnjax.training.metrics import Sums
 
-# Of pixels that count nowhere, as PASCAL VOC marks them; labels below 0 mean the same.
-IGNORED_LABEL = 255
-
 
 def pixel_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Return the cross-entropy of each example, mean over its labelled pixels.
 
     Args:
       logits: float[batch, height, width, classes].
-      labels: int[batch, height, width] from 0 to classes - 1; below 0 and 255 count nowhere.
+      labels: int[batch, height, width] from 0 to classes - 1; pixels below 0 count nowhere.
     Returns:
       float32[batch], nats; 0 where no pixel is labelled.
     Raises:
@@ -45,7 +42,7 @@ def dice_loss(logits: jax.Array, labels: jax.Array, *, smooth: float = 1.0) -> j
 
     Args:
       logits: float[batch, height, width, classes].
-      labels: int[batch, height, width] from 0 to classes - 1; below 0 and 255 count nowhere.
+      labels: int[batch, height, width] from 0 to classes - 1; pixels below 0 count nowhere.
       smooth: pixels, above 0.
     Returns:
       float32[batch] from 0 to 1.
@@ -70,11 +67,7 @@ def _labelled(logits: jax.Array, labels: jax.Array) -> jax.Array:
             "logits [batch, height, width, classes] need one label a pixel, got logits "
             f"{logits.shape} and labels {labels.shape}; crop or pad one of them"
         )
-    return _counts(labels)
-
-
-def _counts(labels: jax.Array) -> jax.Array:
-    return (labels >= 0) & (labels != IGNORED_LABEL)
+    return labels >= 0
 
 
 def confusion_matrix(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> jax.Array:
@@ -82,13 +75,13 @@ def confusion_matrix(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> j
 
     Args:
       logits: float[batch, height, width, classes].
-      labels: int[batch, height, width] from 0 to classes - 1; below 0 and 255 count nowhere.
+      labels: int[batch, height, width] from 0 to classes - 1; pixels below 0 count nowhere.
       mask: bool[batch], which examples are real.
     Returns:
       int32[classes, classes]: rows are true, columns predicted classes.
     """
     classes = logits.shape[-1]
-    counted = mask[:, None, None] & _counts(labels)
+    counted = mask[:, None, None] & (labels >= 0)
     # What does not count falls into one bin more, which is cut off.
     cells = jnp.where(counted, labels * classes + logits.argmax(-1).astype(labels.dtype), classes**2)
     return jnp.bincount(cells.ravel(), length=classes**2 + 1)[:-1].reshape(classes, classes).astype(jnp.int32)

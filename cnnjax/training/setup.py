@@ -33,13 +33,13 @@ AUX_WEIGHT, AUX_WEIGHTS = 0.3, {"inception_v3": 0.4}
 class Pipeline(Protocol):
     """Where a run's batches come from, as `cnnjax.data.DataPipeline` is one."""
 
-    def train_batches(self, batch_size: int, num_batches: int, seed: int) -> Any:
+    def train_batches(self, batch_size: int, num_batches: int, seed: int, shard: tuple[int, int] = ...) -> Any:
         """Return an iterator with ``get_state`` and ``set_state``.
 
         A run of several processes also gives ``shard``, as `DataPipeline` takes it.
         """
 
-    def test_batches(self, batch_size: int) -> Iterator[Mapping[str, Any]]:
+    def test_batches(self, batch_size: int, shard: tuple[int, int] = ...) -> Iterator[Mapping[str, Any]]:
         """Yield every test example once, in padded batches with a ``mask``."""
 
 

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cnnjax.data.augment import Operation, augment, parse_all
 from cnnjax.training.config import ConfigError
 from cnnjax.training.losses import LossFunction, LossName
 from cnnjax.training.metrics import Metrics, means
@@ -54,6 +55,9 @@ class TaskConfig:
     """Course of the learning rate: cosine falls to 0, multistep divides by 10 at 50 % and 75 % of the run."""
     weight_decay: float = 0.0
     """Of weights; biases and normalisation do not decay."""
+    augment: tuple[str, ...] = ()
+    """Augmentations in their order, a name and, after a colon, its values (mirror rotate:15), see cnnjax.data.augment;
+    labels of pixels and target images move with their image."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the computation; parameters, outputs and loss are float32 always."""
     seed: int = 0
@@ -83,6 +87,10 @@ class TaskConfig:
                 ("checkpoint_steps", self.checkpoint_steps >= 0, "at least 0"),
             ]
         )
+        try:
+            parse_all(self.augment)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
     def require(self, checks: Iterable[tuple[str, bool, str]]) -> None:
         """Raise ConfigError for the first of (field, is good, what is expected) that is not good."""
@@ -106,6 +114,30 @@ class TaskConfig:
             key: str(value) if isinstance(value, Path) else value for key, value in dataclasses.asdict(self).items()
         }
         return {key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()}
+
+
+# Folded into the keys of examples for what comes after augmentations, which fold in their positions.
+AFTER = 2**32 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmented:
+    """A preprocessing hook after augmentations.
+
+    Attributes:
+      operations: applied in training, in their order.
+      then: the hook.
+    """
+
+    operations: tuple[Operation, ...]
+    then: Preprocess
+
+    def __call__(self, batch: Mapping[str, jax.Array], keys: jax.Array | None) -> dict[str, jax.Array]:
+        """Augment (with keys) and preprocess ``batch``."""
+        if keys is None:
+            return self.then(batch, None)
+        after = jax.vmap(lambda key: jax.random.fold_in(key, AFTER))(keys)
+        return self.then(augment(batch, keys, self.operations), after)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +189,7 @@ class TaskSetup:
           model: the network.
           pipeline: its data.
           image_shape, num_examples, metrics, measure, facts: see the class.
-          preprocess, loss: see `cnnjax.training.train_step`.
+          preprocess, loss: see `cnnjax.training.train_step`; what ``config`` augments is augmented before.
         Raises:
           ConfigError: the devices cannot share a batch, the network does not take such images, or warm-up leaves
             nothing of the run.
@@ -174,6 +206,8 @@ class TaskSetup:
             jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
         except ValueError as error:
             raise ConfigError(f"{config.model}: {error}") from error
+        if config.augment:
+            preprocess = Augmented(parse_all(config.augment), preprocess)
         options: dict[str, Any] = {"preprocess": preprocess, "loss": loss, "metrics": metrics}
         return cls(
             config=config,
@@ -200,7 +234,8 @@ class TaskSetup:
 
     def test(self, state: Any) -> dict[str, Any]:
         """Return the means over every test example, once each; ``state`` is replicated."""
-        batches = self.pipeline.test_batches(self.devices.pad_batch_size(self.config.batch_size))
+        batch_size = self.devices.pad_batch_size(self.config.batch_size)
+        batches = self.pipeline.test_batches(batch_size, self.devices.batch_shard)
         return means(sum_over(self.devices, self.evaluate, state, batches, self.metrics), self.metrics)
 
     def resolved(self) -> dict[str, Any]:
