@@ -1,10 +1,11 @@
-"""Say what is in a picture, with the weights of a file, a run or a hub.
+"""Say what is in pictures, with a run of ours or the weights of a file or a hub.
 
+    python experiments/predict.py --workdir runs/lenet5-digits seven.png three.png
     python experiments/predict.py --model efficientnet_lite0 --weights efficientnet-lite0-57934424.pth cat.png
     python experiments/predict.py --model resnet50 --weights torchvision://resnet50/IMAGENET1K_V2 cat.png
 
-Prints the most likely classes, and draws the picture beside their probabilities. Exit codes: 0, or 2 with the reason on
-stderr.
+Prints the most likely classes, and draws each picture beside their probabilities. Pictures go to the network as those
+it was tested with did. Exit codes: 0, or 2 with the reason on stderr.
 """
 
 from __future__ import annotations
@@ -13,28 +14,29 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from cnnjax import load_run
+from cnnjax.data.transforms import ResizeAndCentreCrop, Stretch
 from cnnjax.models import create_model, model_info
-from cnnjax.pretrained import image_format, imagenet_classes, load
+from cnnjax.pretrained import ImageFormat, image_format, imagenet_classes, load
 from cnnjax.training import run_command
 
-# Share of the shorter side that is looked at, as most weights were evaluated.
-CROP = 0.875
 
-
-def prepare(image: Image.Image, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """Return the middle of a picture as the network takes it: float32[1, height, width, channels], normalised."""
-    image = image.convert("RGB" if len(mean) == 3 else "L")
-    side = round(CROP * min(image.size))
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    square = image.crop((left, top, left + side, top + side)).resize(size[::-1], Image.Resampling.BICUBIC)
-    pixels = np.asarray(square, np.float32).reshape(1, *size, len(mean)) / 255
-    return (pixels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+def prepare(image: Image.Image, expected: ImageFormat) -> np.ndarray:
+    """Return a picture as the network was tested with: uint8[height, width, channels], not normalised yet."""
+    pixels = np.asarray(image.convert("RGB" if len(expected.mean) == 3 else "L"))
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
+    height, width = expected.size
+    if height != width:
+        raise ValueError(f"the network must take square images, got {height}x{width}")
+    if expected.resize_size is None:
+        return Stretch(height, expected.interpolation)(pixels)
+    return ResizeAndCentreCrop(expected.resize_size, height, expected.interpolation)(pixels)
 
 
 def class_names(known: Sequence[str] | None, count: int) -> Sequence[str]:
@@ -44,59 +46,89 @@ def class_names(known: Sequence[str] | None, count: int) -> Sequence[str]:
     return imagenet_classes() if count == 1000 else [f"class {index}" for index in range(count)]
 
 
-def draw(image: Image.Image, names: Sequence[str], probabilities: Sequence[float], output: Path) -> None:
-    """Draw the picture and a bar for each class."""
-    import matplotlib
+def draw(found: Sequence[tuple[Image.Image, Sequence[str], Sequence[float]]], output: Path) -> None:
+    """Draw each picture, and beside it a bar for each of its classes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), constrained_layout=True)
-    left.imshow(image)
-    left.axis("off")
-    right.barh(range(len(names)), probabilities)
-    right.set_yticks(range(len(names)), names)
-    right.invert_yaxis()
-    right.set(xlim=(0, 1), xlabel="probability")
+    figure = Figure(figsize=(9, 3.5 * len(found)), layout="constrained")
+    FigureCanvasAgg(figure)
+    for (left, right), (image, names, probabilities) in zip(
+        figure.subplots(len(found), 2, squeeze=False), found, strict=True
+    ):
+        grey = image.mode in ("L", "1", "I;16")
+        left.imshow(image, cmap="gray" if grey else None, interpolation="nearest" if max(image.size) < 100 else None)
+        left.axis("off")
+        bars = right.barh(range(len(names)), probabilities, color="tab:blue")
+        right.bar_label(bars, [f"{100 * value:.1f} %" for value in probabilities], padding=3)
+        right.set_yticks(range(len(names)), names)
+        right.invert_yaxis()
+        right.set(xlim=(0, 1.15), xlabel="probability")
+        right.set_xticks([0, 0.25, 0.5, 0.75, 1])
+        right.spines[["top", "right"]].set_visible(False)
     figure.savefig(output, dpi=120)
-    plt.close(figure)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("image", type=Path)
-    parser.add_argument("--model", required=True, help="a variant, see python -m cnnjax.models")
-    parser.add_argument("--weights", required=True, help="a file, a run or a hub, see cnnjax.pretrained.load")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
+    parser.add_argument("--workdir", type=Path, help="a run of experiments/train.py")
+    parser.add_argument("--which", default="best", help="best, last, or a step of the run (default: %(default)s)")
+    parser.add_argument("--model", help="a variant, see python -m cnnjax.models; needs --weights")
+    parser.add_argument("--weights", help="a file, a run or a hub, see cnnjax.pretrained.load")
     parser.add_argument("--num-classes", type=int, help="of the weights (default: the published number)")
     parser.add_argument("--top", type=int, default=5, help="classes to show (default: %(default)s)")
-    parser.add_argument("--output", type=Path, help="the picture to draw (default: <image>-predicted.png)")
+    parser.add_argument("--output", type=Path, help="the picture to draw (default: <first image>-predicted.png)")
     given = parser.parse_args(arguments)
     if given.top < 1:
         parser.error(f"--top must be at least 1, got {given.top}")
+    if (given.workdir is None) == (given.model is None and given.weights is None):
+        parser.error("give either --workdir, or --model and --weights")
+    if given.workdir is None and (given.model is None or given.weights is None):
+        parser.error("--model and --weights go together")
     return run_command(lambda: predict(given))
 
 
-def predict(given: argparse.Namespace) -> None:
-    """Print the best classes of an image, and draw them beside it."""
+def network(given: argparse.Namespace) -> tuple[Any, dict[str, Any], ImageFormat]:
+    """Return the network, its variables, and what it expects."""
+    if given.workdir is not None:
+        run = load_run(given.workdir, int(given.which) if given.which.isdecimal() else given.which)
+        return run.model, run.variables, run.preprocessing
     info = model_info(given.model)
     if info.task != "classification":
         raise ValueError(f"{given.model} is a network for {info.task}; take one whose task is classification")
     expected = image_format(given.model, given.weights)
     classes = given.num_classes or len(expected.label_names or ()) or info.num_classes or 1000
-    image = Image.open(given.image)
-    model = create_model(given.model, num_classes=classes)
-    variables = load(given.model, given.weights, num_classes=classes)
-    images = prepare(image, expected.size, expected.mean, expected.std)
-    probabilities = np.asarray(jax.nn.softmax(jax.jit(model.apply)(variables, jnp.asarray(images))[0]))
-    best = np.argsort(-probabilities)[: given.top]
-    names = class_names(expected.label_names, len(probabilities))
-    for index in best:
-        print(f"{probabilities[index]:7.2%}  {names[index]}")
-    output = given.output or given.image.with_name(f"{given.image.stem}-predicted.png")
-    draw(
-        image.convert("RGB"), [names[index] for index in best], [float(probabilities[index]) for index in best], output
+    return (
+        create_model(given.model, num_classes=classes),
+        load(given.model, given.weights, num_classes=classes),
+        expected,
     )
+
+
+def predict(given: argparse.Namespace) -> None:
+    """Print the best classes of each image, and draw them beside it."""
+    opened = []
+    for path in given.images:
+        with Image.open(path) as image:
+            image.load()
+        opened.append(image)
+    model, variables, expected = network(given)
+    apply: Any = jax.jit(lambda variables, images: jax.nn.softmax(model.apply(variables, expected.normalise(images))))
+    found = []
+    for path, image in zip(given.images, opened, strict=True):
+        probabilities = np.asarray(apply(variables, prepare(image, expected)[None])[0])
+        best = np.argsort(-probabilities)[: given.top]
+        names = class_names(expected.label_names, len(probabilities))
+        if len(given.images) > 1:
+            print(f"{path}:")
+        for index in best:
+            print(f"{probabilities[index]:7.2%}  {names[index]}")
+        shown = image if image.mode == "L" else image.convert("RGB")
+        found.append((shown, [names[index] for index in best], [float(probabilities[index]) for index in best]))
+    output = given.output or given.images[0].with_name(f"{given.images[0].stem}-predicted.png")
+    draw(found, output)
     print(f"The picture is {output}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,12 +41,16 @@ class ImageFormat(NamedTuple):
       size: height and width, pixels.
       mean, std: a channel, to normalise pixels in [0, 1] with.
       label_names: of the classes, where the weights are a run's.
+      resize_size: of the shorter side before the centre is taken, pixels; None: the whole image is stretched.
+      interpolation: of the resize.
     """
 
     size: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     label_names: tuple[str, ...] | None = None
+    resize_size: int | None = None
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
     def normalise(self, images: Any) -> jax.Array:
         """Return what the network takes.
@@ -80,7 +84,8 @@ def image_format(name: str, source: str | os.PathLike[str]) -> ImageFormat:
     info = model_info(name)
     config = None if "://" in str(source) else run_config(Path(source))
     if config is None:
-        return ImageFormat(info.input_size, info.mean, info.std)
+        resize_size = info.resize_size or round(min(info.input_size) / 0.875)
+        return ImageFormat(info.input_size, info.mean, info.std, None, resize_size, info.interpolation)
     return run_image_format(config)
 
 
@@ -88,7 +93,15 @@ def run_image_format(config: Mapping[str, Any]) -> ImageFormat:
     """Return what images a run was trained with, from its ``config.json``."""
     resolved = config["resolved"]
     size = resolved["image_size"]
-    return ImageFormat((size, size), tuple(resolved["mean"]), tuple(resolved["std"]), tuple(resolved["label_names"]))
+    return ImageFormat(
+        (size, size),
+        tuple(resolved["mean"]),
+        tuple(resolved["std"]),
+        tuple(resolved["label_names"]),
+        # The oldest runs did not note them.
+        resolved.get("resize_size"),
+        resolved.get("interpolation", "bilinear"),
+    )
 
 
 def load(

@@ -7,7 +7,7 @@ import difflib
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -295,6 +295,17 @@ class TrainConfig:
     def run_directory(self) -> Path:
         """Folder of the run."""
         return self.workdir or Path("runs") / f"{self.model}-{self.dataset.replace('/', '-').replace(':', '-')}"
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> TrainConfig:
+        """Return the config of a run, from what `to_json` gave; flags of older versions are left out."""
+        known: dict[str, Any] = {}
+        for field in dataclasses.fields(cls):
+            if field.name in saved:
+                value = saved[field.name]
+                is_path = field.name in ("data_dir", "workdir") and value is not None
+                known[field.name] = Path(value) if is_path else tuple(value) if isinstance(value, list) else value
+        return cls(**known)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON holds them."""

@@ -163,10 +163,11 @@ class TrainingLoop:
             self.state = processes.share_tree(self.state)
             self.step = run["step"]
             self.batches.set_state(run["data"])
-            self.sums = {key: jnp.asarray(run["sums"][key], value.dtype) for key, value in self.sums.items()}
+            # Runs of older versions had fewer sums, and did not count epochs.
+            self.sums = {key: jnp.asarray(run["sums"].get(key, value), value.dtype) for key, value in self.sums.items()}
             self.epoch = run["epoch"]
             self.best_step, self.best = run["best_step"], run["best"]
-            self.epochs_since_best = run["epochs_since_best"]
+            self.epochs_since_best = run.get("epochs_since_best", 0)
             self.latest = run["latest"]
             self.seconds_before = run["seconds"]
             self.train_seconds, self.train_images = run["train_seconds"], run["train_images"]

@@ -17,6 +17,7 @@ import optax
 
 from cnnjax.data import DataPipeline, Preprocess, load_dataset
 from cnnjax.data.augment import parse_all
+from cnnjax.data.transforms import ResizeAndCentreCrop
 from cnnjax.models import create_model, model_info
 from cnnjax.training.config import ConfigError, RunConfig, TrainConfig
 from cnnjax.training.metrics import Classification, Metrics, means, zero_sums
@@ -265,7 +266,7 @@ class Setup:
 
     def resolved(self) -> dict[str, Any]:
         """Return what the config left to the data and the network."""
-        dataset = self.pipeline.dataset
+        dataset, transform = self.pipeline.dataset, self.pipeline.test_transform
         return {
             "dataset_version": dataset.version,
             "fields": self.config.network_fields(),
@@ -275,6 +276,8 @@ class Setup:
             "test_images": len(self.pipeline.test),
             "image_size": self.pipeline.image_size,
             "channels": dataset.image_shape[2],
+            "resize_size": transform.resize_size if isinstance(transform, ResizeAndCentreCrop) else None,
+            "interpolation": getattr(transform, "interpolation", "bilinear"),
             "mean": list(self.preprocess.mean),
             "std": list(self.preprocess.std),
             "steps": self.num_steps,

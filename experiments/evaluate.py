@@ -1,0 +1,123 @@
+"""Test a run again, with any of its checkpoints, and show which classes it confuses.
+
+    python experiments/evaluate.py --workdir runs/lenet5-digits
+    python experiments/evaluate.py --workdir runs/resnet20-cifar10 --which last --data-dir DIR
+
+Prints accuracy, top-5 accuracy and a table of the classes, and draws the confusion matrix; ``evaluation-<step>.json``
+and ``confusion-<step>.png`` are in ``--workdir``, or in ``--output``. Every test image counts once. Exit codes: 0, or 2
+with the reason on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from cnnjax import load_run
+from cnnjax.pretrained import Run
+from cnnjax.training import Devices, Setup, TrainConfig, run_command
+from cnnjax.visualize import plot_confusion
+
+# Classes in the table; of more, those that are recognised worst.
+SHOWN = 100
+
+
+def log_probabilities(run: Run, given: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+    """Return float32[images, classes] of the test images, and their labels."""
+    config = TrainConfig.from_json(run.config)
+    config = dataclasses.replace(config, data_dir=given.data_dir or config.data_dir, parallel="single")
+    pipeline = Setup.create(config).pipeline
+    devices = Devices.choose("single")
+
+    def log_softmax(variables: Any, images: jax.Array) -> jax.Array:
+        logits: Any = run.model.apply(variables, run.preprocessing.normalise(images))
+        return jax.nn.log_softmax(logits)
+
+    apply = devices.compile_apply(log_softmax)
+    outputs, labels = [], []
+    for batch in pipeline.test_batches(min(given.batch_size, len(pipeline.test))):
+        real = batch["mask"].astype(bool)
+        outputs.append(apply(run.variables, batch["image"])[real])
+        labels.append(batch["label"][real])
+    return np.concatenate(outputs), np.concatenate(labels)
+
+
+def measure(log_p: np.ndarray, labels: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
+    """Return the numbers, and the confusion matrix int[classes, classes], true class by predicted class."""
+    predicted, classes = log_p.argmax(1), log_p.shape[1]
+    matrix = np.zeros((classes, classes), np.int64)
+    np.add.at(matrix, (labels, predicted), 1)
+    own = log_p[np.arange(len(labels)), labels]
+    numbers: dict[str, Any] = {
+        "test_images": len(labels),
+        "test_loss": float(-own.mean()),
+        "test_accuracy": float((predicted == labels).mean()),
+    }
+    if classes > 5:
+        numbers["test_top5_accuracy"] = float(((log_p > own[:, None]).sum(1) < 5).mean())
+    return numbers, matrix
+
+
+def table(matrix: np.ndarray, names: Sequence[str]) -> Table:
+    """Return a row a class: how many images, how many of them recognised, and what they were taken for else."""
+    columns = ("class", "images", "recall", "precision", "most often taken for")
+    rows = Table(*columns, box=None, padding=(0, 2, 0, 0))
+    recall = np.diag(matrix) / np.maximum(matrix.sum(1), 1)
+    precision = np.diag(matrix) / np.maximum(matrix.sum(0), 1)
+    others = matrix - np.diag(np.diag(matrix))
+    chosen = range(len(names)) if len(names) <= SHOWN else np.argsort(recall, kind="stable")[:SHOWN]
+    for index in chosen:
+        other = int(others[index].argmax())
+        taken = f"{names[other]} ({others[index, other]})" if others[index, other] else ""
+        images = int(matrix[index].sum())
+        rows.add_row(names[index], f"{images:,}", f"{recall[index]:.2%}", f"{precision[index]:.2%}", taken)
+    return rows
+
+
+def evaluate(given: argparse.Namespace) -> None:
+    """Print and draw what the command line asks for."""
+    run = load_run(given.workdir, int(given.which) if given.which.isdecimal() else given.which)
+    numbers, matrix = measure(*log_probabilities(run, given))
+    console = Console(highlight=False)
+    console.print(table(matrix, run.label_names))
+    console.print(f"{run.config['model']} on {run.config['dataset']} after step {run.step}:")
+    for name, value in numbers.items():
+        text = (
+            f"{value:.2%}" if name.endswith("accuracy") else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+        )
+        console.print(f"  {name.replace('_', ' ')}: {text}")
+    folder = given.output or given.workdir
+    folder.mkdir(parents=True, exist_ok=True)
+    result = {"step": run.step, **numbers, "label_names": run.label_names, "confusion": matrix.tolist()}
+    (folder / f"evaluation-{run.step}.json").write_text(json.dumps(result) + "\n")
+    title = f"{run.config['model']} on {run.config['dataset']}, {numbers['test_accuracy']:.2%}"
+    plot_confusion(matrix, run.label_names, folder / f"confusion-{run.step}.png", title)
+    console.print(f"Files are in {folder}", soft_wrap=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=Path, required=True, help="of a run of experiments/train.py")
+    parser.add_argument("--which", default="best", help="best, last, or a step (default: %(default)s)")
+    parser.add_argument("--data-dir", type=Path, help="where the data set is (default: where it was)")
+    parser.add_argument("--batch-size", type=int, default=256, help="images at once (default: %(default)s)")
+    parser.add_argument("--output", type=Path, help="folder for the files (default: the workdir)")
+    given = parser.parse_args(arguments)
+    if given.batch_size < 1:
+        parser.error(f"--batch-size must be at least 1, got {given.batch_size}")
+    return run_command(lambda: evaluate(given))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

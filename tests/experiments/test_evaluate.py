@@ -1,0 +1,102 @@
+"""What a run is worth, looked at again: `experiments/evaluate.py` and `experiments/predict.py`."""
+
+import importlib
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnjax.data import load_dataset
+
+RUN = Path(__file__).parents[1] / "pretrained" / "data" / "run"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def scripts():
+    """Let the scripts be imported by name."""
+    folder = str(Path(__file__).parents[2] / "experiments")
+    sys.path.insert(0, folder)
+    yield
+    sys.path.remove(folder)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+def test_a_run_is_evaluated_to_the_numbers_it_noted(data_dir, tmp_path, capsys):
+    command = ["--workdir", str(RUN), "--data-dir", str(data_dir), "--output", str(tmp_path), "--batch-size", "100"]
+    assert importlib.import_module("evaluate").main(command) == 0
+    found = json.loads((tmp_path / "evaluation-3.json").read_text())
+    noted = json.loads((RUN / "result.json").read_text())
+    assert found["test_accuracy"] == pytest.approx(noted["test_accuracy"])
+    assert found["test_loss"] == pytest.approx(noted["test_loss"], rel=1e-5)
+    matrix = np.array(found["confusion"])
+    assert matrix.sum() == found["test_images"] == 359
+    assert np.trace(matrix) / 359 == pytest.approx(noted["test_accuracy"])
+    text = capsys.readouterr().out
+    assert "lenet5 on digits after step 3" in text
+    assert "test accuracy: 23.12%" in text
+    assert "most often taken for" in text
+    with Image.open(tmp_path / "confusion-3.png") as picture:
+        assert picture.size[0] > 500
+
+
+def test_the_table_and_the_numbers_are_their_definitions():
+    evaluate = importlib.import_module("evaluate")
+    p = np.array([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]])
+    numbers, matrix = evaluate.measure(np.log(p), np.array([0, 1, 1, 2]))
+    assert numbers["test_accuracy"] == 0.75
+    assert numbers["test_loss"] == pytest.approx(-np.log([0.7, 0.3, 0.8, 0.6]).mean())
+    assert matrix.tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
+    rows = [list(column.cells) for column in evaluate.table(matrix, ["a", "b", "c"]).columns]
+    assert rows[2:] == [["100.00%", "50.00%", "100.00%"], ["50.00%", "100.00%", "100.00%"], ["", "a (1)", ""]]
+
+
+def test_pictures_are_predicted_by_a_run_as_it_would_have_tested_them(data_dir, tmp_path, capsys):
+    images, _ = load_dataset("digits", data_dir).test.read(np.arange(2))
+    files = [tmp_path / f"{number}.png" for number in range(2)]
+    for file, image in zip(files, images, strict=True):
+        Image.fromarray(image[..., 0]).save(file)
+    predict = importlib.import_module("predict")
+    assert predict.main([*map(str, files), "--workdir", str(RUN), "--top", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.endswith(":")] == [f"{file}:" for file in files]
+    shares = [float(line.split("%")[0]) for line in lines if "%" in line]
+    assert len(shares) == 6
+    assert shares[:3] == sorted(shares[:3], reverse=True)
+    assert lines[-1] == f"The picture is {tmp_path / '0-predicted.png'}"
+    with Image.open(tmp_path / "0-predicted.png") as picture:
+        assert picture.size == (1080, 840)
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "code", "expected"),
+    [
+        ("evaluate", ["--workdir", "nowhere"], 2, "error: nowhere is no run: it has no config.json"),
+        ("evaluate", ["--workdir", str(RUN), "--which", "9"], 2, "has no checkpoint of step 9"),
+        ("predict", ["--workdir", str(RUN), "nothing.png"], 2, "No such file or directory: 'nothing.png'"),
+        ("predict", ["a.png"], 2, "give either --workdir, or --model and --weights"),
+        ("predict", ["--model", "lenet5", "a.png"], 2, "--model and --weights go together"),
+    ],
+)
+def test_what_is_not_there_is_one_line(script, flags, code, expected, capsys):
+    try:
+        found = importlib.import_module(script).main(flags)
+    except SystemExit as stop:
+        found = stop.code
+    assert found == code
+    assert expected in capsys.readouterr().err.replace("\n", "")
+
+
+def test_a_damaged_run_is_not_evaluated(tmp_path, capsys):
+    run = shutil.copytree(RUN, tmp_path / "run")
+    for file in (run / "checkpoints").rglob("d/*"):
+        file.write_bytes(b"")
+    assert importlib.import_module("evaluate").main(["--workdir", str(run)]) == 2
+    assert "is damaged" in capsys.readouterr().err
