@@ -1,12 +1,12 @@
-"""Time single convolutions: ours, XLA's own, and PyTorch's.
+"""Time single convolutions and poolings: ours, XLA's own, and PyTorch's.
 
     python benchmarks/convolutions.py
     python benchmarks/convolutions.py --only depthwise --repeats 20
     python benchmarks/convolutions.py --peers torch        # XLA's gradients of grouped kernels take seconds
 
-For each row, the forward pass, and the forward pass with the gradients of images and kernel, in float32. All take
-turns, so that a machine whose speed drifts is fair to them; medians are given, and ratios to PyTorch's time in the
-better of its two memory formats. PyTorch is left out, and named, where it is not installed.
+For each row, the forward pass, and the forward pass with the gradients of images and kernel (pooling: of images), in
+float32. All take turns, so that a machine whose speed drifts is fair to them; medians are given, and ratios to
+PyTorch's time in the better of its two memory formats. PyTorch is left out, and named, where it is not installed.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cnnjax.nn.convolve import conv_general_dilated
+from cnnjax.nn.window_pool import window_max, window_sum
 
-# (kind, batch, size, channels, features, window, stride, groups)
+# (kind, batch, size, channels, features, window, stride, groups); pooling keeps the channels.
 ROWS = [
     ("dense", 8, 56, 64, 64, 3, 1, 1),
     ("dense", 8, 56, 64, 256, 1, 1, 1),
@@ -44,8 +45,39 @@ ROWS = [
     ("depthwise", 8, 56, 96, 96, 7, 1, 96),
     ("grouped", 8, 56, 128, 128, 3, 1, 32),
     ("grouped", 8, 14, 512, 512, 3, 1, 32),
+    ("max_pool", 8, 112, 64, 64, 3, 2, 64),
+    ("max_pool", 8, 112, 128, 128, 2, 2, 128),
+    ("max_pool", 8, 28, 192, 192, 3, 1, 192),
+    ("avg_pool", 8, 35, 192, 192, 3, 1, 192),
 ]
 Call = Callable[[], Any]
+
+
+def pool(kind: str, ours: bool, window: int, stride: int) -> Callable[[jax.Array], jax.Array]:
+    """Return the pooling of a row."""
+    pads = [(window // 2, window // 2) if window % 2 else (0, 0)] * 2
+    if ours:
+        function = {"max_pool": window_max, "avg_pool": window_sum}[kind]
+        return lambda images: function(images, (window, window), (stride, stride), pads)
+    start, combine = {"max_pool": (-jnp.inf, lax.max), "avg_pool": (0.0, lax.add)}[kind]
+    return lambda images: lax.reduce_window(
+        images, start, combine, (1, window, window, 1), (1, stride, stride, 1), ((0, 0), *pads, (0, 0))
+    )
+
+
+def pool_calls(row: tuple[Any, ...], ours: bool) -> tuple[Call, Call]:
+    """Return compiled calls of the forward pass of a pooling, and of it with its gradient."""
+    kind, batch, size, channels, _, window, stride, _ = row
+    forward = pool(kind, ours, window, stride)
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(batch, size, size, channels)), jnp.float32)
+    cotangent = jnp.ones(jax.eval_shape(forward, images).shape)
+
+    def both(images: jax.Array, cotangent: jax.Array) -> Any:
+        out, vjp = jax.vjp(forward, images)
+        return out, vjp(cotangent)
+
+    first, second = jax.jit(forward), jax.jit(both)
+    return lambda: jax.block_until_ready(first(images)), lambda: jax.block_until_ready(second(images, cotangent))
 
 
 def jax_calls(convolve: Any, row: tuple[Any, ...]) -> tuple[Call, Call]:
@@ -78,9 +110,21 @@ def torch_calls(memory_format: str, row: tuple[Any, ...]) -> tuple[Call, Call]:
     """Return the same of PyTorch."""
     import torch
 
-    _, batch, size, channels, features, window, stride, groups = row
+    kind, batch, size, channels, features, window, stride, groups = row
     layout = getattr(torch, memory_format)
     images = torch.randn(batch, channels, size, size).to(memory_format=layout).requires_grad_()
+    if kind.endswith("pool"):
+        function = getattr(torch.nn.functional, f"{kind}2d")
+        pooled = functools.partial(
+            function, kernel_size=window, stride=stride, padding=window // 2 if window % 2 else 0
+        )
+        ones = torch.ones_like(pooled(images))
+
+        def only_forward() -> None:
+            with torch.inference_mode():
+                pooled(images)
+
+        return only_forward, lambda: torch.autograd.grad(pooled(images), images, ones)
     kernel = torch.randn(features, channels // groups, window, window).to(memory_format=layout).requires_grad_()
     convolve = functools.partial(torch.nn.functional.conv2d, stride=stride, padding=window // 2, groups=groups)
     cotangent = torch.ones_like(convolve(images, kernel))
@@ -98,6 +142,8 @@ def measure(row: tuple[Any, ...], repeats: int, peers: list[str]) -> dict[str, t
     for peer in peers:
         if peer in ("contiguous_format", "channels_last"):
             calls[peer] = torch_calls(peer, row)
+        elif row[0].endswith("pool"):
+            calls[peer] = pool_calls(row, ours=peer == "cnnjax")
         else:
             calls[peer] = jax_calls(conv_general_dilated if peer == "cnnjax" else lax.conv_general_dilated, row)
     times: dict[str, list[list[float]]] = {peer: [[], []] for peer in peers}

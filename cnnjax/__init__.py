@@ -3,6 +3,7 @@
 from cnnjax import finetune, models, nn, pretrained, signal
 from cnnjax.models import ModelInfo, create_model, list_models, model_info
 from cnnjax.models.features import extract_features
+from cnnjax.models.folding import fold_batch_norm
 from cnnjax.models.summary import Summary, count_macs, summary
 from cnnjax.pretrained import load_run
 
@@ -15,6 +16,7 @@ __all__ = [
     "create_model",
     "extract_features",
     "finetune",
+    "fold_batch_norm",
     "list_models",
     "load_run",
     "model_info",

@@ -26,20 +26,20 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnnjax.nn.operation import shaped_like
+from cnnjax.nn.slices import Geometry, Shape, fused_sum, interleave, pad, row, scatter, shifted, taps_of
+
 Form = Callable[[jax.Array, jax.Array], jax.Array]
-Shape = tuple[int, ...]
 
 # The largest window that is summed tap by tap; larger ones are left to XLA.
 MAX_TAPS = 128
-# More terms than this in one fused loop are slower than several loops.
-TERMS = 25
 # Groups of at most this many channels are summed tap by tap with the group index innermost.
 LANE_CHANNELS = 8
 LANE_GROUPS = 16
@@ -49,31 +49,6 @@ POINTWISE_GROUPS = 8
 BLOCK_ELEMENTS = 1 << 19
 # Groups are put together to blocks of about this many channels.
 BLOCK_CHANNELS = 32
-
-
-@dataclasses.dataclass(frozen=True)
-class Geometry:
-    """How a window moves over images. One entry of each tuple for each spatial axis.
-
-    Attributes:
-      strides, padding, input_dilation, kernel_dilation, groups, precision: as in `jax.lax.conv_general_dilated`.
-    """
-
-    strides: Shape
-    padding: tuple[tuple[int, int], ...]
-    input_dilation: Shape
-    kernel_dilation: Shape
-    groups: int
-    precision: Any = None
-
-    def output_size(self, size: Sequence[int], window: Sequence[int]) -> Shape:
-        """Return the spatial shape of the result."""
-        return tuple(
-            ((n - 1) * d + 1 + low + high - (k - 1) * r - 1) // s + 1
-            for n, k, s, (low, high), d, r in zip(
-                size, window, self.strides, self.padding, self.input_dilation, self.kernel_dilation, strict=True
-            )
-        )
 
 
 def convolve(images: Shape, kernel: Shape, dtype: Any, geometry: Geometry) -> Form:
@@ -133,14 +108,6 @@ def _in_float32(forms: _Forms, dtype: Any, form: Form) -> Form:
 # XLA's own
 
 
-def shaped_like(example: jax.Array, shape: Shape) -> Any:
-    """Return the abstract array of a shape that varies over the same axes as an example.
-
-    Under ``shard_map``, what a function linear in an array of another kind is transposed to would sum over the devices.
-    """
-    return jax.typeof(example).update(shape=shape, weak_type=False)
-
-
 def _native(images: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
     if min(itertools.chain(*geometry.padding)) < 0:
         # XLA:CPU computes wrong numbers for some negative paddings.
@@ -185,10 +152,10 @@ def _looped_products(
     there, while both are in cache.
     """
     batch, rows, columns, features = cotangent.shape
-    channels, taps = images.shape[-1], _taps(window)
+    channels, taps = images.shape[-1], taps_of(window)
     fitting = max(1, BLOCK_ELEMENTS // (columns * len(taps) * channels))
     height = max(n for n in range(1, rows + 1) if rows % n == 0 and (n == 1 or n <= fitting))
-    padded = _pad(images, geometry.padding)
+    padded = pad(images, geometry.padding)
     reach = ((height - 1) * geometry.strides[0] + (window[0] - 1) * geometry.kernel_dilation[0] + 1, padded.shape[2])
 
     def add(index: jax.Array, totals: list[jax.Array]) -> list[jax.Array]:
@@ -197,7 +164,7 @@ def _looped_products(
         ct = lax.dynamic_slice(cotangent, (image, top, 0, 0), (1, height, columns, features))
         added = []
         for total, part, ct_part in zip(totals, _split(seen, blocks), _split(ct, blocks), strict=True):
-            side_by_side = jnp.concatenate([_shifted(part, tap, (height, columns), geometry) for tap in taps], -1)
+            side_by_side = jnp.concatenate([shifted(part, tap, (height, columns), geometry) for tap in taps], -1)
             added.append(total + _over_pixels(side_by_side, ct_part, geometry))
         return added
 
@@ -217,76 +184,6 @@ def _varying_as(example: jax.Array, start: jax.Array) -> jax.Array:
 
 
 LOOPED = _Forms(_native, _native_input, _looped_kernel)
-
-
-# Slices of images
-
-
-def _pad(images: jax.Array, padding: Sequence[tuple[int, int]]) -> jax.Array:
-    """Pad the spatial axes with zeros, or cut where the padding is negative."""
-    config = [(0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)]
-    return lax.pad(images, jnp.zeros((), images.dtype), config)
-
-
-def _taps(window: Shape) -> list[Shape]:
-    return list(itertools.product(*map(range, window)))
-
-
-def _shifted(padded: jax.Array, tap: Shape, out: Shape, geometry: Geometry) -> jax.Array:
-    """Return what the tap of a window sees at each of the output's places."""
-    start = [t * d for t, d in zip(tap, geometry.kernel_dilation, strict=True)]
-    limit = [a + (n - 1) * s + 1 for a, n, s in zip(start, out, geometry.strides, strict=True)]
-    return lax.slice(padded, (0, *start, 0), (padded.shape[0], *limit, padded.shape[-1]), (1, *geometry.strides, 1))
-
-
-def _total(terms: Iterable[jax.Array]) -> jax.Array:
-    """Return the sum of terms, in fused loops of limited length."""
-    total: Any = None
-    for i, term in enumerate(terms):
-        if i and i % TERMS == 0:
-            total = lax.optimization_barrier(total)
-        total = term if total is None else total + term
-    return total
-
-
-def _interleave(phases: dict[Shape, jax.Array], strides: Shape, size: Shape) -> jax.Array:
-    """Put together images from those of every ``strides``-th pixel, by their first pixel; cut to ``size``."""
-    rank = len(strides)
-    if set(strides) == {1}:
-        return phases[(0,) * rank]
-
-    def stack(prefix: Shape) -> jax.Array:
-        axis = len(prefix)
-        if axis == rank:
-            return phases[prefix]
-        # The new axis goes behind the spatial axis that it refines; those of later axes are already there.
-        return jnp.stack([stack((*prefix, phase)) for phase in range(strides[axis])], axis + 2)
-
-    images = stack(())
-    batch, channels = images.shape[0], images.shape[-1]
-    shape = [images.shape[1 + 2 * axis] * strides[axis] for axis in range(rank)]
-    images = images.reshape(batch, *shape, channels)
-    return lax.slice(images, (0,) * (rank + 2), (batch, *size, channels))
-
-
-def _phase_terms(
-    phase: Shape, window: Shape, counts: Shape, out: Shape, geometry: Geometry
-) -> list[tuple[Shape, Shape]]:
-    """Return (tap, first pixel of the cotangent) of what reaches each ``strides``-th pixel from ``phase`` on."""
-    found = []
-    for tap in _taps(window):
-        offsets = [
-            divmod(a + low - t * d, s)
-            for a, (low, _), t, d, s in zip(
-                phase, geometry.padding, tap, geometry.kernel_dilation, geometry.strides, strict=True
-            )
-        ]
-        if any(rest for _, rest in offsets):
-            continue
-        start = tuple(q for q, _ in offsets)
-        if all(q < n and q + count > 0 for q, n, count in zip(start, out, counts, strict=True)):
-            found.append((tap, start))
-    return found
 
 
 # 1x1 windows: matrix products
@@ -356,63 +253,18 @@ def _repeat(images: jax.Array, features: int) -> jax.Array:
 def _depthwise(images: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
     window = kernel.shape[:-2]
     out = geometry.output_size(images.shape[1:-1], window)
-    padded = lax.optimization_barrier(_pad(_repeat(images, kernel.shape[-1]), geometry.padding))
-    return _total(_shifted(padded, tap, out, geometry) * _row(kernel[tap][0], padded.ndim) for tap in _taps(window))
-
-
-def _row(vector: jax.Array, rank: int) -> jax.Array:
-    return vector.reshape((1,) * (rank - vector.ndim) + vector.shape)
+    padded = lax.optimization_barrier(pad(_repeat(images, kernel.shape[-1]), geometry.padding))
+    return fused_sum(shifted(padded, tap, out, geometry) * row(kernel[tap][0], padded.ndim) for tap in taps_of(window))
 
 
 def _depthwise_input(cotangent: jax.Array, kernel: jax.Array, *, size: Shape, geometry: Geometry) -> jax.Array:
-    def product(part: jax.Array, tap: Shape) -> jax.Array:
-        return part * _row(kernel[tap][0], part.ndim)
+    def product(parts: list[jax.Array], tap: Shape) -> jax.Array:
+        return parts[0] * row(kernel[tap][0], parts[0].ndim)
 
-    images = _scatter(cotangent, kernel.shape[:-2], size, geometry, product, kernel.shape[-1])
+    images = scatter([cotangent], kernel.shape[:-2], size, geometry, product, kernel.shape[-1])
     if geometry.groups == kernel.shape[-1]:
         return images
     return images.reshape(*images.shape[:-1], geometry.groups, -1).sum(-1)
-
-
-def _scatter(
-    cotangent: jax.Array,
-    window: Shape,
-    size: Shape,
-    geometry: Geometry,
-    product: Callable[[jax.Array, Shape], jax.Array],
-    *tail: int,
-) -> jax.Array:
-    """Return images, each pixel the sum of ``product(part of the cotangent, tap)`` over the taps that saw it.
-
-    The cotangent is [batch, spatial..., anything...], the result [batch, spatial..., *tail].
-    """
-    rank, batch, strides = len(window), cotangent.shape[0], geometry.strides
-    out, rest = cotangent.shape[1 : rank + 1], cotangent.shape[rank + 1 :]
-    counts = tuple(-(-n // s) for n, s in zip(size, strides, strict=True))
-    terms = {
-        phase: _phase_terms(phase, window, counts, out, geometry) for phase in itertools.product(*map(range, strides))
-    }
-    starts = [start for found in terms.values() for _, start in found]
-    low = [max([0, *(-start[axis] for start in starts)]) for axis in range(rank)]
-    high = [max([0, *(start[axis] + counts[axis] - out[axis] for start in starts)]) for axis in range(rank)]
-    config = [(0, 0, 0), *((a, b, 0) for a, b in zip(low, high, strict=True)), *[(0, 0, 0)] * len(rest)]
-    padded = lax.optimization_barrier(lax.pad(cotangent, jnp.zeros((), cotangent.dtype), config))
-
-    def part(start: Shape) -> jax.Array:
-        begin = [q + a for q, a in zip(start, low, strict=True)]
-        end = [b + n for b, n in zip(begin, counts, strict=True)]
-        return lax.slice(padded, (0, *begin, *[0] * len(rest)), (batch, *end, *rest))
-
-    phases = {}
-    for phase, found in terms.items():
-        if found:
-            phases[phase] = _total(product(part(start), tap) for tap, start in found)
-        else:
-            phases[phase] = jnp.zeros((batch, *counts, *tail), cotangent.dtype)
-    if len(tail) == 1:
-        return _interleave(phases, strides, size)
-    flat = {phase: value.reshape(*value.shape[: rank + 1], -1) for phase, value in phases.items()}
-    return _interleave(flat, strides, size).reshape(batch, *size, *tail)
 
 
 def _depthwise_kernel(images: jax.Array, cotangent: jax.Array, *, window: Shape, geometry: Geometry) -> jax.Array:
@@ -426,7 +278,7 @@ def _depthwise_kernel(images: jax.Array, cotangent: jax.Array, *, window: Shape,
     if rank == 2:
         return _accumulate_rows(images, cotangent, window, geometry).reshape(*window, 1, features)
     # Of a volume, each plane of the window sees planes of the images.
-    padded = _pad(images, (geometry.padding[0], (0, 0), (0, 0)))
+    padded = pad(images, (geometry.padding[0], (0, 0), (0, 0)))
     inner = dataclasses.replace(
         geometry,
         strides=geometry.strides[1:],
@@ -465,7 +317,7 @@ def _accumulate_rows(images: jax.Array, cotangent: jax.Array, window: Shape, geo
     (height, width), (row_stride, stride) = window, geometry.strides
     row_dilation, dilation = geometry.kernel_dilation
     batch, rows, columns, channels = cotangent.shape
-    padded = lax.optimization_barrier(_pad(images, geometry.padding))
+    padded = lax.optimization_barrier(pad(images, geometry.padding))
     reach = (columns - 1) * stride + 1
 
     def row(index: jax.Array, sums: list[jax.Array]) -> list[jax.Array]:
@@ -505,7 +357,7 @@ def _unlanes(images: jax.Array) -> jax.Array:
 def _lane_convolve(images: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
     window, groups, per_group = kernel.shape[:-2], geometry.groups, kernel.shape[-2]
     out = geometry.output_size(images.shape[1:-1], window)
-    padded = lax.optimization_barrier(_lanes(_pad(images, geometry.padding), groups))
+    padded = lax.optimization_barrier(_lanes(pad(images, geometry.padding), groups))
     weights = lax.optimization_barrier(_lanes(kernel, groups))
 
     def term(tap: Shape, channel: int) -> jax.Array:
@@ -517,10 +369,10 @@ def _lane_convolve(images: jax.Array, kernel: jax.Array, *, geometry: Geometry) 
             (padded.shape[0], *limit, channel + 1, groups),
             (1, *geometry.strides, 1, 1),
         )
-        return seen * _row(weights[(*tap, channel)], seen.ndim)
+        return seen * row(weights[(*tap, channel)], seen.ndim)
 
-    pairs = itertools.product(_taps(window), range(per_group))
-    return _unlanes(_total(term(tap, channel) for tap, channel in pairs))
+    pairs = itertools.product(taps_of(window), range(per_group))
+    return _unlanes(fused_sum(term(tap, channel) for tap, channel in pairs))
 
 
 def _lane_input(cotangent: jax.Array, kernel: jax.Array, *, size: Shape, geometry: Geometry) -> jax.Array:
@@ -528,12 +380,13 @@ def _lane_input(cotangent: jax.Array, kernel: jax.Array, *, size: Shape, geometr
     weights = lax.optimization_barrier(_lanes(kernel, groups))
     lanes = _lanes(cotangent, groups)
 
-    def product(part: jax.Array, tap: Shape) -> jax.Array:
+    def product(parts: list[jax.Array], tap: Shape) -> jax.Array:
+        (part,) = parts
         # Over the features of a group; the result has its channels.
         features = [lax.slice_in_dim(part, f, f + 1, axis=part.ndim - 2) for f in range(part.shape[-2])]
-        return _total(seen * _row(weights[tap][:, f], part.ndim) for f, seen in enumerate(features))
+        return fused_sum(seen * row(weights[tap][:, f], part.ndim) for f, seen in enumerate(features))
 
-    return _unlanes(_scatter(lanes, kernel.shape[:-2], size, geometry, product, kernel.shape[-2], groups))
+    return _unlanes(scatter([lanes], kernel.shape[:-2], size, geometry, product, kernel.shape[-2], groups))
 
 
 def _block_kernel_gradient(images: jax.Array, cotangent: jax.Array, *, window: Shape, geometry: Geometry) -> jax.Array:
@@ -545,11 +398,11 @@ def _block_kernel_gradient(images: jax.Array, cotangent: jax.Array, *, window: S
     if len(window) == 2:
         products = _looped_products(images, cotangent, window, geometry, blocks)
     else:
-        padded, out = _pad(images, geometry.padding), cotangent.shape[1:-1]
+        padded, out = pad(images, geometry.padding), cotangent.shape[1:-1]
         products = [
             # All taps side by side make one product of a useful size.
             _over_pixels(
-                jnp.concatenate([_shifted(part, tap, out, geometry) for tap in _taps(window)], -1), ct, geometry
+                jnp.concatenate([shifted(part, tap, out, geometry) for tap in taps_of(window)], -1), ct, geometry
             )
             for part, ct in zip(_split(padded, blocks), _split(cotangent, blocks), strict=True)
         ]
@@ -582,7 +435,7 @@ def _block_kernels(kernel: jax.Array, groups: int) -> list[jax.Array]:
     parts = kernel.reshape(*window, per_group, groups // together, together, features)
     # [blocks, window..., 1, channels of a group, groups of a block, features of a group]
     parts = jnp.moveaxis(parts, len(window) + 1, 0)[..., None, :, :, :]
-    dense = parts * _row(jnp.eye(together, dtype=kernel.dtype)[:, None, :, None], parts.ndim)
+    dense = parts * row(jnp.eye(together, dtype=kernel.dtype)[:, None, :, None], parts.ndim)
     return list(dense.reshape(groups // together, *window, together * per_group, together * features))
 
 
@@ -630,10 +483,10 @@ def _phases(images: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.
         # A single tap sees whole images, shifted.
         if math.prod(part.shape[:-2]) == 1:
             inner = dataclasses.replace(inner, padding=((0, 0),) * len(size))
-            phases[phase] = _pointwise(_pad(images, padding), part, geometry=inner)
+            phases[phase] = _pointwise(pad(images, padding), part, geometry=inner)
         else:
             phases[phase] = convolve(images.shape, part.shape, images.dtype, inner)(images, part)
-    return _interleave(phases, strides, out)
+    return interleave(phases, strides, out)
 
 
 def _undilated(geometry: Geometry, size: Shape, out: Shape, window: Shape) -> Geometry:

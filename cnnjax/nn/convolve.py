@@ -9,17 +9,17 @@ on CPU to what `cnnjax.nn.conv_cpu` finds fastest for the shapes.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching
 
 from cnnjax.nn import conv_cpu
-from cnnjax.nn.conv_cpu import Geometry
+from cnnjax.nn.operation import operation, shape_of, shaped_like, vary_alike
+from cnnjax.nn.slices import Geometry
 
 Padding = str | Sequence[tuple[int, int]]
 
@@ -84,8 +84,8 @@ def conv_general_dilated(
         "precision": lax.Precision(precision) if isinstance(precision, str) else precision,
     }
     # The shape rule of jax.lax checks the arguments, and explains what does not fit.
-    jax.eval_shape(functools.partial(lax.conv_general_dilated, **params), _shape(lhs), _shape(rhs))
-    return convolution_p.bind(*_vary_alike(lhs, rhs), **params)
+    jax.eval_shape(functools.partial(lax.conv_general_dilated, **params), shape_of(lhs), shape_of(rhs))
+    return convolution_p.bind(*vary_alike(lhs, rhs), **params)
 
 
 def conv_transpose(
@@ -148,20 +148,6 @@ def _channels_last(rank: int) -> lax.ConvDimensionNumbers:
     return lax.ConvDimensionNumbers(image, (rank + 1, rank, *range(rank)), image)
 
 
-def _shape(array: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(array.shape, array.dtype)
-
-
-def _vary_alike(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-    """Mark arrays as varying over the same manual axes of a mesh, as operations under ``shard_map`` have to be."""
-    varying = [jax.typeof(array).manual_axis_type.varying for array in arrays]
-    union = frozenset().union(*varying)
-    return tuple(
-        jax.lax.pcast(array, tuple(union - own), to="varying") if union - own else array
-        for array, own in zip(arrays, varying, strict=True)
-    )
-
-
 def _native(images: jax.Array, kernel: jax.Array, **params: Any) -> jax.Array:
     """Return the convolution as `jax.lax` writes it."""
     return lax.conv_general_dilated(images, kernel, **params)
@@ -169,13 +155,13 @@ def _native(images: jax.Array, kernel: jax.Array, **params: Any) -> jax.Array:
 
 def _native_input_gradient(cotangent: jax.Array, kernel: jax.Array, *, size: tuple[int, ...], **params: Any) -> Any:
     channels = kernel.shape[-2] * params["feature_group_count"]
-    images = conv_cpu.shaped_like(cotangent, (cotangent.shape[0], *size, channels))
+    images = shaped_like(cotangent, (cotangent.shape[0], *size, channels))
     return jax.linear_transpose(lambda images: _native(images, kernel, **params), images)(cotangent)[0]
 
 
 def _native_kernel_gradient(images: jax.Array, cotangent: jax.Array, *, window: tuple[int, ...], **params: Any) -> Any:
     channels = images.shape[-1] // params["feature_group_count"]
-    kernel = conv_cpu.shaped_like(images, (*window, channels, cotangent.shape[-1]))
+    kernel = shaped_like(images, (*window, channels, cotangent.shape[-1]))
     return jax.linear_transpose(lambda kernel: _native(images, kernel, **params), kernel)(cotangent)[0]
 
 
@@ -203,23 +189,8 @@ def _cpu_kernel_gradient(images: jax.Array, cotangent: jax.Array, *, window: tup
     return form(images, cotangent)
 
 
-def _operation(name: str, native: Callable[..., Any], cpu: Callable[..., Any], abstract: Callable[..., Any]) -> Any:
-    """Return a primitive that lowers to ``native``, and on CPU to ``cpu``."""
-    primitive = Primitive(name)
-
-    @functools.cache
-    def compiled(**params: Any) -> Any:
-        return jax.jit(functools.partial(primitive.bind, **params))
-
-    primitive.def_impl(lambda *arrays, **params: compiled(**params)(*arrays))
-    primitive.def_abstract_eval(abstract)
-    mlir.register_lowering(primitive, mlir.lower_fun(native, multiple_results=False))
-    mlir.register_lowering(primitive, mlir.lower_fun(cpu, multiple_results=False), platform="cpu")
-    return primitive
-
-
 def _convolution_shape(images: Any, kernel: Any, **params: Any) -> Any:
-    out = jax.eval_shape(functools.partial(_native, **params), _shape(images), _shape(kernel))
+    out = jax.eval_shape(functools.partial(_native, **params), shape_of(images), shape_of(kernel))
     return images.update(shape=out.shape, weak_type=False)
 
 
@@ -238,9 +209,9 @@ def _kernel_gradient_shape(
 
 
 # The first has the name and the parameters of the operation of jax.lax, for tools that read traced programs.
-convolution_p = _operation("conv_general_dilated", _native, _cpu, _convolution_shape)
-input_gradient_p = _operation("conv_input_gradient", _native_input_gradient, _cpu_input_gradient, _input_gradient_shape)
-kernel_gradient_p = _operation(
+convolution_p = operation("conv_general_dilated", _native, _cpu, _convolution_shape)
+input_gradient_p = operation("conv_input_gradient", _native_input_gradient, _cpu_input_gradient, _input_gradient_shape)
+kernel_gradient_p = operation(
     "conv_kernel_gradient", _native_kernel_gradient, _cpu_kernel_gradient, _kernel_gradient_shape
 )
 

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cnnjax.nn.window_pool import window_max, window_sum
+
 Padding = str | int | Sequence[tuple[int, int]]
 
 
@@ -71,14 +73,7 @@ def max_pool(
     window = _pair(window)
     strides = window if strides is None else _pair(strides)
     _, pads = _pads(x.shape[1:3], window, strides, padding, ceil_mode)
-    return lax.reduce_window(
-        x,
-        -jnp.inf,
-        lax.max,
-        (1, *window, 1),
-        (1, *strides, 1),
-        ((0, 0), *pads, (0, 0)),
-    )
+    return window_max(x, window, strides, pads)
 
 
 def avg_pool(
@@ -108,18 +103,7 @@ def avg_pool(
     window = _pair(window)
     strides = window if strides is None else _pair(strides)
     declared, pads = _pads(x.shape[1:3], window, strides, padding, ceil_mode)
-
-    def window_sum(values: jax.Array, effective: Sequence[tuple[int, int]]) -> jax.Array:
-        return lax.reduce_window(
-            values,
-            0.0,
-            lax.add,
-            (1, *window, 1),
-            (1, *strides, 1),
-            ((0, 0), *effective, (0, 0)),
-        )
-
-    total = window_sum(x.astype(jnp.float32), pads)
+    total = window_sum(x.astype(jnp.float32), window, strides, pads)
     if pads == [(0, 0), (0, 0)] or (count_include_pad and pads == declared):
         return (total / (window[0] * window[1])).astype(x.dtype)
     height, width = x.shape[1:3]
@@ -127,8 +111,8 @@ def avg_pool(
         (top, bottom), (left, right) = declared
         ones = jnp.ones((1, top + height + bottom, left + width + right, 1), jnp.float32)
         rest = [(0, p[1] - d[1]) for p, d in zip(pads, declared, strict=True)]
-        return (total / window_sum(ones, rest)).astype(x.dtype)
-    return (total / window_sum(jnp.ones((1, height, width, 1), jnp.float32), pads)).astype(x.dtype)
+        return (total / window_sum(ones, window, strides, rest)).astype(x.dtype)
+    return (total / window_sum(jnp.ones((1, height, width, 1), jnp.float32), window, strides, pads)).astype(x.dtype)
 
 
 def l2_pool(
@@ -157,9 +141,7 @@ def l2_pool(
     window = _pair(window)
     strides = window if strides is None else _pair(strides)
     _, pads = _pads(x.shape[1:3], window, strides, padding, ceil_mode)
-    squares = lax.reduce_window(
-        jnp.square(x.astype(jnp.float32)), 0.0, lax.add, (1, *window, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0))
-    )
+    squares = window_sum(jnp.square(x.astype(jnp.float32)), window, strides, pads)
     # Twice, because the root's slope at 0 would reach the gradient through the branch not taken.
     positive = squares > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0).astype(x.dtype)

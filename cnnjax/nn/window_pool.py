@@ -1,0 +1,205 @@
+"""Maximum and sum of windows, as operations that each backend computes in the way that suits it.
+
+On GPU and TPU they lower to what `jax.lax.reduce_window` and its derivatives lower to. XLA has no kernel for these on a
+CPU: the gradient of a maximum becomes index arithmetic and a scatter, which took a third of GoogLeNet's training step.
+There, the maximum is taken of shifted images; its gradient goes, for each phase of the strides, to the
+pixels that were the first maximum of their window.
+
+`benchmarks/convolutions.py` compares both.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.interpreters import ad
+
+from cnnjax.nn.operation import map_over_batch, operation, shape_of, shaped_like, vary_alike
+from cnnjax.nn.slices import Geometry, fused_sum, scatter, shifted, taps_of
+
+Pair = tuple[int, int]
+Pads = Sequence[tuple[int, int]]
+# The largest window that is taken tap by tap; larger ones are left to XLA.
+MAX_TAPS = 32
+
+
+def window_max(x: jax.Array, window: Pair, strides: Pair, padding: Pads) -> jax.Array:
+    """Return the maximum of each window; padding never wins. Of equal maxima the first takes the gradient.
+
+    Args:
+      x: float[batch, height, width, channels].
+      window, strides: height and width.
+      padding: (low, high) for height and width.
+    Returns:
+      float[batch, out_height, out_width, channels].
+    """
+    if 0 in x.shape or math.prod(window) > MAX_TAPS:
+        return _native_max(x, window=window, strides=strides, padding=tuple(padding))
+    result: jax.Array = max_p.bind(x, **_params(window, strides, padding))
+    return result
+
+
+def window_sum(x: jax.Array, window: Pair, strides: Pair, padding: Pads) -> jax.Array:
+    """Return the sum of each window; padding adds nothing. See `window_max`."""
+    if 0 in x.shape or math.prod(window) > MAX_TAPS:
+        return _native_sum(x, window=window, strides=strides, padding=tuple(padding))
+    result: jax.Array = sum_p.bind(x, size=x.shape[1:3], **_params(window, strides, padding))
+    return result
+
+
+def _params(window: Pair, strides: Pair, padding: Pads) -> dict[str, Any]:
+    (top, bottom), (left, right) = padding
+    return {"window": tuple(window), "strides": tuple(strides), "padding": ((top, bottom), (left, right))}
+
+
+# As XLA does it
+
+
+def _native(x: jax.Array, start: float, combine: Any, window: Pair, strides: Pair, padding: Pads) -> jax.Array:
+    return lax.reduce_window(x, start, combine, (1, *window, 1), (1, *strides, 1), ((0, 0), *padding, (0, 0)))
+
+
+def _native_max(x: jax.Array, **params: Any) -> jax.Array:
+    return _native(x, -jnp.inf, lax.max, **params)
+
+
+def _native_max_tangent(x: jax.Array, tangent: jax.Array, **params: Any) -> jax.Array:
+    return jax.jvp(lambda x: _native_max(x, **params), (x,), (tangent,))[1]
+
+
+def _native_max_gradient(x: jax.Array, cotangent: jax.Array, **params: Any) -> jax.Array:
+    return jax.vjp(lambda x: _native_max(x, **params), x)[1](cotangent)[0]
+
+
+def _native_sum(x: jax.Array, *, size: Pair | None = None, **params: Any) -> jax.Array:
+    return _native(x, 0.0, lax.add, **params)
+
+
+def _native_sum_gradient(cotangent: jax.Array, *, size: Pair, **params: Any) -> jax.Array:
+    images = shaped_like(cotangent, (cotangent.shape[0], *size, cotangent.shape[-1]))
+    return jax.linear_transpose(lambda x: _native_sum(x, **params), images)(cotangent)[0]
+
+
+# On a CPU
+
+
+def _geometry(strides: Pair, padding: Pads) -> Geometry:
+    return Geometry(strides, tuple(padding), (1, 1), (1, 1), 1)
+
+
+def _taps(x: jax.Array, window: Pair, strides: Pair, padding: Pads, fill: float) -> list[jax.Array]:
+    """Return what each tap of the window sees at each of the output's places."""
+    geometry = _geometry(strides, padding)
+    out = geometry.output_size(x.shape[1:3], window)
+    if any(itertools.chain(*padding)):
+        padded = lax.pad(x, jnp.asarray(fill, x.dtype), [(0, 0, 0), *((a, b, 0) for a, b in padding), (0, 0, 0)])
+        # Else each tap would pad anew.
+        x = lax.optimization_barrier(padded)
+    return [shifted(x, tap, out, geometry) for tap in taps_of(window)]
+
+
+def _max(x: jax.Array, *, window: Pair, strides: Pair, padding: Pads) -> jax.Array:
+    first, *others = _taps(x, window, strides, padding, -jnp.inf)
+    for seen in others:
+        first = jnp.maximum(first, seen)
+    return first
+
+
+def _max_tangent(x: jax.Array, tangent: jax.Array, *, window: Pair, strides: Pair, padding: Pads) -> jax.Array:
+    best, *others = _taps(x, window, strides, padding, -jnp.inf)
+    chosen, *moves = _taps(tangent, window, strides, padding, 0.0)
+    for seen, moved in zip(others, moves, strict=True):
+        chosen = jnp.where(seen > best, moved, chosen)
+        best = jnp.maximum(best, seen)
+    return chosen
+
+
+def _max_gradient(x: jax.Array, cotangent: jax.Array, *, window: Pair, strides: Pair, padding: Pads) -> jax.Array:
+    best, *others = _taps(x, window, strides, padding, -jnp.inf)
+    winner = jnp.zeros(best.shape, jnp.int8)
+    for index, seen in enumerate(others):
+        winner = jnp.where(seen > best, jnp.int8(index + 1), winner)
+        best = jnp.maximum(best, seen)
+    number = {tap: jnp.int8(index) for index, tap in enumerate(taps_of(window))}
+
+    def product(parts: list[jax.Array], tap: tuple[int, ...]) -> jax.Array:
+        part, won = parts
+        return jnp.where(won == number[tap], part, jnp.zeros((), part.dtype))
+
+    arrays = [cotangent.astype(jnp.float32), winner]
+    geometry = _geometry(strides, padding)
+    return scatter(arrays, window, x.shape[1:3], geometry, product, x.shape[-1]).astype(x.dtype)
+
+
+def _sum(x: jax.Array, *, size: Pair, window: Pair, strides: Pair, padding: Pads) -> jax.Array:
+    return fused_sum(_taps(x.astype(jnp.float32), window, strides, padding, 0.0)).astype(x.dtype)
+
+
+def _sum_gradient(cotangent: jax.Array, *, size: Pair, window: Pair, strides: Pair, padding: Pads) -> jax.Array:
+    arrays, geometry = [cotangent.astype(jnp.float32)], _geometry(strides, padding)
+    images = scatter(arrays, window, size, geometry, lambda parts, tap: parts[0], cotangent.shape[-1])
+    return images.astype(cotangent.dtype)
+
+
+# The operations
+
+
+def _pooled_shape(x: Any, *_: Any, window: Pair, strides: Pair, padding: Pads, size: Pair | None = None) -> Any:
+    del size
+    out = jax.eval_shape(lambda x: _native_max(x, window=window, strides=strides, padding=padding), shape_of(x))
+    return x.update(shape=out.shape, weak_type=False)
+
+
+max_p = operation("window_max", _native_max, _max, _pooled_shape)
+max_tangent_p = operation("window_max_tangent", _native_max_tangent, _max_tangent, _pooled_shape)
+max_gradient_p = operation(
+    "window_max_gradient",
+    _native_max_gradient,
+    _max_gradient,
+    lambda x, cotangent, **_: x.update(weak_type=False),
+)
+sum_p = operation("window_sum", _native_sum, _sum, _pooled_shape)
+sum_gradient_p = operation(
+    "window_sum_gradient",
+    _native_sum_gradient,
+    _sum_gradient,
+    lambda ct, *, size, **_: ct.update(shape=(ct.shape[0], *size, ct.shape[-1]), weak_type=False),
+)
+
+
+def _max_jvp(primals: Any, tangents: Any, **params: Any) -> tuple[jax.Array, jax.Array]:
+    (x,), (tangent,) = primals, tangents
+    return max_p.bind(x, **params), max_tangent_p.bind(*vary_alike(x, tangent), **params)
+
+
+def _linear_in_second(primitive: Any) -> Any:
+    """Return the forward derivative of an operation that is linear in its second array, and flat in the first."""
+
+    def rule(primals: Any, tangents: Any, **params: Any) -> tuple[jax.Array, jax.Array]:
+        (x, linear), (_, tangent) = primals, tangents
+        out = primitive.bind(x, linear, **params)
+        if type(tangent) is ad.Zero:
+            return out, jnp.zeros_like(out)
+        return out, primitive.bind(*vary_alike(x, tangent), **params)
+
+    return rule
+
+
+ad.primitive_jvps[max_p] = _max_jvp
+# The tangent and the gradient of a maximum are each other's transpose.
+for _primitive, _transposed in ((max_tangent_p, max_gradient_p), (max_gradient_p, max_tangent_p)):
+    ad.primitive_jvps[_primitive] = _linear_in_second(_primitive)
+    ad.primitive_transposes[_primitive] = lambda ct, x, linear, transposed=_transposed, **params: [
+        None,
+        transposed.bind(*vary_alike(x, ct), **params),
+    ]
+ad.deflinear2(sum_p, lambda ct, x, **params: [sum_gradient_p.bind(ct, **params)])
+ad.deflinear2(sum_gradient_p, lambda ct, cotangent, **params: [sum_p.bind(ct, **params)])
+for _primitive in (max_p, max_tangent_p, max_gradient_p, sum_p, sum_gradient_p):
+    map_over_batch(_primitive)

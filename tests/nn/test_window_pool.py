@@ -1,0 +1,109 @@
+"""Maximum and sum of windows: the values and derivatives of `jax.lax.reduce_window`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import PartitionSpec as P
+
+from cnnjax.nn.window_pool import MAX_TAPS, window_max, window_sum
+
+CASES = [
+    # window, strides, padding, size
+    ((2, 2), (2, 2), ((0, 0), (0, 0)), (6, 7)),
+    ((3, 3), (2, 2), ((1, 1), (1, 1)), (7, 8)),
+    ((3, 2), (1, 3), ((0, 1), (2, 0)), (5, 9)),
+    ((5, 5), (3, 3), ((2, 3), (1, 2)), (9, 8)),
+    ((6, 6), (1, 1), ((0, 0), (0, 0)), (7, 7)),
+]
+POOLS = {"max": (window_max, lax.max, -jnp.inf), "sum": (window_sum, lax.add, 0.0)}
+
+
+def native(kind, window, strides, padding):
+    _, combine, start = POOLS[kind]
+    return lambda x: lax.reduce_window(x, start, combine, (1, *window, 1), (1, *strides, 1), ((0, 0), *padding, (0, 0)))
+
+
+def draw(shape, seed):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+@pytest.mark.parametrize("kind", POOLS)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_values_and_derivatives_are_those_of_reduce_window(kind, case, compile_quickly):
+    window, strides, padding, size = case
+    assert (np.prod(window) > MAX_TAPS) == (case is CASES[-1])
+    x, tangent, other = (draw((2, *size, 3), seed) for seed in range(3))
+
+    def results(pool):
+        def compute(x, tangent, other):
+            y, y_dot = jax.jvp(pool, (x,), (tangent,))
+            gradient = jax.grad(lambda x: (jnp.sin(pool(x)) * (1 + y_dot)).sum())
+            # Through a pooling of a pooling's gradient: forward over reverse.
+            return y, y_dot, gradient(x), jax.jvp(gradient, (x,), (other,))[1]
+
+        return compile_quickly(compute, x, tangent, other)(x, tangent, other)
+
+    ours = results(lambda x: POOLS[kind][0](x, window, strides, padding))
+    for mine, theirs in zip(ours, results(native(kind, window, strides, padding)), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", POOLS)
+def test_maps_over_examples_devices_and_half_precision(kind, compile_quickly):
+    window, strides, padding, size = CASES[1]
+    x, pool = draw((3, 2, *size, 3), 0), POOLS[kind][0]
+
+    def gradient(x):
+        return jax.grad(lambda x: (pool(x, window, strides, padding) ** 2).sum())(x)
+
+    expected = jnp.stack([gradient(part) for part in x])
+    np.testing.assert_allclose(
+        compile_quickly(jax.vmap(gradient, 1, 1), x.swapaxes(0, 1))(x.swapaxes(0, 1)),
+        expected.swapaxes(0, 1),
+        rtol=1e-6,
+    )
+    mesh = jax.make_mesh((1,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharded = jax.jit(jax.shard_map(gradient, mesh=mesh, in_specs=P("devices"), out_specs=P("devices")))
+    np.testing.assert_allclose(sharded(x[0]), expected[0], rtol=1e-6)
+    half = gradient(x[0].astype(jnp.bfloat16))
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(half.astype(jnp.float32), expected[0], atol=0.01 * jnp.abs(expected[0]).max())
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("kind", POOLS)
+def test_accelerators_get_the_native_operations_and_nothing_else(platform, kind):
+    window, strides, padding, size = CASES[1]
+    images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
+
+    def program(pool):
+        gradient = jax.jit(lambda x: jax.grad(lambda x: pool(x).sum())(x))
+        text = jax.export.export(gradient, platforms=[platform])(images).mlir_module()
+        operations = ("reduce_window", "select_and_scatter", "gather", "slice", "pad", "select")
+        return {name: text.count(f"stablehlo.{name}") for name in operations}
+
+    assert program(lambda x: POOLS[kind][0](x, window, strides, padding)) == program(
+        native(kind, window, strides, padding)
+    )
+
+
+def test_the_first_of_equal_maxima_takes_the_gradient_and_the_tangent():
+    x = jnp.asarray([[2.0, 1.0, 2.0], [1.0, 2.0, 2.0], [2.0, 2.0, 0.0]]).reshape(1, 3, 3, 1)
+    tangent = jnp.arange(9.0).reshape(x.shape)
+
+    def pool(x):
+        return window_max(x, (2, 2), (1, 1), ((0, 0), (0, 0)))
+
+    # The maxima of the four windows are at pixels 0, 2, 4 and 4, row by row.
+    gradient = jax.grad(lambda x: (pool(x) * jnp.asarray([1.0, 10.0, 100.0, 1000.0]).reshape(1, 2, 2, 1)).sum())(x)
+    np.testing.assert_array_equal(gradient.reshape(9), [1, 0, 10, 0, 1100, 0, 0, 0, 0])
+    np.testing.assert_array_equal(jax.jvp(pool, (x,), (tangent,))[1].reshape(4), [0, 2, 4, 4])
+
+
+def test_padding_never_wins_and_nan_shows():
+    x = jnp.full((1, 2, 2, 1), -jnp.inf).at[0, 1, 1, 0].set(jnp.nan)
+    y = window_max(x, (2, 2), (1, 1), ((1, 0), (1, 0)))
+    assert np.isnan(y[0, 1, 1, 0])
+    assert y[0, 0, 0, 0] == -jnp.inf
