@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from cnnjax.data.decode import BadImage, ImageFacts, check_image, decode_image
-from cnnjax.data.source import DataError, Task
+from cnnjax.data.source import DataError, Images, Task
 from cnnjax.data.splits import SplitSet
 
 OnBadImage = Literal["error", "skip"]
@@ -50,13 +50,12 @@ class FileSplit:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def read(self, indices: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    def read(self, indices: np.ndarray) -> tuple[Images, np.ndarray]:
         """Return images and labels of ``indices``, see `cnnjax.data.ExampleSource`.
 
-        Raises:
-          DataError: a file is not what it was when the set was opened.
+        Taking an image raises DataError where its file is not what it was when the set was opened.
         """
-        return [self._image(self.paths[index]) for index in indices], self.labels[indices]
+        return Images(lambda position: self._image(self.paths[indices[position]]), len(indices)), self.labels[indices]
 
     def _image(self, path: str) -> np.ndarray:
         file = self.root / path

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -80,13 +80,22 @@ class BatchStream:
             order = np.where(epochs == first, order, later)
         images, labels = self.source.read(order)
         if self.transform is not None:
-            images = np.stack(
-                [
-                    self.transform(image, _generator(self.seed, int(position), stream=1))
-                    for image, position in zip(images, positions, strict=True)
-                ]
+            made = (
+                self.transform(image, _generator(self.seed, int(position), stream=1))
+                for image, position in zip(images, positions, strict=True)
             )
+            images = _batch(made, size)
         return {"image": np.asarray(images), self.label_key: labels}
+
+
+def _batch(images: Iterator[np.ndarray], size: int) -> np.ndarray:
+    """Return equally large images as one array, zero where there are fewer than ``size``, one at a time in memory."""
+    first = next(images)
+    batch = np.zeros((size, *first.shape), first.dtype)
+    batch[0] = first
+    for index, image in enumerate(images, start=1):
+        batch[index] = image
+    return batch
 
 
 def check_shard(shard: Shard, batch_size: int) -> None:
@@ -327,9 +336,8 @@ class EvaluationBatches:
         images: Any
         images, labels = self.source.read(indices)
         if self.transform is not None:
-            images = np.stack([self.transform(image) for image in images])
-        images = np.asarray(images)
+            images = map(self.transform, images)
+        images = _batch(iter(images), size)
         missing = size - len(indices)
-        images = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
         labels = np.pad(labels, ((0, missing),) + ((0, 0),) * (labels.ndim - 1))
         return {"image": images, self.label_key: labels, "mask": mask}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -21,12 +21,34 @@ class ExampleSource(Protocol):
     def __len__(self) -> int:
         """Return the number of examples."""
 
-    def read(self, indices: np.ndarray) -> tuple[list[np.ndarray] | np.ndarray, np.ndarray]:
+    def read(self, indices: np.ndarray) -> tuple[Sequence[np.ndarray] | np.ndarray, np.ndarray]:
         """Return images (uint8[height, width, channels] each) and labels of ``indices``.
+
+        Images may be made as late as they are taken (`Images`): take each once.
 
         Labels are int32[examples] (classification), or float32[examples, outputs]: 0 and 1 a class (multilabel), or
         numbers (regression).
         """
+
+
+class Images(Sequence[np.ndarray]):
+    """Images that are made when they are asked for, so that a batch of large ones is never in memory whole.
+
+    Args:
+      make: returns image ``i`` of ``count``.
+      count: how many there are.
+    """
+
+    def __init__(self, make: Callable[[int], np.ndarray], count: int) -> None:
+        self._make = make
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        """Make image ``index``."""
+        return self._make(range(self._count)[index])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +112,7 @@ class Section:
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def read(self, indices: np.ndarray) -> tuple[list[np.ndarray] | np.ndarray, np.ndarray]:
+    def read(self, indices: np.ndarray) -> tuple[Sequence[np.ndarray] | np.ndarray, np.ndarray]:
         """Return images and labels of ``indices``, see `ExampleSource`."""
         return self.source.read(np.asarray(indices) + self.start)
 
@@ -105,7 +127,7 @@ class Selection:
     def __len__(self) -> int:
         return len(self.kept)
 
-    def read(self, indices: np.ndarray) -> tuple[list[np.ndarray] | np.ndarray, np.ndarray]:
+    def read(self, indices: np.ndarray) -> tuple[Sequence[np.ndarray] | np.ndarray, np.ndarray]:
         """Return images and labels of ``indices``, see `ExampleSource`."""
         return self.source.read(self.kept[indices])
 
@@ -119,7 +141,7 @@ class Joined:
     def __len__(self) -> int:
         return sum(len(source) for source in self.sources)
 
-    def read(self, indices: np.ndarray) -> tuple[list[np.ndarray] | np.ndarray, np.ndarray]:
+    def read(self, indices: np.ndarray) -> tuple[Sequence[np.ndarray] | np.ndarray, np.ndarray]:
         """Return images and labels of ``indices``, see `ExampleSource`."""
         indices = np.asarray(indices)
         images: list[np.ndarray] = [np.empty(0)] * len(indices)

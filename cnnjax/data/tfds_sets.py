@@ -16,7 +16,7 @@ import numpy as np
 
 from cnnjax.data.decode import BadImage, ImageFacts, check_image, decode_image
 from cnnjax.data.files import OnBadImage, look_at
-from cnnjax.data.source import DataError, ExampleSource, Selection
+from cnnjax.data.source import DataError, ExampleSource, Images, Selection
 from cnnjax.data.splits import SplitSet
 
 # Sets that need no download, by the package they come with.
@@ -36,25 +36,32 @@ class TfdsSplit:
     def __len__(self) -> int:
         return len(self._source)
 
-    def read(self, indices: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    def read(self, indices: np.ndarray) -> tuple[Images, np.ndarray]:
         """Return images and labels of ``indices``, see `cnnjax.data.ExampleSource`.
 
+        Taking an image raises DataError where it cannot be decoded.
+
         Raises:
-          DataError: an image cannot be decoded, or a label is no class (TFDS writes -1 where labels are secret).
+          DataError: a label is no class (TFDS writes -1 where labels are secret).
         """
         examples = self._source.__getitems__([int(index) for index in indices])
-        images = []
         for index, example in zip(indices, examples, strict=True):
-            try:
-                images.append(decode_image(example["image"], self._channels))
-            except BadImage as error:
-                raise BadImage(f"image {index} of {self._description} {error}; take it out of the set") from error
             if not 0 <= example["label"] < self._num_classes:
                 raise DataError(
                     f"label {example['label']} of image {index} of {self._description} is not from 0 to "
                     f"{self._num_classes - 1}; take a split that has labels"
                 )
-        return images, np.array([example["label"] for example in examples], np.int32)
+
+        def image(position: int) -> np.ndarray:
+            try:
+                return decode_image(examples[position]["image"], self._channels)
+            except BadImage as error:
+                what = f"image {indices[position]} of {self._description}"
+                raise BadImage(
+                    f"{what} {error}; take it out of the set, or leave it out by --on-bad-image skip"
+                ) from error
+
+        return Images(image, len(indices)), np.array([example["label"] for example in examples], np.int32)
 
     def check(self, index: int) -> ImageFacts:
         """Return what image ``index`` is, or raise BadImage."""

@@ -251,6 +251,6 @@ def test_a_damaged_image_of_a_tfds_set_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(digits.test, "_source", Damaged())
     with pytest.raises(DataError, match="image 3 of split 'test' of digits is no image"):
-        digits.test.read(np.array([3]))
+        digits.test.read(np.array([3]))[0][0]
     with pytest.raises(DataError, match="label -1 of image 5 of split 'test' of digits is not from 0 to 9"):
         digits.test.read(np.array([5]))
