@@ -3,6 +3,7 @@
 from cnnjax.training.checkpoint import CheckpointError, CheckpointMismatchError, Checkpoints
 from cnnjax.training.command import run_command
 from cnnjax.training.config import RECIPES, ConfigError, TrainConfig, parse_config
+from cnnjax.training.heads import several_heads
 from cnnjax.training.interruption import Interrupted
 from cnnjax.training.loop import TrainingError, fit
 from cnnjax.training.losses import absolute_error, cross_entropy, squared_error
@@ -51,6 +52,7 @@ __all__ = [
     "pixel_cross_entropy",
     "run_command",
     "segmentation_scores",
+    "several_heads",
     "squared_error",
     "train_step",
 ]

