@@ -16,6 +16,18 @@ import jax.numpy as jnp
 from cnnjax.nn.convolve import conv_general_dilated, conv_transpose
 
 
+def _name(layer: nn.Module) -> str:
+    return "/".join(layer.path) or type(layer).__name__
+
+
+def _check_steps(layer: nn.Conv) -> None:
+    """Raise an error for strides and dilations under 1, which would divide by zero or turn images around."""
+    for name in ("strides", "kernel_dilation", "input_dilation"):
+        value = getattr(layer, name)
+        if value is not None and min(value if isinstance(value, Sequence) else (value,)) < 1:
+            raise ValueError(f"{_name(layer)}: {name} must be at least 1, got {value}")
+
+
 def _check_channels(layer: nn.Module, inputs: jax.Array, groups: int = 1) -> None:
     """Raise an error that explains itself when the channels of ``inputs`` do not fit an existing kernel."""
     if not layer.has_variable("params", "kernel"):
@@ -24,7 +36,7 @@ def _check_channels(layer: nn.Module, inputs: jax.Array, groups: int = 1) -> Non
     expected = kernel.shape[-2] * groups
     if inputs.shape[-1] != expected:
         raise ValueError(
-            f"{'/'.join(layer.path) or type(layer).__name__}: the kernel takes {expected} input channels, got an input "
+            f"{_name(layer)}: the kernel takes {expected} input channels, got an input "
             f"of shape {inputs.shape} with {inputs.shape[-1]}; give images with {expected} channels, or initialise the "
             "network with images like these"
         )
@@ -38,7 +50,8 @@ class Conv(nn.Conv):
     Returns:
       float[batch, spatial..., features] in ``dtype``.
     Raises:
-      ValueError: the kernel among the parameters was made for another number of input channels.
+      ValueError: the kernel among the parameters was made for another number of input channels; channels that the
+        groups do not divide; strides or dilations under 1; a kernel that does not fit the images.
     """
 
     conv_general_dilated: Any = conv_general_dilated
@@ -46,7 +59,20 @@ class Conv(nn.Conv):
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Apply the convolution to ``inputs``."""
         _check_channels(self, inputs, self.feature_group_count)
-        return super().__call__(inputs)
+        _check_steps(self)
+        groups = self.feature_group_count
+        if groups < 1 or inputs.shape[-1] % groups or self.features % groups:
+            raise ValueError(
+                f"{_name(self)}: feature_group_count must divide {inputs.shape[-1]} input channels and {self.features} "
+                f"features, got {groups}"
+            )
+        outputs = super().__call__(inputs)
+        if outputs.size == 0 and inputs.size > 0:
+            raise ValueError(
+                f"{_name(self)}: a kernel of {self.kernel_size} does not fit an input of shape {inputs.shape} with "
+                f"padding {self.padding!r}; give larger images, or another padding"
+            )
+        return outputs
 
 
 class DepthwiseConv(nn.Module):

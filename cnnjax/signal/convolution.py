@@ -199,8 +199,8 @@ def _spatial_dimensions(signal: jax.Array, kernel: jax.Array) -> int:
 
 def steps(name: str, value: int | Sequence[int], spatial: int, least: int = 1) -> tuple[int, ...]:
     """Return one whole number a dimension, of at least ``least``."""
-    values = (value,) * spatial if isinstance(value, int) else tuple(value)
-    if len(values) != spatial or min(values) < least:
+    values = tuple(value) if isinstance(value, Sequence) else (value,) * spatial
+    if len(values) != spatial or not all(isinstance(each, int) and each >= least for each in values):
         raise ValueError(f"{name} must be {spatial} whole numbers of at least {least} (or one for all), got {value}")
     return values
 

@@ -180,6 +180,21 @@ def test_what_does_not_fit_is_refused_with_the_shapes():
         )
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"feature_group_count": 3}, "feature_group_count must divide 4 input channels and 6 features, got 3"),
+        ({"strides": 0}, "Conv: strides must be at least 1, got 0"),
+        ({"kernel_dilation": (1, 0)}, r"kernel_dilation must be at least 1, got \(1, 0\)"),
+        ({"kernel_size": (9, 9), "padding": "VALID"}, r"kernel of \(9, 9\) does not fit an input of shape"),
+    ],
+)
+def test_impossible_layers_are_refused(fields, message):
+    layer = Conv(**({"features": 6, "kernel_size": (3, 3)} | fields))
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(layer.init, jax.random.key(0), jnp.zeros((1, 5, 5, 4)))
+
+
 LAYERS = [
     (Conv, flax.linen.Conv, {"padding": "SAME", "strides": 2}),
     (Conv, flax.linen.Conv, {"padding": "VALID", "kernel_dilation": 2}),

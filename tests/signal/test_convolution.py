@@ -184,6 +184,7 @@ def test_box_smoothed_and_step_found():
     [
         (([1, 2], [1, 2, 3], {"padding": "VALID"}), r"the kernel covers \(3,\) values, more than the signal's \(2,\)"),
         (([1, 2, 3], [1, 1], {"stride": 0}), "stride must be 1 whole numbers of at least 1 .*, got 0"),
+        (([1, 2, 3], [1, 1], {"stride": 1.5}), "stride must be 1 whole numbers of at least 1 .*, got 1.5"),
         (([1, 2, 3], [1, 1], {"dilation": 0}), "dilation must be .*, got 0"),
         (([1, 2, 3], [1, 1], {"stride": (1, 1)}), r"stride must be .*, got \(1, 1\)"),
         (([1, 2, 3], [1, 1], {"padding": "same"}), "padding must be one of VALID, SAME, FULL.*got 'same'"),
