@@ -6,7 +6,7 @@ import os
 from typing import get_args
 
 from cnnjax.data.files import OnBadImage
-from cnnjax.data.source import DataError, ImageDataset
+from cnnjax.data.source import DataError, ImageDataset, Task
 from cnnjax.data.splits import SplitSet, choose_splits
 
 # Sets whose --data-dir is the data itself.
@@ -20,6 +20,7 @@ def load_dataset(
     train_split: str = "train",
     test_split: str | None = None,
     on_bad_image: OnBadImage = "error",
+    tasks: tuple[Task, ...] = ("classification",),
 ) -> ImageDataset:
     """Open a set of labelled images.
 
@@ -33,9 +34,10 @@ def load_dataset(
       train_split, test_split: what to train and test on, see `cnnjax.data.splits.choose_splits`.
       on_bad_image: "error" refuses images that cannot be used: of file sets here, of TFDS sets when they are read;
         "skip" finds them now (of a TFDS set, by reading all of it) and leaves them out.
+      tasks: what the caller can do; sets for something else are refused.
     Raises:
       DataError: no such data set, folder, file or split; not prepared and TensorFlow (which prepares) missing, prepared
-        in another file format than array_record; bad images or labels.
+        in another file format than array_record; bad images or labels; a set for another task.
     """
     if on_bad_image not in get_args(OnBadImage):
         raise DataError(f"on_bad_image must be one of {', '.join(get_args(OnBadImage))}, got {on_bad_image!r}")
@@ -44,6 +46,9 @@ def load_dataset(
             "data set 'photos' has no labels; experiments/denoise.py and experiments/autoencode.py restore photographs"
         )
     data = _open(name, data_dir, on_bad_image)
+    if data.task not in tasks:
+        needed = " or ".join(tasks)
+        raise DataError(f"data set {name!r} in {str(data_dir)!r} is for {data.task}; needed is one for {needed}")
     train, test = choose_splits(data, train_split, test_split)
     return ImageDataset(
         name=data.name,

@@ -177,6 +177,8 @@ class DataPipeline:
     def statistics(self, measure: bool = False) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
         """Return mean and standard deviation a channel of the training images, pixels in [0, 1].
 
+        The deviation of a channel that is the same everywhere is given as 1, so that it can be divided by.
+
         Args:
           measure: read a split that is not in memory for it, all of it, as it is read in evaluation; else there are
             none for such a split.
@@ -184,7 +186,7 @@ class DataPipeline:
         if not measure and not isinstance(self.train, ArraySplit):
             return None
         found = statistics(self.train, self.test_transform)
-        return found.mean, found.std
+        return found.mean, tuple(std or 1.0 for std in found.std)
 
     @property
     def label_key(self) -> str:

@@ -17,6 +17,7 @@ from cnnjax.data.augment import parse_all
 from cnnjax.data.files import OnBadImage
 from cnnjax.models import model_info
 from cnnjax.training.initialization import InitName
+from cnnjax.training.losses import LossName
 from cnnjax.training.optim import OptimizerName, ScheduleName
 from cnnjax.training.parallel import ParallelMode
 
@@ -105,8 +106,8 @@ class TrainConfig:
     """What is measured on the test images to choose the best checkpoint, and to stop early."""
 
     # What is minimised.
-    loss: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
-    """Loss; binary_cross_entropy takes each class by itself."""
+    loss: LossName = "cross_entropy"
+    """Loss; binary_cross_entropy takes each class by itself, for images of several; mse, mae, huber: of numbers."""
     label_smoothing: float = 0.0
     """Share of the target spread over all classes."""
     aux_weight: float | None = None

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import flax.linen as nn
 import jax
@@ -17,10 +17,12 @@ import optax
 
 from cnnjax.data import DataPipeline, Preprocess, load_dataset
 from cnnjax.data.augment import parse_all
+from cnnjax.data.source import Task
 from cnnjax.data.transforms import ResizeAndCentreCrop
 from cnnjax.models import create_model, model_info
 from cnnjax.training.config import ConfigError, RunConfig, TrainConfig
-from cnnjax.training.metrics import Classification, Metrics, means, zero_sums
+from cnnjax.training.losses import LossName
+from cnnjax.training.metrics import Classification, Metrics, Regression, means, zero_sums
 from cnnjax.training.nonfinite import skip_nonfinite
 from cnnjax.training.optim import make_optimizer, make_schedule
 from cnnjax.training.parallel import Devices, for_platform
@@ -155,9 +157,9 @@ class Setup:
             train_split=config.train_split,
             test_split=config.test_split,
             on_bad_image=config.on_bad_image,
+            tasks=get_args(Task),
         )
-        if dataset.task != "classification":
-            raise ConfigError(f"{config.dataset} in {config.data_dir} is for {dataset.task}, not of one class each")
+        _check_task(config, dataset.task)
         image_size = config.image_size or _image_size(dataset.image_shape[:2], info.min_size, info.input_size)
         fields = config.network_fields()
         if config.sync_batch_norm and devices.axis_name is not None:
@@ -213,7 +215,9 @@ class Setup:
         )
         if config.measure == "top5_accuracy" and dataset.num_classes <= 5:
             raise ConfigError(f"measure top5_accuracy needs more than 5 classes, {config.dataset} has fewer")
-        metrics = Classification(dataset.num_classes, config.per_class)
+        metrics: Metrics = Classification(dataset.num_classes, config.per_class)
+        if dataset.task == "regression":
+            metrics = Regression()
         step = partial(
             train_step,
             preprocess=preprocess,
@@ -282,6 +286,24 @@ class Setup:
             "std": list(self.preprocess.std),
             "steps": self.num_steps,
         }
+
+
+LOSSES_OF: Mapping[Task, tuple[LossName, ...]] = {
+    "classification": ("cross_entropy", "binary_cross_entropy"),
+    "multilabel": ("binary_cross_entropy",),
+    "regression": ("mse", "mae", "huber"),
+}
+
+
+def _check_task(config: TrainConfig, task: Task) -> None:
+    """Refuse a loss or a measure that the data set has no labels for."""
+    if config.loss not in LOSSES_OF[task]:
+        allowed = ", ".join(LOSSES_OF[task])
+        raise ConfigError(f"loss must be one of {allowed} for {config.dataset}, a set for {task}, got {config.loss!r}")
+    if task == "regression" and config.measure != "loss":
+        raise ConfigError(f"measure must be loss for {config.dataset}, a set for regression, got {config.measure!r}")
+    if task != "classification" and config.per_class:
+        raise ConfigError(f"per_class needs one class an image, {config.dataset} is a set for {task}")
 
 
 def _schedule(config: TrainConfig, num_steps: int, steps_an_epoch: float) -> optax.Schedule:

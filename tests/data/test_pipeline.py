@@ -235,3 +235,11 @@ def test_worker_processes_give_the_same_batches_and_positions(tmp_path, write_sm
     rest = list(resumed)
     assert len(rest) == 5
     np.testing.assert_array_equal(rest[0]["image"], expected[4]["image"])
+
+
+def test_a_channel_that_is_the_same_everywhere_can_be_normalised():
+    images = np.zeros((6, 2, 2, 2), np.uint8)
+    images[..., 0] = np.arange(6).reshape(6, 1, 1)
+    split = ArraySplit(images, np.zeros(6, np.int32))
+    assert statistics(split).std[1] == 0
+    assert DataPipeline.create(dataset(split, split, (2, 2, 2)), 2).statistics()[1][1] == 1

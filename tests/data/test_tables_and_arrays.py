@@ -1,9 +1,16 @@
 """CSV and .npz files."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
+from rich.console import Console
 
 from cnnjax.data import DataError, DataPipeline, load_dataset
+from cnnjax.data.source import Task
+from cnnjax.training import ConfigError, TrainConfig, fit
+
+ANY = get_args(Task)
 
 
 @pytest.fixture
@@ -42,7 +49,7 @@ def test_numbers_for_classes_are_in_their_order(table):
 
 
 def test_several_classes_an_image(table):
-    data = load_dataset("csv", table("path,label\n0.png,a|b\n1.png,c\n2.png,a\n3.png, b | c\n4.png,c\n"))
+    data = load_dataset("csv", table("path,label\n0.png,a|b\n1.png,c\n2.png,a\n3.png, b | c\n4.png,c\n"), tasks=ANY)
     assert (data.task, data.label_names) == ("multilabel", ("a", "b", "c"))
     found = numbers(data.train) | numbers(data.test)
     assert found == {0: [1, 1, 0], 1: [0, 0, 1], 2: [1, 0, 0], 3: [0, 1, 1], 4: [0, 0, 1]}
@@ -51,7 +58,7 @@ def test_several_classes_an_image(table):
 
 def test_numbers_to_regress_and_given_splits(table):
     text = "path,split,x,y\n" + rows("{n}.png,train,{n},{half}\n", 6)
-    data = load_dataset("csv", table(text + "7.png,test,1e3,-0.5\n8.png,validation,0,0\n"))
+    data = load_dataset("csv", table(text + "7.png,test,1e3,-0.5\n8.png,validation,0,0\n"), tasks=ANY)
     assert (data.task, data.label_names, data.num_classes) == ("regression", ("x", "y"), 2)
     assert numbers(data.train) == {n: [n, n / 2] for n in range(6)}
     assert numbers(data.test) == {7: [1000, -0.5]}
@@ -171,7 +178,7 @@ def test_types_of_images(arrays, images, expected):
 
 
 def test_numbers_to_regress_from_arrays(arrays):
-    data = load_dataset("npz", arrays(images=IMAGES, labels=LABELS / 2))
+    data = load_dataset("npz", arrays(images=IMAGES, labels=LABELS / 2), tasks=ANY)
     assert (data.task, data.label_names) == ("regression", ("0",))
     assert data.test.labels.tolist() == [[0.5], [0.0]]
     assert data.test.labels.dtype == np.float32
@@ -242,3 +249,41 @@ def test_files_that_hold_no_such_arrays(tmp_path, arrays):
     np.savez(tmp_path / "objects.npz", images=np.array([print], object), labels=LABELS)
     with pytest.raises(DataError, match=r"is no \.npz file of plain arrays: Object arrays cannot be loaded"):
         load_dataset("npz", tmp_path / "objects.npz")
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+def run(tmp_path, dataset, path, **flags):
+    """Train a small network on a set for two epochs, and return the result."""
+    settings = {"model": "mlp", "augment": (), "optimizer": "sgd", "normalization": "data", "parallel": "single"}
+    settings |= {"epochs": 2, "batch_size": 4, "learning_rate": 1e-3, "schedule": "constant", **flags}
+    config = TrainConfig(dataset=dataset, data_dir=path, workdir=tmp_path / "run", **settings)
+    return fit(config, Console(quiet=True))
+
+
+def test_training_to_regress(tmp_path, table):
+    path = table("path,x,y\n" + rows("{n}.png,{n},{half}\n"))
+    for flags, message in (
+        ({}, "loss must be one of mse, mae, huber for csv, a set for regression, got 'cross_entropy'"),
+        ({"loss": "mse"}, "measure must be loss for csv, a set for regression, got 'accuracy'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            run(tmp_path, "csv", path, **flags)
+    result = run(tmp_path, "csv", path, loss="mse", measure="loss")
+    assert {"test_mse", "test_mae", "best_test_loss"} <= set(result)
+    assert np.isfinite(result["test_loss"])
+
+
+def test_training_with_several_classes_an_image(tmp_path, table):
+    path = table("path,label\n" + rows("{n}.png,{parity}|number\n"))
+    with pytest.raises(ConfigError, match="loss must be one of binary_cross_entropy for csv, a set for multilabel"):
+        run(tmp_path, "csv", path)
+    result = run(tmp_path, "csv", path, loss="binary_cross_entropy")
+    assert np.isfinite(result["test_loss"])
+
+
+def test_sets_for_another_task_are_refused(table):
+    path = table("path,x\n" + rows("{n}.png,{n}\n"))
+    with pytest.raises(DataError, match="data set 'csv' in .* is for regression; needed is one for classification"):
+        load_dataset("csv", path)
