@@ -38,6 +38,7 @@ from cnnjax.nn import (
     he_fan_out,
     max_pool,
     residual_blocks,
+    space_to_depth_conv,
     stochastic_depth_rates,
 )
 
@@ -244,6 +245,7 @@ class Stem(nn.Module):
     norm: ModuleDef
     activation: Callable[[jax.Array], jax.Array]
     pooling_norm: ModuleDef | None = None
+    space_to_depth: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -251,7 +253,8 @@ class Stem(nn.Module):
         if self.small_images:
             x = self.conv(self.features, (3, 3), padding=1, name="conv1")(x)
         else:
-            x = self.conv(self.features, (7, 7), strides=2, padding=3, name="conv1")(x)
+            conv = partial(self.conv, conv_general_dilated=space_to_depth_conv) if self.space_to_depth else self.conv
+            x = conv(self.features, (7, 7), strides=2, padding=3, name="conv1")(x)
             if self.pooling_norm is not None:
                 norm = self.pooling_norm(window=3, strides=2, padding=1, name="norm1")
                 return self.activation(norm(x, use_running_average=not train))
@@ -279,6 +282,8 @@ class ResNet(nn.Module):
       fold_norms: normalise the output of 1x1 convolutions that widen without having it in memory, and the stem's after
         pooling, see `cnnjax.nn.FoldedBatchNorm` and `PoolingBatchNorm`: same variables, same results but for rounding.
         A layer such as ``conv3`` then returns its kernel, ``norm3`` what both compute, and the stem's ``norm1`` pools.
+      space_to_depth_stem: compute the first convolution over blocks of 2x2 pixels, see
+        `cnnjax.nn.space_to_depth_conv`: same variables, same results but for rounding, images of even sizes only.
 
     Args:
       images: float[batch, height, width, channels], zero mean and unit variance a channel; 32 pixels or more (4 for the
@@ -305,6 +310,7 @@ class ResNet(nn.Module):
     activation: Callable[[jax.Array], jax.Array] = nn.relu
     remat: bool = False
     fold_norms: bool = False
+    space_to_depth_stem: bool = False
     axis_name: str | None = None
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
@@ -338,7 +344,18 @@ class ResNet(nn.Module):
             if self.fold_norms and self.activation is nn.relu
             else None
         )
-        stem = Stem(self.features, self.small_images, conv, norm, self.activation, pooling_norm, name="stem")
+        if self.small_images and self.space_to_depth_stem:
+            raise ValueError("space_to_depth_stem is for the 7x7 stem; leave it out with small_images")
+        stem = Stem(
+            self.features,
+            self.small_images,
+            conv,
+            norm,
+            self.activation,
+            pooling_norm,
+            self.space_to_depth_stem,
+            name="stem",
+        )
         x = stem(images, train)
         for index, (geometry, stage_rates) in enumerate(zip(geometries, rates, strict=True)):
             block = partial(

@@ -43,6 +43,7 @@ from cnnjax.nn.regularization import StochasticDepth, stochastic_depth_rates
 from cnnjax.nn.resize import resize_bilinear
 from cnnjax.nn.running_averages import use_running_averages
 from cnnjax.nn.shuffle import channel_shuffle
+from cnnjax.nn.space_to_depth import space_to_depth_conv
 from cnnjax.nn.stage import Stage, residual_blocks, split_stages
 
 __all__ = [
@@ -104,6 +105,7 @@ __all__ = [
     "round_width",
     "softmax",
     "sow_aux_logits",
+    "space_to_depth_conv",
     "split_stages",
     "stochastic_depth_rates",
     "tanh",

@@ -78,7 +78,7 @@ class Heads:
 
     def means(self, sums: Mapping[str, Any], count: int) -> dict[str, Any]:
         """Return each head's metrics, such as ``species_accuracy``."""
-        values = {}
+        values: dict[str, Any] = {}
         for head, metrics in self._metrics().items():
             own = {key: sums[f"{head.name}_{key}"] for key in metrics.zeros()}
             values |= {f"{head.name}_{key}": value for key, value in metrics.means(own, count).items()}
