@@ -41,7 +41,7 @@ def main() -> int:
     if arguments.steps < 1 or arguments.slices < 1:
         parser.error("--steps and --slices must be at least 1")
     config = dataclasses.replace(
-        RECIPES[arguments.recipe], data_dir=arguments.data_dir, parallel="single", epochs=1e6, warmup_epochs=0
+        RECIPES[arguments.recipe].config, data_dir=arguments.data_dir, parallel="single", epochs=1e6, warmup_epochs=0
     )
     setup = Setup.create(config)
     batches = setup.pipeline.train_batches(config.batch_size, arguments.steps, config.seed)

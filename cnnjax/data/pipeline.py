@@ -68,6 +68,18 @@ class BatchStream:
 
     def __getitem__(self, index: int) -> Batch:
         """Return the shard of batch ``index``: image uint8[batch, height, width, channels], and its labels."""
+        positions, order = self.order(index)
+        images, labels = self.source.read(order)
+        if self.transform is not None:
+            made = (
+                self.transform(image, _generator(self.seed, int(position), stream=1))
+                for image, position in zip(images, positions, strict=True)
+            )
+            images = _batch(made, len(order))
+        return {"image": np.asarray(images), self.label_key: labels}
+
+    def order(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the examples of the shard of batch ``index``: positions in the stream, and places in ``source``."""
         part, count = self.shard
         size = self.batch_size // count
         start = index * self.batch_size + part * size
@@ -78,14 +90,7 @@ class BatchStream:
         if epochs[-1] != first:
             later = _permutation(len(self.source), self.seed, first + 1)[offsets]
             order = np.where(epochs == first, order, later)
-        images, labels = self.source.read(order)
-        if self.transform is not None:
-            made = (
-                self.transform(image, _generator(self.seed, int(position), stream=1))
-                for image, position in zip(images, positions, strict=True)
-            )
-            images = _batch(made, size)
-        return {"image": np.asarray(images), self.label_key: labels}
+        return positions, order
 
 
 def _batch(images: Iterator[np.ndarray], size: int) -> np.ndarray:

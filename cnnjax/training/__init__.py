@@ -2,7 +2,7 @@
 
 from cnnjax.training.checkpoint import CheckpointError, CheckpointMismatchError, Checkpoints
 from cnnjax.training.command import run_command
-from cnnjax.training.config import RECIPES, ConfigError, TrainConfig, parse_config
+from cnnjax.training.config import ConfigError, TrainConfig
 from cnnjax.training.heads import several_heads
 from cnnjax.training.interruption import Interrupted
 from cnnjax.training.loop import TrainingError, fit
@@ -10,6 +10,7 @@ from cnnjax.training.losses import absolute_error, cross_entropy, squared_error
 from cnnjax.training.optim import make_optimizer, make_schedule
 from cnnjax.training.parallel import Devices, for_platform
 from cnnjax.training.processes import ProcessesError, connect
+from cnnjax.training.recipes import RECIPES, Recipe, parse_config
 from cnnjax.training.segmentation import (
     confusion_matrix,
     cross_entropy_and_dice,
@@ -31,6 +32,7 @@ __all__ = [
     "Devices",
     "Interrupted",
     "ProcessesError",
+    "Recipe",
     "Setup",
     "TaskConfig",
     "TaskSetup",

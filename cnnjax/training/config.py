@@ -1,17 +1,13 @@
-"""What a run is: a typed config, named recipes, and the command line."""
+"""What a run is: a typed config, each field a flag."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import re
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
-
-import tyro
 
 from cnnjax.data.augment import parse_all
 from cnnjax.data.files import OnBadImage
@@ -100,6 +96,10 @@ class TrainConfig:
     """Images a step, over all devices."""
     accumulate: int = 1
     """Parts that a device's images pass the network in, one after the other; the step is that of the whole batch."""
+    steps_per_dispatch: int = 1
+    """Steps in one call of the device, for small networks on fast devices."""
+    data_on_device: Literal["auto", "yes", "no"] = "auto"
+    """Keep the training images on the device; auto: on GPU and TPU, if they take at most a quarter of its memory."""
     patience: int = 0
     """Stop after so many epochs in which --measure did not get better; 0: never."""
     measure: Literal["accuracy", "top5_accuracy", "loss"] = "accuracy"
@@ -219,6 +219,7 @@ class TrainConfig:
                 self.accumulate < 1 or self.batch_size % self.accumulate == 0,
                 f"a divisor of batch_size ({self.batch_size})",
             ),
+            ("steps_per_dispatch", self.steps_per_dispatch >= 1, "at least 1"),
             ("patience", self.patience >= 0, "at least 0"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, share),
             ("aux_weight", self.aux_weight is None or 0 <= self.aux_weight < inf, at_least_0),
@@ -332,71 +333,3 @@ def parse_steps(text: str | None) -> tuple[int, int] | None:
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise ConfigError(f"profile must be A:B, steps from 1 with A at most B, got {text!r}")
     return int(match[1]), int(match[2])
-
-
-_CIFAR: dict[str, Any] = {
-    "dataset": "cifar10",
-    "epochs": 160,
-    "batch_size": 128,
-    "learning_rate": 0.1,
-    "optimizer": "sgd",
-    "weight_decay": 1e-4,
-    "schedule": "multistep",
-    "augment": ("crop:4", "mirror"),
-}
-
-RECIPES: dict[str, TrainConfig] = {
-    config.recipe: config
-    for config in (
-        TrainConfig(),
-        TrainConfig(recipe="mnist-lenet5", dataset="mnist", epochs=10, batch_size=128),
-        # He et al. 2015, arXiv:1512.03385, section 4.2, on all 50,000 training images: 64,000 steps there.
-        TrainConfig(recipe="cifar10-resnet20", model="resnet20", **_CIFAR),
-        # Goyal et al. 2017, arXiv:1706.02677, sections 2 and 5.1.
-        TrainConfig(
-            recipe="imagenet-resnet50",
-            model="resnet50",
-            dataset="imagenet2012",
-            epochs=90,
-            batch_size=256,
-            learning_rate=0.1,
-            optimizer="sgd",
-            weight_decay=1e-4,
-            schedule="cosine",
-            warmup_epochs=5,
-            image_size=224,
-            augment=("mirror",),
-            dtype="bfloat16",
-        ),
-    )
-}
-
-
-def parse_config(arguments: Sequence[str] | None = None, description: str | None = None) -> TrainConfig:
-    """Return the config of a command line: the recipe's defaults, overridden flag by flag.
-
-    Args:
-      arguments: without the program's name; None for those of this process.
-      description: shown by ``--help``.
-    Raises:
-      ConfigError: an unknown recipe or an impossible value.
-      SystemExit: an unknown flag or a value of another type (explained on stderr, exit code 2), or ``--help``.
-    """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    recipe = _recipe(arguments)
-    return tyro.cli(TrainConfig, args=arguments, default=recipe, description=description)
-
-
-def _recipe(arguments: Sequence[str]) -> TrainConfig:
-    """Return the recipe that the arguments name."""
-    name = RECIPES["digits-lenet5"].recipe
-    for index, argument in enumerate(arguments):
-        if argument == "--recipe" and index + 1 < len(arguments):
-            name = arguments[index + 1]
-        elif argument.startswith("--recipe="):
-            name = argument.partition("=")[2]
-    if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=2)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(RECIPES)}"
-        raise ConfigError(f"unknown recipe {name!r}; {hint}")
-    return RECIPES[name]

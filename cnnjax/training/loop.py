@@ -17,6 +17,7 @@ from rich.console import Console
 from cnnjax.training import processes
 from cnnjax.training.checkpoint import CheckpointError, Checkpoints
 from cnnjax.training.config import RunConfig, parse_steps
+from cnnjax.training.dispatch import Dispatcher
 from cnnjax.training.events import EventLog
 from cnnjax.training.interruption import Interrupted, Stop, stop_on_signals
 from cnnjax.training.metrics import means, zero_sums
@@ -118,6 +119,7 @@ class TrainingLoop:
         self.console = console
         self.started = started
         self.batches = self.train_batches()
+        self.dispatcher: Dispatcher | None = getattr(setup, "train_stacked", None)
         self.state: Any = setup.initial_state()
         self.num_params = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
         self.sums: Any = zero_sums(setup.metrics)
@@ -198,10 +200,10 @@ class TrainingLoop:
             clock = _Clock(self)
             while self.step < last and not self.stopped_early:
                 profiler(self.step, self.sums)
-                batch = setup.devices.shard(next(self.batches))
-                self.state, self.sums = setup.train(self.state, self.sums, batch)
-                self.step += 1
-                clock.count(config.batch_size)
+                batches = [next(self.batches) for _ in range(self.steps_at_once(last))]
+                self.state, self.sums = self.take_steps(self.state, self.sums, batches)
+                self.step += len(batches)
+                clock.count(config.batch_size * len(batches))
                 progress.advance(self.step)
                 if self.step % config.log_steps == 0:
                     self.log(progress)
@@ -219,6 +221,28 @@ class TrainingLoop:
                     self.await_checkpoint()
                     raise Interrupted(number)
             clock.pause()
+
+    def steps_at_once(self, last: int) -> int:
+        """Return how many steps the next call of the device takes: those until something is to be done, or fewer."""
+        if self.dispatcher is None:
+            return 1
+        config, step = self.setup.config, self.step
+        ends = [last, self.epoch_end()]
+        if self.profile is not None:
+            # A trace begins before its first step and ends after its last.
+            ends += [edge for edge in (self.profile[0] - 1, self.profile[1]) if edge > step]
+        ends += [
+            step - step % interval + interval for interval in (config.log_steps, config.checkpoint_steps) if interval
+        ]
+        return min(self.dispatcher.steps, min(ends) - step)
+
+    def take_steps(self, state: Any, sums: Any, batches: list[Mapping[str, Any]]) -> tuple[Any, Any]:
+        """Return state and sums after one step a host batch; both are donated."""
+        if self.dispatcher is not None:
+            return self.dispatcher(state, sums, batches)
+        for batch in batches:
+            state, sums = self.setup.train(state, sums, self.setup.devices.shard(batch))
+        return state, sums
 
     @property
     def stopped_early(self) -> bool:
@@ -266,7 +290,7 @@ class TrainingLoop:
         for _ in range(bad_step - self.good[0]):
             batch = next(batches)
         zeros = devices.replicate(zero_sums(self.setup.metrics))
-        after, sums = self.setup.train(probe(self.state), zeros, devices.shard(batch))
+        after, sums = self.take_steps(probe(self.state), zeros, [batch])
         sums = jax.device_get(devices.unreplicate(sums))
         grads = jax.tree.map(lambda new, old: np.asarray(new) - old, devices.unreplicate(after).params, before)
         total = len(jax.tree.leaves(before))

@@ -141,6 +141,27 @@ class Devices:
             global_view, in_shardings=(whole, whole, parts), out_shardings=(whole, whole), donate_argnums=(0, 1)
         )
 
+    def compile_stacked(self, take: Callable[..., tuple[TrainState, Sums]]) -> jax.stages.Wrapped:
+        """Return ``take``, (state, sums, data, batches, count) -> (state, sums), compiled; state and sums are donated.
+
+        Args:
+          take: also gets ``axis_name``. ``data`` is replicated, ``batches`` are as `shard_stacked` divides them.
+        """
+        if self.mode == "pmap":
+            per_device = partial(take, axis_name=AXIS)
+            return jax.pmap(per_device, axis_name=AXIS, in_axes=(0, 0, 0, 0, None), donate_argnums=(0, 1))
+        global_view = partial(take, axis_name=None)
+        if self.count == 1:
+            return jax.jit(global_view, donate_argnums=(0, 1))
+        whole, _ = self._shardings()
+        parts = NamedSharding(whole.mesh, PartitionSpec(None, AXIS))
+        return jax.jit(
+            global_view,
+            in_shardings=(whole, whole, whole, parts, whole),
+            out_shardings=(whole, whole),
+            donate_argnums=(0, 1),
+        )
+
     def compile_eval(self, step: EvalStep) -> jax.stages.Wrapped:
         """Return (state, batch) -> sums."""
         if self.mode == "pmap":
@@ -194,6 +215,19 @@ class Devices:
             return batch
         _, parts = self._shardings()
         return {key: jax.make_array_from_process_local_data(parts, value) for key, value in batch.items()}
+
+    def shard_stacked(self, batches: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+        """Divide host batches, stacked along a new first axis, as `shard` divides each of them."""
+        if self.mode == "pmap":
+            divided = {
+                key: value.reshape(len(value), self.local_count, -1, *value.shape[2:]) for key, value in batches.items()
+            }
+            return {key: np.swapaxes(value, 0, 1) for key, value in divided.items()}
+        if self.count == 1:
+            return batches
+        whole, _ = self._shardings()
+        parts = NamedSharding(whole.mesh, PartitionSpec(None, AXIS))
+        return {key: jax.make_array_from_process_local_data(parts, value) for key, value in batches.items()}
 
     def put(self, batch: Mapping[str, np.ndarray]) -> Mapping[str, jax.Array]:
         """Divide a host batch among the devices, and put it there."""

@@ -20,7 +20,8 @@ from cnnjax.training.config import ConfigError
 # else is part of what it computes.
 LOCAL_FIELDS: Set[str] = {"workdir", "data_dir", "memory_budget_mib", "process_id", "workers"}
 FREE_FIELDS: Set[str] = LOCAL_FIELDS | {
-    *("parallel", "coordinator", "num_processes", "coordinator_timeout", "skip_nonfinite", "tensorboard", "profile")
+    *("parallel", "coordinator", "num_processes", "coordinator_timeout", "skip_nonfinite", "tensorboard", "profile"),
+    *("steps_per_dispatch", "data_on_device"),
 }
 PACKAGES = ("cnnjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 

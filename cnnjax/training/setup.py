@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Protocol, get_args
@@ -17,10 +18,12 @@ import optax
 
 from cnnjax.data import DataPipeline, Preprocess, load_dataset
 from cnnjax.data.augment import parse_all
+from cnnjax.data.resident import ResidentPipeline, fits_the_device
 from cnnjax.data.source import Task
 from cnnjax.data.transforms import ResizeAndCentreCrop
 from cnnjax.models import create_model, model_info
 from cnnjax.training.config import ConfigError, RunConfig, TrainConfig
+from cnnjax.training.dispatch import Dispatcher
 from cnnjax.training.losses import LossName
 from cnnjax.training.metrics import Classification, Metrics, Regression, means, zero_sums
 from cnnjax.training.nonfinite import skip_nonfinite
@@ -106,6 +109,8 @@ class Setup:
     Attributes:
       train: (state, sums, batch) -> (state, sums), compiled on the first call; donates both.
       evaluate: (state, batch) -> sums.
+      train_stacked: (state, sums, host batches) -> (state, sums), which the loop calls instead of ``train`` where one
+        call of the device takes several steps, or the training examples are there.
     """
 
     config: TrainConfig
@@ -119,6 +124,7 @@ class Setup:
     train: Callable[[Any, Any, Any], tuple[Any, Any]]
     evaluate: Callable[[Any, Any], Any]
     metrics: Metrics
+    train_stacked: Dispatcher | None = None
 
     @property
     def measure(self) -> str:
@@ -200,7 +206,7 @@ class Setup:
             statistics = info.mean, info.std
         preprocess = Preprocess(*statistics, parse_all(config.augment, num_classes=dataset.num_classes))
         num_steps = math.ceil(config.epochs * len(dataset.train) / config.batch_size)
-        schedule = _schedule(config, num_steps, len(dataset.train) / config.batch_size)
+        schedule = make_config_schedule(config, num_steps, len(dataset.train) / config.batch_size)
         tx = make_optimizer(
             config.optimizer,
             schedule,
@@ -228,6 +234,10 @@ class Setup:
             accumulate=config.accumulate,
             ema_decay=config.ema_decay,
         )
+        guarded = skip_nonfinite(step, config.skip_nonfinite)
+        pipeline = _place(pipeline, config.data_on_device, devices)
+        arrays = pipeline.arrays if isinstance(pipeline, ResidentPipeline) else None
+        stacked = arrays is not None or config.steps_per_dispatch > 1
         return cls(
             config=config,
             devices=devices,
@@ -237,7 +247,8 @@ class Setup:
             schedule=schedule,
             tx=tx,
             num_steps=num_steps,
-            train=devices.compile_train(skip_nonfinite(step, config.skip_nonfinite)),
+            train=devices.compile_train(guarded),
+            train_stacked=Dispatcher(devices, guarded, config.steps_per_dispatch, arrays) if stacked else None,
             evaluate=devices.compile_eval(partial(eval_step, preprocess=preprocess, loss=config.loss, metrics=metrics)),
             metrics=metrics,
         )
@@ -306,7 +317,23 @@ def _check_task(config: TrainConfig, task: Task) -> None:
         raise ConfigError(f"per_class needs one class an image, {config.dataset} is a set for {task}")
 
 
-def _schedule(config: TrainConfig, num_steps: int, steps_an_epoch: float) -> optax.Schedule:
+def _place(pipeline: DataPipeline, where: str, devices: Devices) -> DataPipeline:
+    """Return ``pipeline`` with its training examples where the config wants them."""
+    if where == "no" or (where == "auto" and jax.default_backend() == "cpu"):
+        return pipeline
+    memory = jax.local_devices()[0].memory_stats() or {}
+    limit = memory.get("bytes_limit", 0) // 4 if where == "auto" else sys.maxsize
+    if devices.processes == 1 and fits_the_device(pipeline, limit):
+        return ResidentPipeline.of(pipeline)
+    if where == "yes":
+        raise ConfigError(
+            "data_on_device yes needs one process, and images of one size within --memory-budget-mib; take auto or no"
+        )
+    return pipeline
+
+
+def make_config_schedule(config: TrainConfig, num_steps: int, steps_an_epoch: float) -> optax.Schedule:
+    """Return the learning rate that a config asks for in a run of this length; raises ConfigError if it cannot be."""
     try:
         return make_schedule(
             config.schedule,

@@ -26,7 +26,7 @@ def plot_curves(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[st
 
     epochs = [record for record in records if record.get("kind") == "epoch"]
     accuracies = any("test_accuracy" in record for record in epochs) or not epochs
-    quantities = [("loss", 1, "loss (cross-entropy, nats)" if accuracies else "loss")]
+    quantities = [("loss", 1, "loss (nats)" if accuracies else "loss")]
     if accuracies:
         quantities.append(("accuracy", 100, "accuracy (%)"))
     rates = [(record["step"], record["learning_rate"]) for record in records if "learning_rate" in record]

@@ -308,6 +308,14 @@ def test_moving_averages_and_resuming_go_together(config, tmp_path, monkeypatch)
     assert all(0 <= line["test_raw_accuracy"] <= 1 for line in epochs)
 
 
+def test_grouped_steps_and_examples_on_the_device_change_no_bit(whole, config, monkeypatch):
+    """Even when the run is stopped and goes on the other way."""
+    grouped = dataclasses.replace(config, steps_per_dispatch=3, data_on_device="yes")
+    stop_after(grouped, monkeypatch, 28, KeyboardInterrupt())
+    run(dataclasses.replace(grouped, steps_per_dispatch=1))
+    assert_same_run(whole[0].workdir, config.workdir)
+
+
 def test_a_run_stops_early_at_the_same_epoch_whether_or_not_it_was_interrupted(config, tmp_path, monkeypatch):
     """The learning rate is so high that the test loss gets no better soon."""
     changes = {"optimizer": "sgd", "learning_rate": 3.0, "schedule": "constant", "clip_norm": 1.0}

@@ -11,6 +11,8 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import cnnjax
+from cnnjax.data.pipeline import EvaluationBatches
+from cnnjax.data.source import ArraySplit
 from cnnjax.nn import sow_aux_logits
 from cnnjax.training import Devices, TrainState, eval_step, for_platform, make_optimizer, train_step
 from cnnjax.training.initialization import INITS, redraw_kernels
@@ -75,6 +77,17 @@ def test_nothing_is_compiled_after_the_first_step():
     for _ in range(3):
         state, sums = step(state, sums, host)
     assert int(sums["count"]) == 48
+
+
+def test_the_last_batch_of_an_evaluation_compiles_nothing(make_tiny_state):
+    chex.clear_trace_counter()
+    evaluate = Devices("jit", 1).compile_eval(chex.assert_max_traces(n=1)(eval_step))
+    random = np.random.default_rng(0)
+    split = ArraySplit(random.standard_normal((40, 8, 8, 3)).astype(np.float32), np.arange(40, dtype=np.int32) % 10)
+    state, counts = make_tiny_state(), []
+    for number in range(3):
+        counts.append(int(evaluate(state, EvaluationBatches(split, 16)[number])["count"]))
+    assert counts == [16, 16, 8]
 
 
 def test_padding_counts_nowhere(make_tiny_state):
