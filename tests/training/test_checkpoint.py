@@ -165,7 +165,7 @@ def test_another_model_or_optimizer_is_refused_with_paths_and_shapes(state, make
         assert checkpoints.steps == [1]
 
 
-def test_a_write_that_fails_says_so_and_keeps_what_there_was(tmp_path):
+def test_a_write_that_fails_says_so_keeps_what_there_was_and_leaves_room_for_the_next(tmp_path):
     """The system refuses files above a limit, as it does on a full disk."""
     script = f"""
         import resource, signal
@@ -183,9 +183,15 @@ def test_a_write_that_fails_says_so_and_keeps_what_there_was(tmp_path):
                 checkpoints.wait()
             except CheckpointError as error:
                 print(error)
+            parts = list(checkpoints.directory.glob("*.orbax-checkpoint-tmp*"))
+            assert (checkpoints.steps, parts) == ([1], []), (checkpoints.steps, parts)
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            for step in (2, 3, 4):
+                checkpoints.save(step, small, {{}})
+            checkpoints.wait()
+            assert checkpoints.steps == [3, 4], checkpoints.steps
         with Checkpoints({str(tmp_path / "checkpoints")!r}) as checkpoints:
-            assert checkpoints.restore_newest(small)[0] == 1
+            assert checkpoints.restore_newest(small)[0] == 4
     """
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] == resource.RLIM_INFINITY
     done = subprocess.run(

@@ -109,18 +109,18 @@ def test_two_processes_stop_die_and_resume_elsewhere_to_the_numbers_of_one(tmp_p
         assert one.keys() == other.keys()
         for key in one.keys() - {"kind"}:
             # Accuracies are of 32 to 359 images, a few of which lie on a border.
-            atol = 0.02 if "accuracy" in key else 1e-6
-            np.testing.assert_allclose(one[key], other[key], rtol=2e-3, atol=atol, err_msg=f"{key} at {one['step']}")
+            rtol, atol = (0, 0.02) if "accuracy" in key else (5e-3, 0) if "norm" in key else (2e-4, 0)
+            np.testing.assert_allclose(one[key], other[key], rtol=rtol, atol=atol, err_msg=f"{key} at {one['step']}")
     arrays = []
     for folder in ("alone", "together"):
         with Checkpoints(tmp_path / folder / "checkpoints") as checkpoints:
             arrays.append(checkpoints.read(checkpoints.steps[-1])[0])
     assert arrays[0].keys() == arrays[1].keys()
     for path, array in arrays[0].items():
-        # Rectifiers and batch norm let rounding grow tenfold in two steps; parameters move by 0.001 of a gradient.
-        tolerance = 1e-3 if path.startswith("params/") else 0.1
-        difference = np.linalg.norm((array.astype(np.float64) - arrays[1][path]).ravel())
-        assert difference <= tolerance * np.linalg.norm(array.astype(np.float64).ravel()) + 1e-6, path
+        if path.startswith(("params/", "batch_stats/", "step")):
+            # Rectifiers and batch norm let rounding grow in gradients; here it is times the learning rate.
+            difference = np.linalg.norm((array.astype(np.float64) - arrays[1][path]).ravel())
+            assert difference <= 1e-3 * np.linalg.norm(array.astype(np.float64).ravel()) + 1e-3, path
 
 
 def test_processes_that_disagree_all_exit_and_say_on_what(tmp_path):
