@@ -79,7 +79,7 @@ class Config:
     learning_rate: float = 1e-3
     """Falls to 0 along a cosine."""
     optimizer: OptimizerName = "adamw"
-    """sgd, adam or adamw."""
+    """Optimizer, from optax."""
     weight_decay: float = 1e-4
     """Of weights, not of biases and normalisations."""
     image_size: int | None = None

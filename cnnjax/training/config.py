@@ -14,7 +14,7 @@ from cnnjax.data.files import OnBadImage
 from cnnjax.models import model_info
 from cnnjax.training.initialization import InitName
 from cnnjax.training.losses import LossName
-from cnnjax.training.optim import OptimizerName, ScheduleName
+from cnnjax.training.optim import WITH_MOMENTUM, OptimizerName, ScheduleName
 from cnnjax.training.parallel import ParallelMode
 
 NormalizationName = Literal["auto", "data", "model"]
@@ -222,10 +222,20 @@ class TrainConfig:
             ("steps_per_dispatch", self.steps_per_dispatch >= 1, "at least 1"),
             ("patience", self.patience >= 0, "at least 0"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, share),
+            (
+                "label_smoothing",
+                self.label_smoothing == 0 or self.loss in ("cross_entropy", "binary_cross_entropy"),
+                f"0 with loss {self.loss}",
+            ),
             ("aux_weight", self.aux_weight is None or 0 <= self.aux_weight < inf, at_least_0),
             ("l1", 0 <= self.l1 < inf, at_least_0),
             ("l2", 0 <= self.l2 < inf, at_least_0),
             ("momentum", 0 <= self.momentum < 1, share),
+            (
+                "nesterov",
+                not self.nesterov or self.optimizer in WITH_MOMENTUM,
+                f"False with optimizer {self.optimizer}, which has no such momentum",
+            ),
             ("weight_decay", 0 <= self.weight_decay < inf, at_least_0),
             ("clip_value", self.clip_value is None or 0 < self.clip_value < inf, "above 0 and finite"),
             ("clip_norm", self.clip_norm is None or 0 < self.clip_norm < inf, "above 0 and finite"),

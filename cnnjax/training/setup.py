@@ -230,7 +230,7 @@ class Setup:
             loss=config.loss,
             metrics=metrics,
             label_smoothing=config.label_smoothing,
-            aux_weight=_aux_weight(config, variables["params"]),
+            aux_weight=aux_weight(config, variables["params"]),
             accumulate=config.accumulate,
             ema_decay=config.ema_decay,
         )
@@ -351,7 +351,7 @@ def make_config_schedule(config: TrainConfig, num_steps: int, steps_an_epoch: fl
         raise ConfigError(str(error)) from error
 
 
-def _aux_weight(config: TrainConfig, params: Mapping[str, Any]) -> float:
+def aux_weight(config: TrainConfig, params: Mapping[str, Any]) -> float:
     """Return the weight of auxiliary heads' losses: 0 without such heads."""
     heads = any(re.fullmatch(r"aux\d+", name) for name in params)
     if config.aux_weight and not heads:

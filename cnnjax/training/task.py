@@ -22,7 +22,7 @@ from cnnjax.data.augment import Operation, augment, parse_all
 from cnnjax.training.config import ConfigError
 from cnnjax.training.losses import LossFunction, LossName
 from cnnjax.training.metrics import Metrics, means
-from cnnjax.training.optim import OptimizerName, ScheduleName, make_optimizer, make_schedule
+from cnnjax.training.optim import OptimizerName, make_optimizer, make_schedule
 from cnnjax.training.parallel import Devices, ParallelMode, for_platform
 from cnnjax.training.setup import Pipeline, sum_over
 from cnnjax.training.state import TrainState
@@ -51,8 +51,8 @@ class TaskConfig:
     """Linear rise of the learning rate from 0."""
     optimizer: OptimizerName = "adam"
     """Optimizer, from optax."""
-    schedule: ScheduleName = "cosine"
-    """Course of the learning rate: cosine falls to 0, multistep divides by 10 at 50 % and 75 % of the run."""
+    schedule: Literal["constant", "multistep", "cosine", "polynomial", "onecycle"] = "cosine"
+    """Course of the learning rate: cosine and polynomial (a line) fall to 0, multistep divides by 10 at 50 and 75 %."""
     weight_decay: float = 0.0
     """Of weights; biases and normalisation do not decay."""
     augment: tuple[str, ...] = ()

@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 
 from cnnjax.training import RECIPES, ConfigError, TrainConfig, parse_config
+from cnnjax.training.setup import aux_weight
 
 
 def test_the_default_is_lenet_on_digits():
@@ -53,6 +54,7 @@ def test_every_flag_has_a_line_of_help(capsys):
         ("learning_rate", -0.1, "learning_rate must be above 0 and finite, got -0.1"),
         ("learning_rate", float("nan"), "learning_rate must be above 0 and finite, got nan"),
         ("momentum", 1.0, "momentum must be at least 0 and below 1, got 1.0"),
+        ("nesterov", True, "nesterov must be False with optimizer adamw"),
         ("weight_decay", -1.0, "weight_decay must be at least 0"),
         ("warmup_epochs", 30.0, "warmup_epochs must be at least 0 and below epochs"),
         ("label_smoothing", 1.0, "label_smoothing must be"),
@@ -87,6 +89,20 @@ def test_every_flag_has_a_line_of_help(capsys):
 def test_impossible_values_are_refused_at_once(field, value, expected):
     with pytest.raises(ConfigError, match=expected):
         TrainConfig(**{field: value})
+
+
+def test_auxiliary_heads_weigh_as_published():
+    for model, expected in (("googlenet", 0.3), ("inception_v3", 0.4)):
+        assert aux_weight(TrainConfig(model=model), {"aux1": {}, "head": {}}) == expected
+        assert aux_weight(TrainConfig(model=model), {"head": {}}) == 0
+        assert aux_weight(TrainConfig(model=model, aux_weight=0.1), {"aux1": {}}) == 0.1
+    with pytest.raises(ConfigError, match="aux_weight is 0.3, but googlenet has no auxiliary heads; .*aux_classifiers"):
+        aux_weight(TrainConfig(model="googlenet", aux_weight=0.3), {"head": {}})
+
+
+def test_what_has_no_labels_cannot_be_smoothed():
+    with pytest.raises(ConfigError, match="label_smoothing must be 0 with loss mse, got 0.1"):
+        TrainConfig(loss="mse", label_smoothing=0.1)
 
 
 @pytest.mark.parametrize(
