@@ -111,7 +111,8 @@ def test_the_first_examples(digits):
 def test_faces_are_scikit_images(tmp_path):
     from skimage.data import lfw_subset
 
-    faces = load_dataset("lfw_subset", tmp_path)
+    faces = load_dataset("faces", tmp_path)
+    assert faces.name == load_dataset("lfw_subset", tmp_path).name == "lfw_subset"
     assert faces.label_names == ("other", "face")
     assert faces.image_shape == (25, 25, 1)
     images, labels = zip(*(split.read(np.arange(len(split))) for split in (faces.train, faces.test)), strict=True)
