@@ -342,7 +342,7 @@ def watch_epoch(count: int, console: Console) -> dict[str, Any]:
         console.print(f"{count} files are written")
         os.environ["CNNJAX_CACHE"] = str(Path(scratch) / "cache")
         started = time.perf_counter()
-        data = load_dataset("folder", folder, test_split="train[:1%]")
+        data = load_dataset("folder", folder, train_split="train+test")
         scanned = time.perf_counter() - started
         pipeline = DataPipeline.create(data, 64)
         steps = len(pipeline.train) // BATCH

@@ -13,10 +13,11 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from cnnjax.data.source import DataError
 
@@ -33,6 +34,19 @@ BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, Type
 JPEG_START = b"\xff\xd8\xff"
 # Colour spaces that simplejpeg gives as Pillow does, by channels asked for.
 JPEG_COLOURS = {("Gray", 1): "GRAY", ("Gray", 3): "RGB", ("YCbCr", 3): "RGB"}
+
+# What turns rows and columns upright, by EXIF's orientation.
+ORIENTATION = 0x0112
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda pixels: pixels,
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: pixels[::-1].swapaxes(0, 1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: pixels[:, ::-1].swapaxes(0, 1),
+}
 
 
 class BadImage(DataError):
@@ -61,16 +75,17 @@ def decode_image(data: bytes, channels: int) -> np.ndarray:
     """
     if channels not in MODES:
         raise DataError(f"images of {channels} channels cannot be decoded; 1 (grey), 3 (RGB) and 4 (RGBA) can")
-    if simplejpeg is not None and data.startswith(JPEG_START) and b"Exif\0\0" not in data:
+    if simplejpeg is not None and data.startswith(JPEG_START):
         pixels = _decode_jpeg(data, channels)
         if pixels is not None:
-            return pixels
+            # Few files say more of themselves, and Pillow reads no more of those than their heads.
+            return TURNS[_orientation(_open(data))](pixels) if b"Exif\0\0" in data else pixels
     image = _open(data)
     try:
-        pixels = np.asarray(_upright(_eight_bits(image)).convert(MODES[channels]))
+        pixels = np.asarray(_eight_bits(image).convert(MODES[channels]))
     except BROKEN as error:
         raise BadImage(f"cannot be decoded: {error}") from error
-    return pixels[..., None] if channels == 1 else pixels
+    return TURNS[_orientation(image)](pixels[..., None] if channels == 1 else pixels)
 
 
 def check_image(data: bytes) -> ImageFacts:
@@ -85,8 +100,8 @@ def check_image(data: bytes) -> ImageFacts:
     try:
         # JPEG at an eighth of the size: all bytes are read, few pixels are made.
         image.draft(None, (1, 1))
-        image = _eight_bits(image)
-        sideways = image.getexif().get(0x0112, 1) >= 5
+        _eight_bits(image)
+        sideways = _orientation(image) >= 5
     except BROKEN as error:
         raise BadImage(f"cannot be decoded: {error}") from error
     return ImageFacts(width, height, grey) if sideways else ImageFacts(height, width, grey)
@@ -126,9 +141,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     """Return an image that ``convert`` turns into grey or colour without loss of range and without a word."""
     image.load()
     if image.mode.startswith("I;16"):
-        deep = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        deep.info = dict(image.info)
-        return deep
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise BadImage(
             f"has 32 bits a pixel (Pillow's mode {image.mode}), whose range is not known; store it in 8 or 16"
@@ -138,5 +151,11 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return image
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    return ImageOps.exif_transpose(image)
+def _orientation(image: Image.Image) -> int:
+    """Return EXIF's orientation; 1, upright, where there is none or one that means nothing."""
+    try:
+        orientation = image.getexif().get(ORIENTATION, 1)
+    except BROKEN:
+        # What cannot be read of it says nothing; the pixels are none the worse for it.
+        return 1
+    return orientation if orientation in TURNS else 1

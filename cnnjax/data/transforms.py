@@ -8,6 +8,7 @@ one level of 255 (bicubic: to a few where contrast is highest).
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import math
 import threading
 from typing import Literal, get_args
@@ -26,6 +27,12 @@ Interpolation = Literal["bilinear", "bicubic"]
 # Shorter side of an image before its centre is taken, over the side of that centre.
 RESIZE_RATIO = 256 / 224
 _local = threading.local()
+
+
+def resizer() -> str:
+    """Return the library that resizes, and its version: images of two differ by a level here and there."""
+    name = "pillow" if cykooz_resizer is None else "cykooz-resizer"
+    return f"{name} {importlib.metadata.version(name)}"
 
 
 def resize(pixels: np.ndarray, height: int, width: int, interpolation: Interpolation = "bilinear") -> np.ndarray:

@@ -20,7 +20,7 @@ from cnnjax.data import DataPipeline, Preprocess, load_dataset
 from cnnjax.data.augment import parse_all
 from cnnjax.data.resident import ResidentPipeline, fits_the_device
 from cnnjax.data.source import Task
-from cnnjax.data.transforms import ResizeAndCentreCrop
+from cnnjax.data.transforms import ResizeAndCentreCrop, resizer
 from cnnjax.models import create_model, model_info
 from cnnjax.training.config import ConfigError, RunConfig, TrainConfig
 from cnnjax.training.dispatch import Dispatcher
@@ -284,6 +284,7 @@ class Setup:
         dataset, transform = self.pipeline.dataset, self.pipeline.test_transform
         return {
             "dataset_version": dataset.version,
+            "resizer": resizer(),
             "fields": self.config.network_fields(),
             "label_names": list(dataset.label_names),
             "skipped_images": [list(image) for image in dataset.skipped],

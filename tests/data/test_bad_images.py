@@ -83,19 +83,21 @@ def turned(orientation):
     upright = np.zeros((16, 32), np.uint8)
     upright[:8, :16] = 255
     stored = {
-        1: upright,
-        3: upright[::-1, ::-1],
-        6: np.rot90(upright, 1),
-        8: np.rot90(upright, -1),
-        2: upright[:, ::-1],
+        **{0: upright, 1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1]},
+        **{5: upright.T, 6: np.rot90(upright, 1), 7: upright[::-1, ::-1].T, 8: np.rot90(upright, -1), 9: upright},
     }
     exif = Image.Exif()
     exif[0x0112] = orientation
     return encoded(Image.fromarray(np.ascontiguousarray(stored[orientation])), "jpeg", exif=exif, quality=95)
 
 
-@pytest.mark.parametrize("orientation", [1, 2, 3, 6, 8])
-def test_images_are_turned_upright(orientation):
+@pytest.mark.parametrize("decoder", ["Pillow", pytest.param("simplejpeg", marks=pytest.mark.pretrained)])
+@pytest.mark.parametrize("orientation", range(10))
+def test_images_are_turned_upright(orientation, decoder, monkeypatch):
+    if decoder == "Pillow":
+        monkeypatch.setattr(decode_module, "simplejpeg", None)
+    else:
+        assert decode_module.simplejpeg is not None
     data = turned(orientation)
     pixels = decode_image(data, 1)
     assert pixels.shape == (16, 32, 1)

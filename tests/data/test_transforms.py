@@ -145,3 +145,10 @@ def test_pipelines_take_the_networks_sizes():
     assert pipeline.test_transform == ResizeAndCentreCrop(33, 32, "bicubic")
     assert pipeline.train_transform == RandomResizedCrop(32, "bicubic")
     assert DataPipeline.create(data, 224).test_transform == ResizeAndCentreCrop(256, 224, "bilinear")
+
+
+@pytest.mark.usefixtures("resizer")
+def test_the_library_that_resizes_is_known():
+    name, version = transforms_module.resizer().split()
+    assert name == ("pillow" if transforms_module.cykooz_resizer is None else "cykooz-resizer")
+    assert version[0].isdigit()
