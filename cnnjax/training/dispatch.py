@@ -41,6 +41,7 @@ class Dispatcher:
         loop: bool | None = None,
     ) -> None:
         self.devices = devices
+        self.step = step
         self.steps = steps
         self._data = devices.replicate(dict(data or {}))
         self._loop = (steps > 1 and jax.default_backend() != "cpu") if loop is None else loop

@@ -13,7 +13,15 @@ import pytest
 import cnnjax
 from cnnjax import finetune
 from cnnjax.nn import BatchNorm
-from cnnjax.training import CheckpointMismatchError, Checkpoints, Devices, cross_entropy, eval_step, train_step
+from cnnjax.training import (
+    CheckpointMismatchError,
+    Checkpoints,
+    Devices,
+    cross_entropy,
+    eval_step,
+    make_optimizer,
+    train_step,
+)
 from cnnjax.training.metrics import Regression, means, zero_sums
 
 FROZEN = ["stem", "stage*"]
@@ -182,6 +190,15 @@ def test_a_training_step_leaves_every_frozen_bit(plain, quick):
     moved = new.replace(batch_stats=jax.tree.map(lambda leaf: leaf + 1, new.batch_stats))
     with pytest.raises(AssertionError, match="8 of 20 .* batch_stats/stage1/norm1/mean"):
         finetune.check_frozen(state, moved, FROZEN)
+
+
+def test_neither_parts_nor_penalties_touch_a_frozen_bit(plain, quick):
+    tx = make_optimizer("sgd", 0.1, weight_decay=0.1, decay_all=True, l1=0.1, l2=0.1, clip_norm=1.0)
+    state, batch = make_state(plain, tx=tx, ema=True), make_batch(plain)
+    new, _ = quick(state, batch, ema_decay=0.9, accumulate=2)(state, batch)
+    finetune.check_frozen(state, new, FROZEN)
+    finetune.check_frozen(state.ema, new.ema, FROZEN)
+    assert bits(new.params["head"]) != bits(state.params["head"])
 
 
 def test_a_training_step_with_a_frozen_trunk_runs_forward_only(plain, convolutions):
