@@ -75,6 +75,8 @@ class TrainDenoiser(TaskConfig):
     """Patches an epoch, each cut out, turned and mirrored at random."""
     patch_size: int | None = None
     """Pixels, height and width; None: the paper's (40, or 50 for 20 layers)."""
+    batch_size: int = 8
+    """Patches a step, over all devices."""
     learning_rate: float = 2e-3
     """After warm-up."""
     warmup_epochs: float = 0.25

@@ -1,7 +1,7 @@
 """Train a U-Net to tell handwritten digits from the photographs they are pasted on, and segment image files.
 
-    python experiments/segment.py train                              # what is digit, what is photograph
-    python experiments/segment.py train --labels kind --loss both    # and which digit
+    python experiments/segment.py train                     # what is digit, and what is photograph
+    python experiments/segment.py train --labels kind --loss dice --augment rotate:15 contrast:0.3
     python experiments/segment.py apply --weights runs/segment-unet_same-digits-foreground-both --image scene.png
 
 Needs scikit-image (pip install 'cnnjax[photos]'), or a folder of photographs (``--photographs``). The scenes are
@@ -90,8 +90,6 @@ class TrainSegmenter(TaskConfig):
     """After warm-up."""
     warmup_epochs: float = 0.25
     """Linear rise of the learning rate from 0."""
-    augment: tuple[str, ...] = ("rotate:15", "contrast:0.3")
-    """Augmentations in their order, see cnnjax.data.augment; labels move with their image."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values before anything is built."""
