@@ -39,7 +39,8 @@ def export_run(
 ) -> Run:
     """Write the forward pass of a run to ``out``, and what its inputs and outputs mean to ``out`` with ``.json``.
 
-    The program maps uint8[batch, height, width, channels] to float32[batch, classes] logits, for any batch.
+    The program maps uint8[batch, height, width, channels] to float32[batch, classes] logits (of regression, the
+    outputs), for any batch.
 
     Args:
       workdir, which: see `cnnjax.load_run`.
@@ -62,7 +63,8 @@ def export_run(
         "model": run.config["model"],
         "step": run.step,
         "input": {"shape": ["batch", *shape], "dtype": "uint8"},
-        "output": {"shape": ["batch", len(run.label_names)], "dtype": "float32", "meaning": "logits"},
+        "output": {"shape": ["batch", exported.out_avals[0].shape[1]], "dtype": "float32"},
+        "task": run.task,
         "label_names": list(run.label_names),
         "platforms": list(platforms),
         "jax": jax.__version__,

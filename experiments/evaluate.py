@@ -87,6 +87,8 @@ def table(matrix: np.ndarray, names: Sequence[str]) -> Table:
 def evaluate(given: argparse.Namespace) -> None:
     """Print and draw what the command line asks for."""
     run = load_run(given.workdir, int(given.which) if given.which.isdecimal() else given.which)
+    if run.task != "classification":
+        raise ValueError(f"{given.workdir} was trained for {run.task}; only runs with one class an image are evaluated")
     numbers, matrix = measure(*log_probabilities(run, given))
     console = Console(highlight=False)
     console.print(table(matrix, run.label_names))

@@ -94,6 +94,8 @@ def network(given: argparse.Namespace) -> tuple[Any, dict[str, Any], ImageFormat
     """Return the network, its variables, and what it expects."""
     if given.workdir is not None:
         run = load_run(given.workdir, int(given.which) if given.which.isdecimal() else given.which)
+        if run.task != "classification":
+            raise ValueError(f"{given.workdir} was trained for {run.task}; take a run with one class an image")
         return run.model, run.variables, run.preprocessing
     info = model_info(given.model)
     if info.task != "classification":

@@ -19,7 +19,7 @@ from cnnjax.pretrained.run_files import find_checkpoint, read_run, run_config
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A trained classifier with all that its use needs.
+    """A trained network with all that its use needs.
 
     >>> run = cnnjax.load_run("runs/lenet5-digits")  # doctest: +SKIP
     >>> run.label_names[run.logits(images)[0].argmax()]  # doctest: +SKIP
@@ -29,9 +29,10 @@ class Run:
       model: the network.
       variables: of the checkpoint; the moving averages where the run kept any.
       config: what the run was asked to be: the flags of ``experiments/train.py`` by name.
-      label_names: one a class.
+      label_names: one a class, or an output.
       preprocessing: size of the images, and what they are normalised with.
       step: of the checkpoint.
+      task: "classification", "multilabel" or "regression".
     """
 
     model: nn.Module
@@ -40,9 +41,10 @@ class Run:
     label_names: tuple[str, ...]
     preprocessing: ImageFormat
     step: int
+    task: str = "classification"
 
     def logits(self, images: Any) -> jax.Array:
-        """Return float32[batch, classes] of uint8[batch, height, width, channels]."""
+        """Return float32[batch, classes or outputs] of uint8[batch, height, width, channels]."""
         logits: Any = self.model.apply(self.variables, self.preprocessing.normalise(images))
         return logits
 
@@ -66,13 +68,15 @@ def load_run(workdir: str | os.PathLike[str], which: str | int = "best") -> Run:
     asked = config["config"]
     image_format = run_image_format(config)
     names = image_format.label_names or ()
-    # The oldest runs could set none.
-    fields = config["resolved"].get("fields", {})
+    # The oldest runs were classifiers and could set no fields.
+    resolved = {"task": "classification", "num_classes": len(names), "fields": {}} | config["resolved"]
+    fields = resolved["fields"] | {"num_classes": resolved["num_classes"], "dtype": jnp.dtype(asked["dtype"])}
     return Run(
-        model=create_model(asked["model"], **fields, num_classes=len(names), dtype=jnp.dtype(asked["dtype"])),
+        model=create_model(asked["model"], **fields),
         variables=jax.tree.map(jnp.asarray, read_run(checkpoint)),
         config=asked,
         label_names=names,
         preprocessing=image_format,
         step=int(checkpoint.name),
+        task=resolved["task"],
     )

@@ -285,6 +285,8 @@ class Setup:
         return {
             "dataset_version": dataset.version,
             "resizer": resizer(),
+            "task": dataset.task,
+            "num_classes": dataset.num_classes,
             "fields": self.config.network_fields(),
             "label_names": list(dataset.label_names),
             "skipped_images": [list(image) for image in dataset.skipped],

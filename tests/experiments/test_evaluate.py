@@ -94,6 +94,18 @@ def test_what_is_not_there_is_one_line(script, flags, code, expected, capsys):
     assert expected in capsys.readouterr().err.replace("\n", "")
 
 
+@pytest.mark.parametrize(("script", "takes_images"), [("evaluate", False), ("predict", True)])
+def test_runs_of_other_tasks_are_refused(script, takes_images, tmp_path, capsys):
+    run = shutil.copytree(RUN, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["resolved"]["task"] = "regression"
+    (run / "config.json").write_text(json.dumps(config))
+    Image.new("L", (8, 8)).save(tmp_path / "image.png")
+    images = [str(tmp_path / "image.png")] if takes_images else []
+    assert importlib.import_module(script).main(["--workdir", str(run), *images]) == 2
+    assert "was trained for regression" in capsys.readouterr().err
+
+
 def test_a_damaged_run_is_not_evaluated(tmp_path, capsys):
     run = shutil.copytree(RUN, tmp_path / "run")
     for file in (run / "checkpoints").rglob("d/*"):
