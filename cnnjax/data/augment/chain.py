@@ -68,7 +68,7 @@ def parse(spec: str, *, num_classes: int | None = None) -> Operation:
     """
     name, colon, text = spec.strip().partition(":")
     if name not in OPERATIONS:
-        near = difflib.get_close_matches(name, OPERATIONS, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(name, OPERATIONS, n=3, cutoff=0.6)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise ValueError(f"unknown augmentation {name!r} in {spec!r}; {hint}There are {', '.join(OPERATIONS)}")
     operation = OPERATIONS[name]
