@@ -119,8 +119,9 @@ class Picture:
             "label": np.arange(2),
             "foreground": np.stack([inside, inside]),
         }
-        # One compiled program an operation: its values are part of it.
-        run = jax.jit(lambda batch, keys: augment(batch, keys, (operation,))["image"])
+        # Each program runs once: it should compile fast.
+        options: Any = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+        run = jax.jit(lambda batch, keys: augment(batch, keys, (operation,))["image"], compiler_options=options)
         return np.asarray(run(batch, keys)[0])
 
 
