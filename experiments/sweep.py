@@ -34,6 +34,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from cnnjax.data import load_dataset
 from cnnjax.training import RECIPES, ConfigError, Interrupted, TrainConfig, TrainingError, fit, run_command
 from cnnjax.training.rundir import write_json
 
@@ -247,6 +248,8 @@ def sweep(given: argparse.Namespace) -> dict[str, Any]:
     if file.exists() and json.loads(file.read_text()) != plan:
         raise ConfigError(f"{folder} holds another sweep, see {file}; give the same flags, or another --workdir")
     write_json(file, plan)
+    # Once, before several processes need it: an embedded set is prepared on first use.
+    load_dataset(config.dataset, config.data_dir, train_split=config.train_split, test_split=config.test_split)
     study = open_study(folder, config.measure, config.seed)
     shown = sum(trial.state.name in FINISHED for trial in study.get_trials(deepcopy=False))
     if again := requeue(study):

@@ -64,7 +64,7 @@ def fit(
         console.print("The run is complete; nothing is left to do. Give another --workdir to train again.")
         print_result(console, result, config.run_directory)
         return result
-    setup = processes.together(lambda: create(config))
+    setup = processes.first_then_others(lambda: create(config))
     with contextlib.ExitStack() as stack:
 
         def open_files() -> Checkpoints | None:

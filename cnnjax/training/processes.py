@@ -154,6 +154,20 @@ def together(function: Callable[[], Value]) -> Value:
     return value
 
 
+def first_then_others(function: Callable[[], Value]) -> Value:
+    """Return what ``function`` returns; process 0 calls it first, and may prepare files that the others then find.
+
+    Raises:
+      ProcessesError: where it did not fail, if it failed elsewhere.
+    """
+    if jax.process_count() == 1:
+        return function()
+    early = together(lambda: function() if is_first() else None)
+    late = together(lambda: None if is_first() else function())
+    value: Any = early if is_first() else late
+    return value
+
+
 def share(data: bytes) -> bytes:
     """Return what process 0 gave, in every process."""
     if jax.process_count() == 1:
