@@ -131,7 +131,7 @@ class DataPipeline:
       image_size: height and width that the network gets, pixels.
       train, test: splits, in memory if they fit.
       train_transform, test_transform: what images that differ in size go through on the host.
-      workers: processes that read and decode; 0 for threads of this one.
+      workers: processes that read and decode training images; 0 for threads of this one.
     """
 
     dataset: ImageDataset
@@ -165,7 +165,7 @@ class DataPipeline:
           memory_budget: bytes.
           resize_size: shorter side before the centre is taken, pixels; None for 8/7 of ``image_size``.
           interpolation: of every resize.
-          workers: processes that read and decode; 0 for threads of this one.
+          workers: processes that read and decode training images; 0 for threads of this one.
         """
         height, width, channels = dataset.image_shape
         stretch = Stretch(image_size, interpolation)
@@ -226,7 +226,8 @@ class DataPipeline:
           DataError: ``count`` does not divide ``batch_size``.
         """
         batches = EvaluationBatches(self.test, batch_size, self.test_transform, shard, self.label_key)
-        return BatchIterator(batches, self._readers(self.test), self.workers)
+        # By threads: processes would start anew for every evaluation, and take seconds for that.
+        return BatchIterator(batches, self._readers(self.test))
 
     def _readers(self, source: ExampleSource) -> int:
         """Return the number of threads: none for memory, where a batch costs less than handing it over."""
@@ -256,7 +257,6 @@ class BatchIterator:
 
     def __next__(self) -> Batch:
         if self._next >= len(self._batches):
-            self.close()
             raise StopIteration
         if self._threads == 0:
             batch = self._batches[self._next]
@@ -264,7 +264,12 @@ class BatchIterator:
             if self._reader is None:
                 self._reader = self._read_from(self._next)
             batch = next(self._reader)
+            if self._workers:
+                # Out of the memory shared with the workers, which is to be given back before this process ends.
+                batch = {name: np.array(array) for name, array in batch.items()}
         self._next += 1
+        if self._next == len(self._batches):
+            self.close()
         return batch
 
     def __len__(self) -> int:

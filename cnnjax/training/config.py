@@ -178,7 +178,7 @@ class TrainConfig:
     memory_budget_mib: int = 2048
     """Data sets of equally large images that take less are decoded once and kept in memory."""
     workers: int = 0
-    """Processes that read and decode images outside memory; 0: threads of this one. The order is the same."""
+    """Processes that decode training images outside memory; 0: threads of this one. The order is the same."""
 
     # Where it runs and what it leaves.
     parallel: ParallelMode = "auto"
