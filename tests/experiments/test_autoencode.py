@@ -93,6 +93,7 @@ def test_noise_goes_in_and_clean_images_are_the_target(bars):
     np.testing.assert_array_equal(np.concatenate(again), noisy)
 
 
+@pytest.mark.exhaustive
 def test_the_denoising_network_has_no_code_to_compare(tmp_path):
     arguments = command(tmp_path, model="denoising_autoencoder", noise=50, epochs=1)
     assert script.main(arguments) == 0
