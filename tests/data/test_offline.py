@@ -36,13 +36,14 @@ def test_a_written_set_holds_originals_and_copies_and_the_test_images(written):
     assert dataset.label_names == ("a", "b", "c")
     assert dataset.image_shape == (6, 5, 3)
     pixels, labels = dataset.train.read(np.arange(33))
+    pixels = np.stack(list(pixels))
     found = sorted((image.tobytes(), int(label)) for image, label in zip(pixels, labels, strict=True))
     mirrored = TRAIN.images[:, :, ::-1]
     expected = [*zip(TRAIN.images, TRAIN.labels, strict=True), *zip(mirrored, TRAIN.labels, strict=True)]
     expected += zip(mirrored, TRAIN.labels, strict=True)
     assert found == sorted((image.tobytes(), int(label)) for image, label in expected)
-    assert not (np.stack(pixels[:11]) == TRAIN.images).all((1, 2, 3)).all()
-    np.testing.assert_array_equal(np.stack(dataset.test.read(np.arange(4))[0]), TEST.images)
+    assert not (pixels[:11] == TRAIN.images).all((1, 2, 3)).all()
+    np.testing.assert_array_equal(np.stack(list(dataset.test.read(np.arange(4))[0])), TEST.images)
 
 
 def test_the_recipe_is_kept(written):

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax.data.augment.colour import blend, luma, smooth
+from cnnjax.data.augment.colour import blend, luma, mean_luma, smooth
 from cnnjax.data.augment.geometry import Interpolation, warp
 from cnnjax.data.augment.mixing import beta, gamma
 from cnnjax.data.augment.operation import Batch, check, per_example, pixels, uniforms
@@ -147,9 +147,7 @@ def _tables(images: jax.Array, numbers: jax.Array, magnitude: jax.Array) -> jax.
     count, channels = images.shape[0], images.shape[-1]
     values = jnp.arange(256, dtype=jnp.float32).reshape(1, 1, -1)
     strength = magnitude.reshape(-1, 1, 1)
-    grey = luma(images.astype(jnp.float32), whole=True).reshape(count, -1)
-    # A product sums ten times as fast on CPUs as a reduction.
-    mean = jnp.dot(grey, jnp.ones(grey.shape[1]), precision="highest").reshape(-1, 1, 1) / grey.shape[1]
+    mean = mean_luma(images.astype(jnp.float32), whole=True).reshape(-1, 1, 1)
     histograms = _histograms(images)
     there = histograms > 0
     low = jnp.argmax(there, -1, keepdims=True).astype(jnp.float32)
