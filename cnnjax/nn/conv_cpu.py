@@ -12,7 +12,8 @@ gradients of kernels. The rule:
 - other groups: a dense convolution for each block of groups, with zeros between the groups of a block;
 - dilated images (a transposed convolution): one convolution for each phase of the output, so that no zero is
   multiplied; the phases are interleaved;
-- a dense window: XLA's convolution, but the kernel gradient as a sum of matrix products over blocks of rows;
+- a dense window: XLA's convolution, many of them one column wider than asked for, which makes it use all cores; the
+  kernel gradient as a sum of matrix products over blocks of rows;
 - what is left, as XLA does it.
 
 `benchmarks/convolutions.py` measures each form where it applies. Sums are taken in float32 at least.
@@ -183,7 +184,33 @@ def _varying_as(example: jax.Array, start: jax.Array) -> jax.Array:
     return lax.pcast(start, tuple(varying), to="varying") if varying else start
 
 
-LOOPED = _Forms(_native, _native_input, _looped_kernel)
+def _dense(images: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
+    """Return a convolution over two spatial axes, computed with one column more than asked for where that is faster.
+
+    XLA runs many convolutions on one core, those of fewer than 128 features above all, and some without padding several
+    times slower than with it. All of these run fast and on all cores with one more column on the right.
+    """
+    strides, (rows, (left, right)) = geometry.strides, geometry.padding
+    padded = any(itertools.chain(*geometry.padding))
+    if min(itertools.chain(*geometry.padding)) < 0 or (padded and set(strides) != {1}):
+        return _native(images, kernel, geometry=geometry)
+    wider = dataclasses.replace(geometry, padding=(rows, (left, right + strides[1])))
+    result = _native(images, kernel, geometry=wider)
+    return lax.slice_in_dim(result, 0, result.shape[2] - 1, axis=2)
+
+
+def _dense_input(cotangent: jax.Array, kernel: jax.Array, *, size: Shape, geometry: Geometry) -> jax.Array:
+    if set(geometry.strides) != {1}:
+        return _native_input(cotangent, kernel, size=size, geometry=geometry)
+    reach = [(k - 1) * d for k, d in zip(kernel.shape[:-2], geometry.kernel_dilation, strict=True)]
+    padding = tuple(
+        (far - low, n + low - out)
+        for far, (low, _), n, out in zip(reach, geometry.padding, size, cotangent.shape[1:-1], strict=True)
+    )
+    return _dense(cotangent, _turned(kernel), geometry=dataclasses.replace(geometry, padding=padding))
+
+
+LOOPED = _Forms(_dense, _dense_input, _looped_kernel)
 
 
 # 1x1 windows: matrix products
@@ -442,13 +469,15 @@ def _block_kernels(kernel: jax.Array, groups: int) -> list[jax.Array]:
 def _block_convolve(images: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
     kernels = _block_kernels(kernel, geometry.groups)
     parts, dense = zip(_split(images, len(kernels)), kernels, strict=True), dataclasses.replace(geometry, groups=1)
-    return _join([_native(part, weights, geometry=dense) for part, weights in parts])
+    form = _dense if len(geometry.strides) == 2 else _native
+    return _join([form(part, weights, geometry=dense) for part, weights in parts])
 
 
 def _block_input(cotangent: jax.Array, kernel: jax.Array, *, size: Shape, geometry: Geometry) -> jax.Array:
     kernels = _block_kernels(kernel, geometry.groups)
     parts, dense = zip(_split(cotangent, len(kernels)), kernels, strict=True), dataclasses.replace(geometry, groups=1)
-    return _join([_native_input(part, weights, size=size, geometry=dense) for part, weights in parts])
+    form = _dense_input if len(geometry.strides) == 2 else _native_input
+    return _join([form(part, weights, size=size, geometry=dense) for part, weights in parts])
 
 
 BLOCKS = _Forms(_block_convolve, _block_input, _block_kernel_gradient)
