@@ -91,7 +91,9 @@ def print_result(console: Console, result: Mapping[str, Any], directory: Path) -
         # One number a class is for the file.
         if isinstance(value, list):
             continue
-        if key.endswith("accuracy"):
+        if isinstance(value, bool):
+            text = "yes" if value else "no"
+        elif key.endswith("accuracy"):
             text = f"{100 * value:.2f} %"
         elif isinstance(value, float):
             text = f"{value:,.4f}" if abs(value) < 10 else f"{value:,.1f}"
