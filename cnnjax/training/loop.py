@@ -296,12 +296,13 @@ class TrainingLoop:
         total = len(jax.tree.leaves(before))
         rate = float(self.setup.schedule(max(bad_step - self.nonfinite, 0)))
         allowed = f"; it is the {self.nonfinite}. such step, --skip-nonfinite {self.max_nonfinite} allows fewer"
+        tolerate = ", or tolerate a few such steps with --skip-nonfinite"
         return (
             f"the loss is {means(sums, self.setup.metrics)['loss']:.4g} at step {bad_step} (learning rate {rate:.3g}, "
             f"gradient norm {float(sums['gradient_norm_sum']):.4g}{allowed if self.max_nonfinite else ''}). "
             f"Gradients that are not finite: {name_first(nonfinite_paths(grads), total)}; "
-            f"parameters: {name_first(nonfinite_paths(before), total)}. {ADVICE.capitalize()}, or tolerate a few such "
-            "steps with --skip-nonfinite. Checkpoints of earlier steps are kept"
+            f"parameters: {name_first(nonfinite_paths(before), total)}. {ADVICE.capitalize()}"
+            f"{tolerate if hasattr(self.setup.config, 'skip_nonfinite') else ''}. Checkpoints of earlier steps are kept"
         )
 
     def log(self, progress: RunProgress) -> None:

@@ -22,6 +22,7 @@ from cnnjax.data.augment import Operation, augment, parse_all
 from cnnjax.training.config import ConfigError
 from cnnjax.training.losses import LossFunction, LossName
 from cnnjax.training.metrics import Metrics, means
+from cnnjax.training.nonfinite import skip_nonfinite
 from cnnjax.training.optim import OptimizerName, make_optimizer, make_schedule
 from cnnjax.training.parallel import Devices, ParallelMode, for_platform
 from cnnjax.training.setup import Pipeline, sum_over
@@ -222,15 +223,15 @@ class TaskSetup:
             schedule=schedule,
             tx=make_optimizer(config.optimizer, schedule, weight_decay=config.weight_decay),
             num_steps=num_steps,
-            train=devices.compile_train(partial(train_step, **options)),
+            train=devices.compile_train(skip_nonfinite(partial(train_step, **options), 0)),
             evaluate=devices.compile_eval(partial(eval_step, **options)),
         )
 
     def initial_state(self) -> TrainState:
         """Return the state of step 0."""
-        return TrainState.create(
-            self.model, self.tx, jax.random.key(self.config.seed), jnp.zeros((1, *self.image_shape))
-        )
+        images = jnp.zeros((1, *self.image_shape))
+        state = TrainState.create(self.model, self.tx, jax.random.key(self.config.seed), images)
+        return state.replace(nonfinite=jnp.zeros((), jnp.int32))
 
     def test(self, state: Any) -> dict[str, Any]:
         """Return the means over every test example, once each; ``state`` is replicated."""

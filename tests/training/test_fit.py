@@ -347,6 +347,7 @@ def test_a_run_stops_early_at_the_same_epoch_whether_or_not_it_was_interrupted(c
         ({"image_size": 8}, ConfigError, "lenet5 on digits: images of 8x8 pixels are too small.*12x12"),
         ({"dataset": "digit"}, DataError, "unknown data set 'digit'; did you mean digits"),
         ({"dataset": "cifar10"}, DataError, "not prepared"),
+        ({"sync_batch_norm": True, "parallel": "pmap"}, ConfigError, "lenet5 has no batch norm to synchronise"),
         ({"model": "dncnn17_grey"}, ConfigError, "dncnn17_grey is a network for restoration"),
         ({"data_dir": Path("/nowhere")}, DataError, "'/nowhere' is not a folder"),
         ({"warmup_epochs": 1.99, "batch_size": 1438}, ConfigError, "warm-up of 2 steps leaves nothing of a run of 2"),
