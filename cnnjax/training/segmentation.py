@@ -35,7 +35,9 @@ def dice_loss(logits: jax.Array, labels: jax.Array, *, smooth: float = 1.0) -> j
     """Return 1 less the soft Dice coefficient of each example, mean over the classes.
 
     (2 sum(u v) + smooth) / (sum(u) + sum(v) + smooth) for each class, u its softmax and v 1 at its pixels: small things
-    weigh as much as large ones, which the cross-entropy of pixels does not give.
+    weigh as much as large ones, which the cross-entropy of pixels does not give. Background, class 0, is a class like
+    any other: where things are small, training on this loss alone may end with background everywhere, where its slope
+    is 0; `cross_entropy_and_dice` finds its way out.
 
     Source: Isensee et al. 2018, arXiv:1809.10486, section 2.2; differs: sums are over one image, not over the batch,
     and ``smooth`` makes a class that is neither there nor predicted perfect.
