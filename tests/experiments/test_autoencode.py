@@ -66,8 +66,8 @@ def test_a_run_is_compared_with_principal_components_and_drawn(bars, tmp_path, c
     mean = rows["train"].mean(0)
     assert found["mse"]["mean image"] == pytest.approx(np.mean((mean - rows["test"]) ** 2), rel=1e-4)
     result = json.loads((tmp_path / "result.json").read_text())
-    # Clipped to what pixels can be; the loss is not.
-    assert found["mse"]["autoencoder"] <= result["test_loss"]
+    # Clipped to what pixels can be, which the loss is not; otherwise the same, to rounding.
+    assert found["mse"]["autoencoder"] <= result["test_loss"] * 1.00001
     assert found["mse"]["autoencoder"] == pytest.approx(result["test_loss"], rel=0.2)
     for name in ("reconstructions", "latent", "interpolation"):
         with Image.open(tmp_path / f"{name}.png") as picture:
