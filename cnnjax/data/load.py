@@ -43,7 +43,7 @@ def load_dataset(
         raise DataError(f"on_bad_image must be one of {', '.join(get_args(OnBadImage))}, got {on_bad_image!r}")
     if name == "photos":
         raise DataError(
-            "data set 'photos' has no labels; experiments/denoise.py and experiments/autoencode.py restore photographs"
+            "data set 'photos' has no labels to classify; experiments/denoise.py restores photographs"
         )
     data = _open(name, data_dir, on_bad_image)
     if data.task not in tasks:
