@@ -42,9 +42,7 @@ def load_dataset(
     if on_bad_image not in get_args(OnBadImage):
         raise DataError(f"on_bad_image must be one of {', '.join(get_args(OnBadImage))}, got {on_bad_image!r}")
     if name == "photos":
-        raise DataError(
-            "data set 'photos' has no labels to classify; experiments/denoise.py restores photographs"
-        )
+        raise DataError("data set 'photos' has no labels to classify; experiments/denoise.py restores photographs")
     data = _open(name, data_dir, on_bad_image)
     if data.task not in tasks:
         needed = " or ".join(tasks)

@@ -350,11 +350,23 @@ def _macs(equation: Any, inputs: Sequence[_Field | None]) -> int:
 
 def _pool(equation: Any) -> str:
     """Return the name of a pooling over space, empty for other operations."""
-    names = {"reduce_window_max": "max pool", "reduce_window_sum": "average pool", "reduce_window_min": "min pool"}
-    window = equation.params.get("window_dimensions", ())
-    if equation.primitive.name not in names or len(window) != 4 or window[1:3] == (1, 1):
+    names = {"max": "max pool", "sum": "average pool", "min": "min pool"}
+    kind = equation.primitive.name.rpartition("window_")[2]
+    windows = _windows(equation)
+    if kind not in names or windows is None or windows[0] == (1, 1):
         return ""
-    return f"{names[equation.primitive.name]} {window[1]}x{window[2]}{_over(equation.params['window_strides'][1:3])}"
+    (height, width), strides = windows
+    return f"{names[kind]} {height}x{width}{_over(strides)}"
+
+
+def _windows(equation: Any) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """Return window and strides of a pooling, of XLA's or of ours; None for other operations."""
+    name, params = equation.primitive.name, equation.params
+    if name in ("window_max", "window_sum"):
+        return params["window"], params["strides"]
+    if not name.startswith("reduce_window") or len(params["window_dimensions"]) != 4:
+        return None
+    return tuple(params["window_dimensions"][1:3]), tuple(params["window_strides"][1:3])
 
 
 def _field(equation: Any, inputs: Sequence[_Field | None]) -> _Field | None:
@@ -373,6 +385,8 @@ def _field(equation: Any, inputs: Sequence[_Field | None]) -> _Field | None:
         kernel = [equation.invars[1].aval.shape[axis] for axis in params["dimension_numbers"].rhs_spec[2:]]
         window = [(k - 1) * dilation + 1 for k, dilation in zip(kernel, params["rhs_dilation"], strict=True)]
         return field.window(window, params["window_strides"], params["lhs_dilation"])
+    if name in ("window_max", "window_sum"):
+        return field.window(params["window"], params["strides"])
     if name.startswith("reduce_window"):
         dilations = params["window_dilation"][1:3]
         window = [(k - 1) * d + 1 for k, d in zip(params["window_dimensions"][1:3], dilations, strict=True)]

@@ -63,7 +63,7 @@ def find_checkpoint(path: Path, which: str | int = "last") -> Path:
         return newest
     number = which
     if which == "best":
-        number = _description(newest)["run"]["best_step"]
+        number = _description(newest)["run"].get("best_step")
         if number is None:
             raise WeightsFileError(f"{path} was not tested yet, so no checkpoint is its best; take the last one")
     if number not in steps:
@@ -78,8 +78,8 @@ def _description(step: Path) -> dict[str, Any]:
     file = step / "run" / "metadata"
     try:
         description = json.loads(file.read_text())
-        _ = description["run"]["best_step"], description["checksums"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        _ = description["run"].keys(), description["checksums"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsFileError(f"checkpoint {step} is damaged: {' '.join(str(error).split())[:200]}") from error
     _check_format(file, description)
     return description
