@@ -32,6 +32,8 @@ OVER_ALL_VARIANTS = {
 GRADIENTS = {"test_gradients_and_evaluation_mode", "test_training_mode"}
 LARGE = 10_000_000
 BRANCHING = {"nasnet_mobile"}
+# Of these even the shapes take up to a minute to trace.
+DEEP = {"resnet1202", "resnet1001", "nasnet_large", "densenet_bc_190_40"}
 
 
 def pytest_collection_modifyitems(items):
@@ -47,7 +49,9 @@ def pytest_collection_modifyitems(items):
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
         name = parameters.get("name", parameters.get("file", "")).partition(".")[0]
         test = item.originalname
-        if (test in OVER_ALL_VARIANTS and name not in samples) or (
-            test in GRADIENTS and (cnnjax.model_info(name).num_params > LARGE or name in BRANCHING)
+        if (
+            (test in OVER_ALL_VARIANTS and name not in samples)
+            or (test in GRADIENTS and (cnnjax.model_info(name).num_params > LARGE or name in BRANCHING))
+            or (test == "test_shapes_types_and_paths" and name in DEEP)
         ):
             item.add_marker("exhaustive")
