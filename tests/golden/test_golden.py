@@ -62,6 +62,10 @@ def test_outputs_and_round_trip(file):
     assert error <= 1e-4 * np.abs(golden["output"]).max()
 
 
+# Here rounding tips a rectifier or a maximum over, which changes what is behind it by up to a percent and little else.
+TIPPED = {"googlenet.torchvision"}
+
+
 @pytest.mark.parametrize("file", [file for file in FILES if "loss" in load(file)[0]])
 def test_training_mode(file):
     meta, golden = load(file)
@@ -97,7 +101,8 @@ def test_training_mode(file):
     # Gradients of deep networks are ill-conditioned: as exact as the reference is in float32, or better.
     tolerance = max(1e-3, 3 * meta["rounding"])
     error = np.abs(ours - golden["gradients"]) - 1e-5 * golden["gradients"].max()
-    off = error > tolerance * golden["gradients"]
-    # A rectifier or a maximum that rounding tips over changes what is behind it by more, and little else.
-    assert off.mean() <= 0.1, [name for name, bad in zip(parameters, off, strict=True) if bad]
-    assert (error <= max(1e-2, tolerance) * golden["gradients"]).all()
+    if file in TIPPED:
+        off = error > tolerance * golden["gradients"]
+        assert off.mean() <= 0.1, [name for name, bad in zip(parameters, off, strict=True) if bad]
+        tolerance = 1e-2
+    assert (error <= tolerance * golden["gradients"]).all()

@@ -44,14 +44,14 @@ def largest_difference(ours, theirs):
 def test_folded_network_gives_the_same_logits(name, fields, norms, left, compile_quickly):
     model, info = cnnjax.create_model(name, **fields), cnnjax.model_info(name)
     random = np.random.default_rng(0)
-    size = 96 if name in ("mobilenet_v2", "densenet121") else info.input_size[0]
+    size = 96 if name == "densenet121" else info.input_size[0]
     images = jnp.asarray(random.normal(size=(1, size, size, 3)), jnp.float32)
     variables = drawn(model, images, random)
     folded, fewer = cnnjax.fold_batch_norm(model, variables)
     assert len(folded.norms) == norms
     assert len(jax.tree.leaves(fewer.get("batch_stats", {}))) == 2 * left
     expected = compile_quickly(model.apply, variables, images)(variables, images)
-    assert largest_difference(compile_quickly(folded.apply, fewer, images)(fewer, images), expected) < 2e-5
+    assert largest_difference(compile_quickly(folded.apply, fewer, images)(fewer, images), expected) < 1e-5
 
 
 class Net(nn.Module):
