@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from cnnjax.data.augment import parse_all
 from cnnjax.data.files import OnBadImage
@@ -24,47 +25,106 @@ class ConfigError(ValueError):
     """A config that cannot be run."""
 
 
-class RunConfig(Protocol):
-    """What the training loop asks of a script's config: a frozen dataclass whose fields are the script's flags."""
+class RunConfig:
+    """What every kind of run is asked to be: the flags that the loop and `cnnjax.training.setup.RunSetup` go by.
+
+    A script's config is a frozen dataclass that has these fields, each a flag, in its own order and with its own
+    defaults: `TrainConfig` of classifiers, and `cnnjax.training.task.TaskConfig` of networks that map images to images.
+    """
+
+    # What is trained, and where its files are.
+    model: str
+    dataset: str
+    data_dir: Path | None
+    workdir: Path | None
+    # How long, and in which portions.
+    epochs: float
+    batch_size: int
+    patience: int
+    # How.
+    optimizer: OptimizerName
+    weight_decay: float
+    learning_rate: float
+    schedule: ScheduleName
+    warmup_epochs: float
+    augment: tuple[str, ...]
+    dtype: Literal["float32", "bfloat16"]
+    seed: int
+    # Where it runs and what it leaves.
+    parallel: ParallelMode
+    log_steps: int
+    checkpoint_steps: int
+    skip_nonfinite: int
+    tensorboard: bool
+    profile: str | None
+
+    def check_run(self) -> None:
+        """Refuse impossible values of these fields.
+
+        Raises:
+          ConfigError: the first of them, and what is expected.
+        """
+        self.require(
+            [
+                ("epochs", 0 < self.epochs < math.inf, "above 0 and finite"),
+                ("batch_size", self.batch_size >= 1, "at least 1"),
+                ("patience", self.patience >= 0, "at least 0"),
+                ("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0 and finite"),
+                ("learning_rate", 0 < self.learning_rate < math.inf, "above 0 and finite"),
+                (
+                    "warmup_epochs",
+                    0 <= self.warmup_epochs < self.epochs,
+                    f"at least 0 and below epochs ({self.epochs})",
+                ),
+                ("seed", 0 <= self.seed < 2**32, "from 0 to 2**32 - 1"),
+                ("log_steps", self.log_steps >= 1, "at least 1"),
+                ("checkpoint_steps", self.checkpoint_steps >= 0, "at least 0"),
+                ("skip_nonfinite", self.skip_nonfinite >= 0, "at least 0"),
+            ]
+        )
+        parse_steps(self.profile)
+        try:
+            parse_all(self.augment)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+    def require(self, checks: Iterable[tuple[str, bool, str]]) -> None:
+        """Raise ConfigError for the first of (field, is good, what is expected) that is not good."""
+        for name, good, expected in checks:
+            if not good:
+                raise ConfigError(f"{name} must be {expected}, got {getattr(self, name)}")
 
     @property
-    def model(self) -> str:
-        """Name of the network."""
+    def peak_learning_rate(self) -> float:
+        """The learning rate after warm-up."""
+        return self.learning_rate
+
+    def schedule_options(self, steps_an_epoch: float) -> dict[str, Any]:
+        """Return what `make_schedule` is told besides name, rate and length."""
+        return {"warmup_steps": round(self.warmup_epochs * steps_an_epoch)}
+
+    def optimizer_options(self) -> dict[str, Any]:
+        """Return what `make_optimizer` is told besides name and rate."""
+        return {"weight_decay": self.weight_decay}
 
     @property
-    def dataset(self) -> str:
-        """What the data are called."""
-
-    @property
-    def epochs(self) -> float:
-        """Passes over the training examples."""
-
-    @property
-    def batch_size(self) -> int:
-        """Examples a step, over all devices."""
-
-    @property
-    def seed(self) -> int:
-        """Of everything random."""
-
-    @property
-    def log_steps(self) -> int:
-        """Steps between two training lines."""
-
-    @property
-    def checkpoint_steps(self) -> int:
-        """Steps between two checkpoints; 0: only at the end of each epoch."""
+    def default_directory(self) -> str:
+        """Folder of the run in runs/ unless ``workdir`` is given."""
+        return f"{self.model}-{self.dataset}"
 
     @property
     def run_directory(self) -> Path:
         """Folder of the run."""
+        return self.workdir or Path("runs") / self.default_directory.replace("/", "-").replace(":", "-")
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON holds them."""
+        assert dataclasses.is_dataclass(self)
+        return {key: _plain(value) for key, value in dataclasses.asdict(self).items()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(RunConfig):
     """A training run. Every field is a flag of ``experiments/train.py``."""
 
     # What is trained, and where its files are.
@@ -208,76 +268,64 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse impossible values before anything is built."""
-        inf = float("inf")
+        self.check_run()
+        inf = math.inf
         at_least_0, share = "at least 0 and finite", "at least 0 and below 1"
-        checks: list[tuple[str, bool, str]] = [
-            ("epochs", 0 < self.epochs < inf, "above 0 and finite"),
-            ("batch_size", self.batch_size >= 1, "at least 1"),
-            ("accumulate", self.accumulate >= 1, "at least 1"),
-            (
-                "accumulate",
-                self.accumulate < 1 or self.batch_size % self.accumulate == 0,
-                f"a divisor of batch_size ({self.batch_size})",
-            ),
-            ("steps_per_dispatch", self.steps_per_dispatch >= 1, "at least 1"),
-            ("patience", self.patience >= 0, "at least 0"),
-            ("label_smoothing", 0 <= self.label_smoothing < 1, share),
-            (
-                "label_smoothing",
-                self.label_smoothing == 0 or self.loss in ("cross_entropy", "binary_cross_entropy"),
-                f"0 with loss {self.loss}",
-            ),
-            ("aux_weight", self.aux_weight is None or 0 <= self.aux_weight < inf, at_least_0),
-            ("l1", 0 <= self.l1 < inf, at_least_0),
-            ("l2", 0 <= self.l2 < inf, at_least_0),
-            ("momentum", 0 <= self.momentum < 1, share),
-            (
-                "nesterov",
-                not self.nesterov or self.optimizer in WITH_MOMENTUM,
-                f"False with optimizer {self.optimizer}, which has no such momentum",
-            ),
-            ("weight_decay", 0 <= self.weight_decay < inf, at_least_0),
-            ("clip_value", self.clip_value is None or 0 < self.clip_value < inf, "above 0 and finite"),
-            ("clip_norm", self.clip_norm is None or 0 < self.clip_norm < inf, "above 0 and finite"),
-            ("ema_decay", 0 <= self.ema_decay < 1, share),
-            ("learning_rate", 0 < self.learning_rate < inf, "above 0 and finite"),
-            ("base_batch_size", self.base_batch_size is None or self.base_batch_size >= 1, "at least 1"),
-            ("warmup_epochs", 0 <= self.warmup_epochs < self.epochs, f"at least 0 and below epochs ({self.epochs})"),
-            ("start_factor", 0 <= self.start_factor <= 1, "from 0 to 1"),
-            ("final_factor", 0 <= self.final_factor <= 1, "from 0 to 1"),
-            (
-                "milestones",
-                all(0 < epoch < self.epochs for epoch in self.milestones),
-                f"above 0 and below epochs ({self.epochs})",
-            ),
-            (
-                "decay_epochs",
-                self.decay_epochs is None or 0 < self.decay_epochs < self.epochs,
-                f"above 0 and below epochs ({self.epochs})",
-            ),
-            (
-                "decay_epochs",
-                self.decay_epochs is not None or self.schedule not in ("step", "exponential"),
-                f"given for schedule {self.schedule}",
-            ),
-            ("decay_rate", 0 < self.decay_rate <= 1, "above 0 and at most 1"),
-            ("power", 0 < self.power < inf, "above 0 and finite"),
-            ("image_size", self.image_size is None or self.image_size >= 1, "at least 1"),
-            ("seed", 0 <= self.seed < 2**32, "from 0 to 2**32 - 1"),
-            ("log_steps", self.log_steps >= 1, "at least 1"),
-            ("checkpoint_steps", self.checkpoint_steps >= 0, "at least 0"),
-            ("memory_budget_mib", self.memory_budget_mib >= 0, "at least 0"),
-            ("workers", self.workers >= 0, "at least 0"),
-            ("skip_nonfinite", self.skip_nonfinite >= 0, "at least 0"),
-            ("coordinator_timeout", 0 < self.coordinator_timeout < float("inf"), "above 0 and finite"),
-        ]
-        for name, good, expected in checks:
-            if not good:
-                raise ConfigError(f"{name} must be {expected}, got {getattr(self, name)}")
-        parse_steps(self.profile)
+        self.require(
+            [
+                ("accumulate", self.accumulate >= 1, "at least 1"),
+                (
+                    "accumulate",
+                    self.accumulate < 1 or self.batch_size % self.accumulate == 0,
+                    f"a divisor of batch_size ({self.batch_size})",
+                ),
+                ("steps_per_dispatch", self.steps_per_dispatch >= 1, "at least 1"),
+                ("label_smoothing", 0 <= self.label_smoothing < 1, share),
+                (
+                    "label_smoothing",
+                    self.label_smoothing == 0 or self.loss in ("cross_entropy", "binary_cross_entropy"),
+                    f"0 with loss {self.loss}",
+                ),
+                ("aux_weight", self.aux_weight is None or 0 <= self.aux_weight < inf, at_least_0),
+                ("l1", 0 <= self.l1 < inf, at_least_0),
+                ("l2", 0 <= self.l2 < inf, at_least_0),
+                ("momentum", 0 <= self.momentum < 1, share),
+                (
+                    "nesterov",
+                    not self.nesterov or self.optimizer in WITH_MOMENTUM,
+                    f"False with optimizer {self.optimizer}, which has no such momentum",
+                ),
+                ("clip_value", self.clip_value is None or 0 < self.clip_value < inf, "above 0 and finite"),
+                ("clip_norm", self.clip_norm is None or 0 < self.clip_norm < inf, "above 0 and finite"),
+                ("ema_decay", 0 <= self.ema_decay < 1, share),
+                ("base_batch_size", self.base_batch_size is None or self.base_batch_size >= 1, "at least 1"),
+                ("start_factor", 0 <= self.start_factor <= 1, "from 0 to 1"),
+                ("final_factor", 0 <= self.final_factor <= 1, "from 0 to 1"),
+                (
+                    "milestones",
+                    all(0 < epoch < self.epochs for epoch in self.milestones),
+                    f"above 0 and below epochs ({self.epochs})",
+                ),
+                (
+                    "decay_epochs",
+                    self.decay_epochs is None or 0 < self.decay_epochs < self.epochs,
+                    f"above 0 and below epochs ({self.epochs})",
+                ),
+                (
+                    "decay_epochs",
+                    self.decay_epochs is not None or self.schedule not in ("step", "exponential"),
+                    f"given for schedule {self.schedule}",
+                ),
+                ("decay_rate", 0 < self.decay_rate <= 1, "above 0 and at most 1"),
+                ("power", 0 < self.power < inf, "above 0 and finite"),
+                ("image_size", self.image_size is None or self.image_size >= 1, "at least 1"),
+                ("memory_budget_mib", self.memory_budget_mib >= 0, "at least 0"),
+                ("workers", self.workers >= 0, "at least 0"),
+                ("coordinator_timeout", 0 < self.coordinator_timeout < inf, "above 0 and finite"),
+            ]
+        )
         try:
             model_info(self.model)
-            parse_all(self.augment)
         except ValueError as error:
             raise ConfigError(str(error)) from error
         self.network_fields()
@@ -303,10 +351,21 @@ class TrainConfig:
         """
         return self.learning_rate * self.batch_size / (self.base_batch_size or self.batch_size)
 
-    @property
-    def run_directory(self) -> Path:
-        """Folder of the run."""
-        return self.workdir or Path("runs") / f"{self.model}-{self.dataset.replace('/', '-').replace(':', '-')}"
+    def schedule_options(self, steps_an_epoch: float) -> dict[str, Any]:
+        """Return what `make_schedule` is told besides name, rate and length."""
+        return super().schedule_options(steps_an_epoch) | {
+            "start_factor": self.start_factor,
+            "final_factor": self.final_factor,
+            "milestones": [epoch / self.epochs for epoch in self.milestones] or (0.5, 0.75),
+            "decay": self.decay_rate,
+            "decay_steps": None if self.decay_epochs is None else self.decay_epochs * steps_an_epoch,
+            "power": self.power,
+        }
+
+    def optimizer_options(self) -> dict[str, Any]:
+        """Return what `make_optimizer` is told besides name and rate."""
+        names = ("momentum", "nesterov", "weight_decay", "decay_all", "l1", "l2", "clip_value", "clip_norm")
+        return {name: getattr(self, name) for name in names}
 
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> TrainConfig:
@@ -318,10 +377,6 @@ class TrainConfig:
                 is_path = field.name in ("data_dir", "workdir") and value is not None
                 known[field.name] = Path(value) if is_path else tuple(value) if isinstance(value, list) else value
         return cls(**known)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON holds them."""
-        return {key: _plain(value) for key, value in dataclasses.asdict(self).items()}
 
 
 def _plain(value: Any) -> Any:

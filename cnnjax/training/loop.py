@@ -119,7 +119,7 @@ class TrainingLoop:
         self.console = console
         self.started = started
         self.batches = self.train_batches()
-        self.dispatcher: Dispatcher | None = getattr(setup, "train_stacked", None)
+        self.dispatcher: Dispatcher | None = setup.train_stacked
         self.state: Any = setup.initial_state()
         self.num_params = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
         self.sums: Any = zero_sums(setup.metrics)
@@ -135,11 +135,10 @@ class TrainingLoop:
         self.train_images = 0
         # Steps that were left out because their gradient was not finite, how many may be, and where all was well.
         self.nonfinite = 0
-        self.max_nonfinite: int = getattr(setup.config, "skip_nonfinite", 0)
+        self.max_nonfinite = setup.config.skip_nonfinite
         self.good = 0, self.batches.get_state()
-        # Scripts without these flags do neither.
         self.events: EventLog | None = None
-        self.profile: tuple[int, int] | None = parse_steps(getattr(setup.config, "profile", None))
+        self.profile = parse_steps(setup.config.profile)
 
     def train_batches(self) -> Any:
         """Return this process's part of the batches of the run, from the first one."""
@@ -184,7 +183,7 @@ class TrainingLoop:
         """Drop what was written after the step to go on from, and begin to write events."""
         if self.directory is not None:
             self.directory.forget_after(self.step)
-            if getattr(self.setup.config, "tensorboard", False):
+            if self.setup.config.tensorboard:
                 self.events = EventLog(self.directory.events_directory, self.step)
 
     def train(self, stop: Stop, until: int | None = None) -> None:
@@ -247,7 +246,7 @@ class TrainingLoop:
     @property
     def stopped_early(self) -> bool:
         """Whether the measure has not got better for as many epochs as the run's patience."""
-        return 0 < self.setup.patience <= self.epochs_since_best
+        return 0 < self.setup.config.patience <= self.epochs_since_best
 
     def epoch_end(self) -> int:
         """Return the step at which this epoch ends: every example was seen that often, or the run is over."""
@@ -296,13 +295,12 @@ class TrainingLoop:
         total = len(jax.tree.leaves(before))
         rate = float(self.setup.schedule(max(bad_step - self.nonfinite, 0)))
         allowed = f"; it is the {self.nonfinite}. such step, --skip-nonfinite {self.max_nonfinite} allows fewer"
-        tolerate = ", or tolerate a few such steps with --skip-nonfinite"
         return (
             f"the loss is {means(sums, self.setup.metrics)['loss']:.4g} at step {bad_step} (learning rate {rate:.3g}, "
             f"gradient norm {float(sums['gradient_norm_sum']):.4g}{allowed if self.max_nonfinite else ''}). "
             f"Gradients that are not finite: {name_first(nonfinite_paths(grads), total)}; "
             f"parameters: {name_first(nonfinite_paths(before), total)}. {ADVICE.capitalize()}"
-            f"{tolerate if hasattr(self.setup.config, 'skip_nonfinite') else ''}. Checkpoints of earlier steps are kept"
+            ", or tolerate a few such steps with --skip-nonfinite. Checkpoints of earlier steps are kept"
         )
 
     def log(self, progress: RunProgress) -> None:
@@ -429,7 +427,7 @@ class TrainingLoop:
             **self.latest,
             f"best_test_{self.setup.measure}": self.best,
             "best_step": self.best_step,
-            **({"stopped_early": self.stopped_early} if self.setup.patience else {}),
+            **({"stopped_early": self.stopped_early} if self.setup.config.patience else {}),
             "images_per_second": self.train_images / max(self.train_seconds, 1e-9),
             "seconds": self.seconds(),
             "devices": f"{self.setup.devices.count} {jax.devices()[0].device_kind} ({self.setup.devices.mode})",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol, Self, get_args
 
 import flax.linen as nn
 import jax
@@ -24,12 +25,13 @@ from cnnjax.data.transforms import ResizeAndCentreCrop, resizer
 from cnnjax.models import create_model, model_info
 from cnnjax.training.config import ConfigError, RunConfig, TrainConfig
 from cnnjax.training.dispatch import Dispatcher
-from cnnjax.training.losses import LossName
+from cnnjax.training.losses import LossFunction, LossName
 from cnnjax.training.metrics import Classification, Metrics, Regression, means, zero_sums
 from cnnjax.training.nonfinite import skip_nonfinite
 from cnnjax.training.optim import make_optimizer, make_schedule
 from cnnjax.training.parallel import Devices, for_platform
 from cnnjax.training.state import TrainState
+from cnnjax.training.steps import Preprocess as StepPreprocess
 from cnnjax.training.steps import eval_step, train_step
 
 # Szegedy et al. 2014, arXiv:1409.4842, section 5; 0.4 is what torchvision's reference gives Inception v3's head.
@@ -49,92 +51,147 @@ class Pipeline(Protocol):
         """Yield every test example once, in padded batches with a ``mask``."""
 
 
-class RunSetup(Protocol):
-    """What the loop needs to know of a run, as `Setup` is one for classifiers."""
-
-    @property
-    def config(self) -> RunConfig:
-        """What the run was asked to be."""
-
-    @property
-    def devices(self) -> Devices:
-        """Where it runs."""
-
-    @property
-    def pipeline(self) -> Pipeline:
-        """Where its batches come from."""
-
-    @property
-    def schedule(self) -> optax.Schedule:
-        """Learning rate by step."""
-
-    @property
-    def num_steps(self) -> int:
-        """Length of the run."""
-
-    @property
-    def num_examples(self) -> int:
-        """Examples an epoch."""
-
-    @property
-    def train(self) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
-        """(state, sums, batch) -> (state, sums), compiled."""
-
-    @property
-    def metrics(self) -> Metrics:
-        """What is measured besides the loss."""
-
-    @property
-    def measure(self) -> str:
-        """The test metric by which the best checkpoint is kept: "accuracy", or "loss", of which less is better."""
-
-    @property
-    def patience(self) -> int:
-        """Epochs without a better measure after which the run stops; 0 for never."""
-
-    def initial_state(self) -> TrainState:
-        """Return the state of step 0."""
-
-    def test(self, state: Any) -> dict[str, Any]:
-        """Return the means over every test example."""
-
-    def resolved(self) -> dict[str, Any]:
-        """Return what the config left open."""
-
-
 @dataclasses.dataclass(frozen=True)
-class Setup:
+class RunSetup(abc.ABC):
     """What a config amounts to: the network, the data, the optimizer, the devices and the compiled steps.
 
     Attributes:
+      config: what the run was asked to be.
+      image_shape: height, width and channels of what the network gets.
+      num_examples: training examples an epoch.
+      preprocess: of the steps.
+      metrics: what is measured besides the loss.
+      measure: the test metric by which the best checkpoint is kept, such as "accuracy"; of "loss", less is better.
+      schedule: learning rate by step.
+      num_steps: length of the run.
       train: (state, sums, batch) -> (state, sums), compiled on the first call; donates both.
       evaluate: (state, batch) -> sums.
       train_stacked: (state, sums, host batches) -> (state, sums), which the loop calls instead of ``train`` where one
         call of the device takes several steps, or the training examples are there.
     """
 
-    config: TrainConfig
+    config: RunConfig
     devices: Devices
     model: nn.Module
-    pipeline: DataPipeline
-    preprocess: Preprocess
+    pipeline: Pipeline
+    image_shape: tuple[int, int, int]
+    num_examples: int
+    preprocess: StepPreprocess
+    metrics: Metrics
+    measure: str
     schedule: optax.Schedule
     tx: optax.GradientTransformation
     num_steps: int
     train: Callable[[Any, Any, Any], tuple[Any, Any]]
     evaluate: Callable[[Any, Any], Any]
-    metrics: Metrics
     train_stacked: Dispatcher | None = None
 
-    @property
-    def measure(self) -> str:
-        """The test metric by which the best checkpoint is kept."""
-        return self.config.measure
+    @classmethod
+    def build(
+        cls,
+        config: RunConfig,
+        *,
+        devices: Devices,
+        pipeline: Pipeline,
+        num_examples: int,
+        preprocess: StepPreprocess,
+        loss: LossName | LossFunction,
+        metrics: Metrics,
+        train_options: Mapping[str, Any] | None = None,
+        steps_per_dispatch: int = 1,
+        **fields: Any,
+    ) -> Self:
+        """Return the setup of a run, with what follows from its config: schedule, optimizer and compiled steps.
+
+        Args:
+          config, devices, num_examples: see the class.
+          pipeline: the data; examples of a `ResidentPipeline` live on the devices.
+          preprocess, loss, metrics: of `train_step` and `eval_step`.
+          train_options: what else `train_step` takes.
+          steps_per_dispatch: steps in one call of the device.
+          **fields: the other attributes.
+        Raises:
+          ConfigError: the schedule does not fit a run of this length.
+        """
+        num_steps = math.ceil(config.epochs * num_examples / config.batch_size)
+        schedule = make_config_schedule(config, num_steps, num_examples / config.batch_size)
+        options: dict[str, Any] = {"preprocess": preprocess, "loss": loss, "metrics": metrics}
+        step = skip_nonfinite(partial(train_step, **options, **(train_options or {})), config.skip_nonfinite)
+        arrays = pipeline.arrays if isinstance(pipeline, ResidentPipeline) else None
+        stacked = arrays is not None or steps_per_dispatch > 1
+        return cls(
+            config=config,
+            devices=devices,
+            pipeline=pipeline,
+            num_examples=num_examples,
+            preprocess=preprocess,
+            metrics=metrics,
+            schedule=schedule,
+            tx=make_optimizer(config.optimizer, schedule, **config.optimizer_options()),
+            num_steps=num_steps,
+            train=devices.compile_train(step),
+            train_stacked=Dispatcher(devices, step, steps_per_dispatch, arrays) if stacked else None,
+            evaluate=devices.compile_eval(partial(eval_step, **options)),
+            **fields,
+        )
 
     @property
-    def patience(self) -> int:
-        """Epochs without a better measure after which the run stops; 0 for never."""
-        return self.config.patience
+    def test_batch_size(self) -> int:
+        """Examples of a test batch, before it is filled up for the devices."""
+        return self.config.batch_size
+
+    def initial_state(self) -> TrainState:
+        """Return the state of step 0."""
+        return self.new_state()
+
+    def new_state(self, **options: Any) -> TrainState:
+        """Return a state of step 0; ``options`` are those of `TrainState.create`."""
+        key, images = jax.random.key(self.config.seed), jnp.zeros((1, *self.image_shape))
+        state = TrainState.create(self.model, self.tx, key, images, **options)
+        return state.replace(nonfinite=jnp.zeros((), jnp.int32))
+
+    def test(self, state: Any) -> dict[str, Any]:
+        """Return the means over every test example, once each; ``state`` is replicated.
+
+        Where the state has moving averages, they are of these; ``raw_loss``, ``raw_accuracy`` of the parameters.
+        """
+        batch_size = self.devices.pad_batch_size(self.test_batch_size)
+        found = []
+        for variables in (state,) if state.ema is None else (state, state.replace(ema=None)):
+            batches = self.pipeline.test_batches(batch_size, self.devices.batch_shard)
+            found.append(means(sum_over(self.devices, self.evaluate, variables, batches, self.metrics), self.metrics))
+        return found[0] | {f"raw_{name}": value for raw in found[1:] for name, value in raw.items()}
+
+    @abc.abstractmethod
+    def resolved(self) -> dict[str, Any]:
+        """Return what the config left open, as JSON holds it."""
+
+
+def choose_devices(config: RunConfig) -> Devices:
+    """Return the devices of a run; raises ConfigError if they cannot share its batches."""
+    try:
+        devices = Devices.choose(config.parallel)
+        devices.check_batch_size(config.batch_size)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return devices
+
+
+def check_images(config: RunConfig, model: nn.Module, image_shape: tuple[int, int, int], hint: str = "") -> Any:
+    """Return shapes and types of the network's variables; raises ConfigError if it does not take such images."""
+    try:
+        return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
+    except ValueError as error:
+        raise ConfigError(f"{config.model} on {config.dataset}: {error}{hint}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup(RunSetup):
+    """What a `TrainConfig` amounts to, for a classifier."""
+
+    config: TrainConfig
+    pipeline: DataPipeline
+    preprocess: Preprocess
 
     @classmethod
     def create(cls, config: TrainConfig) -> Setup:
@@ -144,11 +201,7 @@ class Setup:
           ConfigError: the parts do not fit each other, for example images too small for the network.
           DataError: see `cnnjax.data.load_dataset`.
         """
-        devices = Devices.choose(config.parallel)
-        try:
-            devices.check_batch_size(config.batch_size)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+        devices = choose_devices(config)
         if config.batch_size % (parts := config.accumulate * devices.count):
             raise ConfigError(
                 f"batch_size must be divisible by {parts}, accumulate times the {devices.count} devices, got "
@@ -179,10 +232,8 @@ class Setup:
             raise ConfigError(f"model_fields: {error}") from error
         model = for_platform(model, jax.default_backend())
         channels = dataset.image_shape[2]
-        try:
-            variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, image_size, image_size, channels)))
-        except ValueError as error:
-            raise ConfigError(f"{config.model} on {config.dataset}: {error}; see --image-size") from error
+        image_shape = (image_size, image_size, channels)
+        variables = check_images(config, model, image_shape, "; see --image-size")
         if not 1 <= config.batch_size <= len(dataset.train):
             raise ConfigError(
                 f"batch_size must be at most {len(dataset.train)}, the number of training images of {config.dataset}, "
@@ -205,79 +256,39 @@ class Setup:
                 )
             statistics = info.mean, info.std
         preprocess = Preprocess(*statistics, parse_all(config.augment, num_classes=dataset.num_classes))
-        num_steps = math.ceil(config.epochs * len(dataset.train) / config.batch_size)
-        schedule = make_config_schedule(config, num_steps, len(dataset.train) / config.batch_size)
-        tx = make_optimizer(
-            config.optimizer,
-            schedule,
-            momentum=config.momentum,
-            nesterov=config.nesterov,
-            weight_decay=config.weight_decay,
-            decay_all=config.decay_all,
-            l1=config.l1,
-            l2=config.l2,
-            clip_value=config.clip_value,
-            clip_norm=config.clip_norm,
-        )
         if config.measure == "top5_accuracy" and dataset.num_classes <= 5:
             raise ConfigError(f"measure top5_accuracy needs more than 5 classes, {config.dataset} has fewer")
         metrics: Metrics = Classification(dataset.num_classes, config.per_class)
         if dataset.task == "regression":
             metrics = Regression()
-        step = partial(
-            train_step,
+        return cls.build(
+            config,
+            devices=devices,
+            model=model,
+            pipeline=_place(pipeline, config.data_on_device, devices),
+            image_shape=image_shape,
+            num_examples=len(pipeline.train),
             preprocess=preprocess,
             loss=config.loss,
             metrics=metrics,
-            label_smoothing=config.label_smoothing,
-            aux_weight=aux_weight(config, variables["params"]),
-            accumulate=config.accumulate,
-            ema_decay=config.ema_decay,
-        )
-        guarded = skip_nonfinite(step, config.skip_nonfinite)
-        pipeline = _place(pipeline, config.data_on_device, devices)
-        arrays = pipeline.arrays if isinstance(pipeline, ResidentPipeline) else None
-        stacked = arrays is not None or config.steps_per_dispatch > 1
-        return cls(
-            config=config,
-            devices=devices,
-            model=model,
-            pipeline=pipeline,
-            preprocess=preprocess,
-            schedule=schedule,
-            tx=tx,
-            num_steps=num_steps,
-            train=devices.compile_train(guarded),
-            train_stacked=Dispatcher(devices, guarded, config.steps_per_dispatch, arrays) if stacked else None,
-            evaluate=devices.compile_eval(partial(eval_step, preprocess=preprocess, loss=config.loss, metrics=metrics)),
-            metrics=metrics,
+            measure=config.measure,
+            train_options={
+                "label_smoothing": config.label_smoothing,
+                "aux_weight": aux_weight(config, variables["params"]),
+                "accumulate": config.accumulate,
+                "ema_decay": config.ema_decay,
+            },
+            steps_per_dispatch=config.steps_per_dispatch,
         )
 
     @property
-    def num_examples(self) -> int:
-        """Number of training images."""
-        return len(self.pipeline.train)
+    def test_batch_size(self) -> int:
+        """Images of a test batch, before it is filled up for the devices."""
+        return min(max(self.config.batch_size, 256), len(self.pipeline.test))
 
     def initial_state(self) -> TrainState:
         """Return the state of step 0."""
-        shape = (1, self.pipeline.image_size, self.pipeline.image_size, self.pipeline.dataset.image_shape[2])
-        key = jax.random.key(self.config.seed)
-        state = TrainState.create(
-            self.model, self.tx, key, jnp.zeros(shape), ema=self.config.ema_decay > 0, init=self.config.init
-        )
-        return state.replace(nonfinite=jnp.zeros((), jnp.int32))
-
-    def test(self, state: Any) -> dict[str, Any]:
-        """Return mean loss and accuracy over every test example, once each; ``state`` is replicated.
-
-        Where the state has moving averages, they are of these; ``raw_loss``, ``raw_accuracy`` of the parameters.
-        """
-        batch_size = self.devices.pad_batch_size(min(max(self.config.batch_size, 256), len(self.pipeline.test)))
-        found = []
-        for variables in (state, state.replace(ema=None)) if self.config.ema_decay else (state,):
-            batches = self.pipeline.test_batches(batch_size, self.devices.batch_shard)
-            found.append(means(sum_over(self.devices, self.evaluate, variables, batches, self.metrics), self.metrics))
-        return found[0] | {f"raw_{name}": value for raw in found[1:] for name, value in raw.items()}
+        return self.new_state(ema=self.config.ema_decay > 0, init=self.config.init)
 
     def resolved(self) -> dict[str, Any]:
         """Return what the config left to the data and the network."""
@@ -335,21 +346,11 @@ def _place(pipeline: DataPipeline, where: str, devices: Devices) -> DataPipeline
     return pipeline
 
 
-def make_config_schedule(config: TrainConfig, num_steps: int, steps_an_epoch: float) -> optax.Schedule:
+def make_config_schedule(config: RunConfig, num_steps: int, steps_an_epoch: float) -> optax.Schedule:
     """Return the learning rate that a config asks for in a run of this length; raises ConfigError if it cannot be."""
+    options = config.schedule_options(steps_an_epoch)
     try:
-        return make_schedule(
-            config.schedule,
-            config.peak_learning_rate,
-            num_steps,
-            warmup_steps=round(config.warmup_epochs * steps_an_epoch),
-            start_factor=config.start_factor,
-            final_factor=config.final_factor,
-            milestones=[epoch / config.epochs for epoch in config.milestones] or (0.5, 0.75),
-            decay=config.decay_rate,
-            decay_steps=None if config.decay_epochs is None else config.decay_epochs * steps_an_epoch,
-            power=config.power,
-        )
+        return make_schedule(config.schedule, config.peak_learning_rate, num_steps, **options)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

@@ -1,6 +1,7 @@
 """Runs of networks that map images to images."""
 
 import dataclasses
+import json
 
 import flax.linen as nn
 import jax
@@ -13,7 +14,8 @@ from cnnjax.data import Preprocess
 from cnnjax.data.augment import parse_all
 from cnnjax.data.drawn import DrawnData
 from cnnjax.restoration import AddNoise
-from cnnjax.training import ConfigError, TaskConfig, TaskSetup, fit
+from cnnjax.training import ConfigError, TaskConfig, TaskSetup, TrainConfig, fit
+from cnnjax.training.config import RunConfig
 from cnnjax.training.metrics import Regression
 from cnnjax.training.task import Augmented
 
@@ -104,6 +106,32 @@ def test_a_task_is_learnt_on_any_devices(tmp_path, parallel):
     assert '"colour": "grey"' in (tmp_path / "config.json").read_text()
 
 
+def test_a_task_stops_early_tolerates_bad_steps_and_writes_events(tmp_path):
+    """What the loop does for every kind of run; the rate is so high that the loss gets no better."""
+    config = Config(
+        workdir=tmp_path,
+        epochs=9,
+        batch_size=8,
+        learning_rate=1e30,
+        optimizer="sgd",
+        schedule="constant",
+        parallel="single",
+        patience=2,
+        skip_nonfinite=100,
+    )
+    result = fit(config, Console(quiet=True), setup)
+    assert result["stopped_early"]
+    assert result["best_step"] < result["steps"] < 36
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert 0 < lines[-1]["nonfinite_steps"] <= 100
+
+
+def test_every_kind_of_run_has_the_fields_that_the_loop_goes_by():
+    fields = set(RunConfig.__annotations__)
+    assert fields <= {field.name for field in dataclasses.fields(TrainConfig)}
+    assert fields <= {field.name for field in dataclasses.fields(TaskConfig)}
+
+
 def test_runs_have_a_folder_of_their_own():
     assert str(Config().run_directory) == "runs/scale-noise"
     assert str(Config(dataset="a/b:1.0").run_directory) == "runs/scale-a-b-1.0"
@@ -116,6 +144,9 @@ def test_runs_have_a_folder_of_their_own():
         ({"epochs": 0}, "epochs must be above 0 and finite, got 0"),
         ({"warmup_epochs": 10}, r"warmup_epochs must be at least 0 and below epochs \(10\), got 10"),
         ({"seed": -1}, r"seed must be from 0 to 2\*\*32 - 1, got -1"),
+        ({"patience": -1}, "patience must be at least 0, got -1"),
+        ({"skip_nonfinite": -1}, "skip_nonfinite must be at least 0, got -1"),
+        ({"profile": "3:2"}, "profile must be A:B, steps from 1 with A at most B, got '3:2'"),
         ({"augment": ("mirorr",)}, "unknown augmentation 'mirorr'.*did you mean mirror"),
     ],
 )
@@ -125,7 +156,7 @@ def test_impossible_configs_are_refused(fields, message):
 
 
 def test_parts_that_do_not_fit_are_named():
-    with pytest.raises(ConfigError, match="scale: sizes must be even"):
+    with pytest.raises(ConfigError, match="scale on noise: sizes must be even"):
         setup(Config(parallel="single"), size=3)
     with pytest.raises(ConfigError, match="batch_size must be divisible by the 8 devices, got 12"):
         setup(Config(batch_size=12))
