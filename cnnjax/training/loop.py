@@ -196,30 +196,42 @@ class TrainingLoop:
             if self.events is not None:
                 stack.enter_context(self.events)
             profiler = stack.enter_context(_profiler(self.profile, self.directory))
-            clock = _Clock(self)
+            before = self.train_seconds, self.train_images
+
+            def pause() -> None:
+                """Wait for the device, and stop the clock."""
+                jax.block_until_ready(self.sums)
+                progress.pace.pause(self.step)
+                self.train_seconds = before[0] + progress.pace.worked
+                self.train_images = before[1] + progress.pace.steps * config.batch_size
+
             while self.step < last and not self.stopped_early:
                 profiler(self.step, self.sums)
                 batches = [next(self.batches) for _ in range(self.steps_at_once(last))]
                 self.state, self.sums = self.take_steps(self.state, self.sums, batches)
                 self.step += len(batches)
-                clock.count(config.batch_size * len(batches))
-                progress.advance(self.step)
+                progress.advance(self.step, self.peek)
                 if self.step % config.log_steps == 0:
                     self.log(progress)
                 ended = self.step == self.epoch_end()
                 number = votes.cast(stop.number)
                 if ended:
-                    clock.pause()
+                    pause()
                     self.end_epoch(progress)
-                    clock.resume()
+                    progress.pace.resume()
                 elif (config.checkpoint_steps and self.step % config.checkpoint_steps == 0) or number:
-                    clock.pause()
+                    pause()
                     self.save()
-                    clock.resume()
+                    progress.pace.resume()
                 if number and self.step < setup.num_steps:
                     self.await_checkpoint()
                     raise Interrupted(number)
-            clock.pause()
+            pause()
+
+    def peek(self) -> dict[str, jax.Array]:
+        """Return copies of the epoch's sums of losses and examples so far; does not wait for the device."""
+        sums = {name: self.sums[name] for name in ("loss_sum", "count")}
+        return jax.tree.map(jnp.copy, self.setup.devices.unreplicate(sums))
 
     def steps_at_once(self, last: int) -> int:
         """Return how many steps the next call of the device takes: those until something is to be done, or fewer."""
@@ -468,30 +480,3 @@ def _profiler(steps: tuple[int, int] | None, directory: RunDirectory | None) -> 
     finally:
         if tracing:
             jax.profiler.stop_trace()
-
-
-class _Clock:
-    """Adds up the time of training proper; the first step of a process compiles and does not count."""
-
-    def __init__(self, run: TrainingLoop) -> None:
-        self._run = run
-        self._since: float | None = None
-
-    def count(self, images: int) -> None:
-        """Count the images of a step that was handed to the device."""
-        if self._since is None:
-            jax.block_until_ready(self._run.sums)
-            self._since = time.perf_counter()
-        else:
-            self._run.train_images += images
-
-    def pause(self) -> None:
-        """Stop the clock when the device is done."""
-        if self._since is not None:
-            jax.block_until_ready(self._run.sums)
-            self._run.train_seconds += time.perf_counter() - self._since
-
-    def resume(self) -> None:
-        """Start it again."""
-        if self._since is not None:
-            self._since = time.perf_counter()

@@ -1,7 +1,9 @@
 """Runs of networks that map images to images."""
 
 import dataclasses
+import io
 import json
+import re
 
 import flax.linen as nn
 import jax
@@ -14,7 +16,7 @@ from cnnjax.data import Preprocess
 from cnnjax.data.augment import parse_all
 from cnnjax.data.drawn import DrawnData
 from cnnjax.restoration import AddNoise
-from cnnjax.training import ConfigError, TaskConfig, TaskSetup, TrainConfig, fit
+from cnnjax.training import ConfigError, TaskConfig, TaskSetup, TrainConfig, fit, progress
 from cnnjax.training.config import RunConfig
 from cnnjax.training.metrics import Regression
 from cnnjax.training.task import Augmented
@@ -97,10 +99,19 @@ def setup(config, size=4):
 
 
 @pytest.mark.parametrize("parallel", ["single", "jit", "pmap"])
-def test_a_task_is_learnt_on_any_devices(tmp_path, parallel):
+def test_a_task_is_learnt_on_any_devices(tmp_path, parallel, monkeypatch):
+    # Lines as often as they can be.
+    for name in ("LINE_INTERVAL", "LEAST_SECONDS", "ASK_INTERVAL"):
+        monkeypatch.setattr(progress, name, 0.0)
+    text = io.StringIO()
     config = Config(workdir=tmp_path, epochs=6, batch_size=8, learning_rate=0.1, parallel=parallel, augment=("mirror",))
-    result = fit(config, Console(quiet=True), setup)
+    result = fit(config, Console(file=text, width=200), setup)
     assert result["steps"] == 24
+    lines = re.findall(r"epoch \d/6, step (\d+)/24: \S+ images/s, loss (\S+), \d+ s left", text.getvalue())
+    steps = [int(step) for step, _ in lines]
+    assert steps
+    assert steps == sorted(steps)
+    assert all(0 < float(loss) < 1 for _, loss in lines)
     assert result["best_test_loss"] <= result["test_mse"] < 0.01
     assert result["test_psnr"] > 20
     assert '"colour": "grey"' in (tmp_path / "config.json").read_text()
