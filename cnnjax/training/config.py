@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from cnnjax.data.files import OnBadImage
 from cnnjax.models import model_info
 from cnnjax.training.initialization import InitName
 from cnnjax.training.losses import LossName
-from cnnjax.training.optim import WITH_MOMENTUM, OptimizerName, ScheduleName
+from cnnjax.training.optim import SCHEDULES, WITH_MOMENTUM, OptimizerName, ScheduleName
 from cnnjax.training.parallel import ParallelMode
 
 NormalizationName = Literal["auto", "data", "model"]
@@ -117,10 +117,54 @@ class RunConfig:
         """Folder of the run."""
         return self.workdir or Path("runs") / self.default_directory.replace("/", "-").replace(":", "-")
 
+    @classmethod
+    def normal(cls, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the flags of a run of any version as this one has them, from what `to_json` gave.
+
+        Flags that there were not yet did what is their default now; those that there are no more are left out.
+        """
+        assert dataclasses.is_dataclass(cls)
+        fields = {field.name: field.default for field in dataclasses.fields(cls)}
+        known = {name: saved.get(name, _plain(default)) for name, default in fields.items()}
+        return {name: value for name, value in known.items() if value is not dataclasses.MISSING}
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON holds them."""
         assert dataclasses.is_dataclass(self)
         return {key: _plain(value) for key, value in dataclasses.asdict(self).items()}
+
+
+# Flags that only some schedules or optimizers use, and which; see `unused_flags`.
+OF_SCHEDULES: Mapping[str, tuple[ScheduleName, ...]] = {
+    "milestones": ("multistep",),
+    "decay_epochs": ("step", "exponential"),
+    "decay_rate": ("step", "multistep", "exponential"),
+    "final_factor": ("cosine", "polynomial"),
+    "power": ("polynomial",),
+    # One-cycle has a rise of its own.
+    "start_factor": tuple(name for name in SCHEDULES if name != "onecycle"),
+}
+OF_OPTIMIZERS: Mapping[str, tuple[OptimizerName, ...]] = {"momentum": WITH_MOMENTUM, "nesterov": WITH_MOMENTUM}
+
+
+def unused_flags(flags: Mapping[str, Any]) -> dict[str, str]:
+    """Return which flags of a `TrainConfig` do nothing beside the others, and why.
+
+    Args:
+      flags: all of them by name, or at least ``schedule``, ``optimizer`` and ``warmup_epochs``.
+    """
+    unused = {}
+    for of, key in ((OF_SCHEDULES, "schedule"), (OF_OPTIMIZERS, "optimizer")):
+        for name, users in of.items():
+            if flags[key] not in users:
+                unused[name] = f"{name} is for {key} {_any_of(users)}, and {key} is {flags[key]}"
+    if not flags["warmup_epochs"] and "start_factor" not in unused:
+        unused["start_factor"] = "start_factor is where warm-up starts, and warmup_epochs is 0"
+    return unused
+
+
+def _any_of(names: Sequence[str]) -> str:
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -290,11 +334,6 @@ class TrainConfig(RunConfig):
                 ("l1", 0 <= self.l1 < inf, at_least_0),
                 ("l2", 0 <= self.l2 < inf, at_least_0),
                 ("momentum", 0 <= self.momentum < 1, share),
-                (
-                    "nesterov",
-                    not self.nesterov or self.optimizer in WITH_MOMENTUM,
-                    f"False with optimizer {self.optimizer}, which has no such momentum",
-                ),
                 ("clip_value", self.clip_value is None or 0 < self.clip_value < inf, "above 0 and finite"),
                 ("clip_norm", self.clip_norm is None or 0 < self.clip_norm < inf, "above 0 and finite"),
                 ("ema_decay", 0 <= self.ema_decay < 1, share),
@@ -328,6 +367,10 @@ class TrainConfig(RunConfig):
             model_info(self.model)
         except ValueError as error:
             raise ConfigError(str(error)) from error
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for name, why in unused_flags(vars(self)).items():
+            if (value := getattr(self, name)) != defaults[name]:
+                raise ConfigError(f"{why}: leave it out, got {value}")
         self.network_fields()
 
     def network_fields(self) -> dict[str, Any]:
@@ -368,14 +411,19 @@ class TrainConfig(RunConfig):
         return {name: getattr(self, name) for name in names}
 
     @classmethod
+    def normal(cls, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all flags by name, of what `to_json` gave, with defaults for those it has not or that do nothing."""
+        flags = super().normal(saved)
+        defaults = super().normal({})
+        return flags | {name: defaults[name] for name in unused_flags(flags)}
+
+    @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> TrainConfig:
-        """Return the config of a run, from what `to_json` gave; flags of older versions are left out."""
+        """Return the config of a run, from what `to_json` gave."""
         known: dict[str, Any] = {}
-        for field in dataclasses.fields(cls):
-            if field.name in saved:
-                value = saved[field.name]
-                is_path = field.name in ("data_dir", "workdir") and value is not None
-                known[field.name] = Path(value) if is_path else tuple(value) if isinstance(value, list) else value
+        for name, value in cls.normal(saved).items():
+            is_path = name in ("data_dir", "workdir") and value is not None
+            known[name] = Path(value) if is_path else tuple(value) if isinstance(value, list) else value
         return cls(**known)
 
 

@@ -71,6 +71,8 @@ def fit(
             if directory is None:
                 return None
             resolved = setup.resolved()
+            for notice in directory.check_resolved(resolved):
+                console.print(f"[yellow]{notice}: images may differ by rounding from those before[/yellow]")
             directory.create(resolved)
             if skipped := resolved.get("skipped_images"):
                 console.print(f"[yellow]{len(skipped)} bad images are left out; config.json lists them[/yellow]")

@@ -15,7 +15,7 @@ OPTIMIZERS = get_args(OptimizerName)
 SCHEDULES = get_args(ScheduleName)
 # Of the optimizers, those that have momentum to be chosen, and those that subtract decayed weights from the update
 # instead of adding them to the gradient.
-WITH_MOMENTUM = ("sgd", "rmsprop", "lars")
+WITH_MOMENTUM: tuple[OptimizerName, ...] = ("sgd", "rmsprop", "lars")
 DECOUPLED = ("adamw", "lamb", "lion")
 # Share of a one-cycle schedule that rises, unless a warm-up says otherwise. Smith and Topin 2017, arXiv:1708.07120, let
 # it rise for somewhat less than half of the run; PyTorch's and optax's default is this.

@@ -8,12 +8,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tyro
 
-from cnnjax.training.config import ConfigError, TrainConfig
+from cnnjax.training.config import OF_SCHEDULES, ConfigError, TrainConfig, unused_flags
+from cnnjax.training.optim import OPTIMIZERS, SCHEDULES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -366,8 +367,42 @@ def parse_config(arguments: Sequence[str] | None = None, description: str | None
       SystemExit: an unknown flag or a value of another type (explained on stderr, exit code 2), or ``--help``.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    default = find_recipe(_recipe_name(arguments)).config
-    return tyro.cli(TrainConfig, args=arguments, default=default, description=description)
+    given = _given(arguments)
+    default = _without_unused(find_recipe(given.get("recipe") or TrainConfig().recipe).config, given)
+    config = tyro.cli(TrainConfig, args=arguments, default=default, description=description)
+    # Values that are the defaults were not refused with the others.
+    for name, why in unused_flags(vars(config)).items():
+        if name in given:
+            raise ConfigError(f"{why}: leave it out, got {getattr(config, name)}")
+    return config
+
+
+def _given(arguments: Sequence[str]) -> dict[str, str]:
+    """Return the flags of a command line by name, each with the word after it or an empty one; the last counts."""
+    found: dict[str, str] = {}
+    for flag, following in zip(arguments, [*arguments, ""][1:], strict=True):
+        if flag.startswith("--"):
+            name, separator, value = flag.removeprefix("--").partition("=")
+            found[name.replace("-", "_")] = value if separator else following
+    return found
+
+
+def _without_unused(config: TrainConfig, given: Mapping[str, str]) -> TrainConfig:
+    """Return a recipe's config without what belongs to its schedule or optimizer where others are given."""
+    flags = {name: given.get(name, str(getattr(config, name))) for name in ("schedule", "optimizer", "warmup_epochs")}
+    if flags["schedule"] not in SCHEDULES or flags["optimizer"] not in OPTIMIZERS:
+        return config  # refused with what there is when all flags are read
+    try:
+        warmup_epochs = float(flags["warmup_epochs"])
+    except ValueError:
+        return config
+    unused = unused_flags({**flags, "warmup_epochs": warmup_epochs})
+    plain = TrainConfig()
+    changes: dict[str, Any] = {name: getattr(plain, name) for name in unused}
+    if flags["schedule"] not in OF_SCHEDULES["decay_epochs"]:
+        # Others need no flag that may still come.
+        changes["schedule"] = flags["schedule"]
+    return dataclasses.replace(config, **changes)
 
 
 def find_recipe(name: str) -> Recipe:
@@ -381,14 +416,3 @@ def find_recipe(name: str) -> Recipe:
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(RECIPES)}"
         raise ConfigError(f"unknown recipe {name!r}; {hint}")
     return RECIPES[name]
-
-
-def _recipe_name(arguments: Sequence[str]) -> str:
-    """Return the name of the recipe that the arguments choose."""
-    name = TrainConfig().recipe
-    for index, argument in enumerate(arguments):
-        if argument == "--recipe" and index + 1 < len(arguments):
-            name = arguments[index + 1]
-        elif argument.startswith("--recipe="):
-            name = argument.partition("=")[2]
-    return name

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import subprocess
 from collections.abc import Mapping, Set
-from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, Protocol
 
 from cnnjax.pretrained.run_files import FORMAT
-from cnnjax.training.config import ConfigError
+from cnnjax.training.config import ConfigError, RunConfig
 
 # Where a run lies may differ between its processes; what it runs on and shows, between two parts of it, too. Everything
 # else is part of what it computes.
@@ -91,15 +90,10 @@ class RunDirectory:
         return self.path / "curves.png"
 
     def _compare(self) -> None:
-        try:
-            saved = json.loads(self.config_file.read_text())["config"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(
-                f"{self.config_file} cannot be read ({error}); restore it, or give another --workdir"
-            ) from error
+        saved = self._read()["config"]
         ours = self.config.to_json()
-        # Runs of versions without a flag did what is its default now.
-        saved = _defaults(self.config) | saved
+        if isinstance(self.config, RunConfig):
+            saved = saved | self.config.normal(saved)
         differing = [
             f"  {field}: {saved.get(field, 'not there')!r} there, {ours.get(field, 'not there')!r} now"
             for field in sorted((saved.keys() | ours.keys()) - self._free)
@@ -111,6 +105,16 @@ class RunDirectory:
                 + "\n".join(differing)
                 + "\ngive the same flags to go on with it, or another --workdir to start afresh"
             )
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            saved = json.loads(self.config_file.read_text())
+            _ = saved["config"].keys(), saved.get("resolved", {}).keys()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(
+                f"{self.config_file} cannot be read ({error}); restore it, or give another --workdir"
+            ) from error
+        return saved
 
     def create(self, resolved: Mapping[str, Any]) -> None:
         """Make the folder and write ``config.json``, unless they are there.
@@ -139,6 +143,39 @@ class RunDirectory:
                 "git_commit": git_commit(),
             },
         )
+
+    def check_resolved(self, resolved: Mapping[str, Any]) -> list[str]:
+        """Compare what the config left to the data and the machine with what it was when the run began.
+
+        The same flags can mean other images: another library resizes them, their mean is of other data, or a smaller
+        memory budget leaves their mean to the network.
+
+        Args:
+          resolved: as it is now.
+        Returns:
+          What differs and may go on, in words: the version of the library that resizes.
+        Raises:
+          ConfigError: anything else that both know of differs.
+        """
+        if not self.config_file.exists():
+            return []
+        saved = self._read().get("resolved", {})
+        now = json.loads(json.dumps(dict(resolved)))
+        notices, differing = [], []
+        for name in sorted(saved.keys() & now.keys()):
+            if _same(saved[name], now[name]):
+                continue
+            line = f"{name}: {_short(saved[name])} there, {_short(now[name])} now"
+            is_version = name == "resizer" and str(saved[name]).split()[0] == str(now[name]).split()[0]
+            (notices if is_version else differing).append(line)
+        if differing:
+            raise ConfigError(
+                f"workdir {str(self.path)!r} holds a run of the same flags that meant something else there:\n  "
+                + "\n  ".join(differing)
+                + "\ngo on with the data, the packages and the --memory-budget-mib that it began with, or give another "
+                "--workdir to start afresh"
+            )
+        return notices
 
     def result(self) -> dict[str, Any] | None:
         """Return the result of a complete run, or None."""
@@ -195,10 +232,18 @@ class RunDirectory:
             _sync_directory(self.path)
 
 
-def _defaults(config: Config) -> dict[str, Any]:
-    if not dataclasses.is_dataclass(config):
-        return {}
-    return {field.name: field.default for field in dataclasses.fields(config) if field.default is not MISSING}
+def _same(one: Any, other: Any) -> bool:
+    """Return whether two values of JSON are equal; numbers may differ by what other machines round."""
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-6)
+    return one == other
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def git_commit() -> str | None:

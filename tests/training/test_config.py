@@ -1,9 +1,11 @@
 import dataclasses
 
+import jax
 import pytest
 
 from cnnjax.training import RECIPES, ConfigError, TrainConfig, parse_config
-from cnnjax.training.setup import aux_weight
+from cnnjax.training.config import OF_SCHEDULES
+from cnnjax.training.setup import aux_weight, make_config_schedule
 
 
 def test_the_default_is_lenet_on_digits():
@@ -54,7 +56,21 @@ def test_every_flag_has_a_line_of_help(capsys):
         ("learning_rate", -0.1, "learning_rate must be above 0 and finite, got -0.1"),
         ("learning_rate", float("nan"), "learning_rate must be above 0 and finite, got nan"),
         ("momentum", 1.0, "momentum must be at least 0 and below 1, got 1.0"),
-        ("nesterov", True, "nesterov must be False with optimizer adamw"),
+        (
+            "nesterov",
+            True,
+            "nesterov is for optimizer sgd, rmsprop or lars, and optimizer is adamw: leave it out, got True",
+        ),
+        ("momentum", 0.5, "momentum is for optimizer sgd, .* and optimizer is adamw: leave it out, got 0.5"),
+        (
+            "milestones",
+            (10.0,),
+            r"milestones is for schedule multistep, and schedule is cosine: leave it out, got \(10",
+        ),
+        ("decay_epochs", 3.0, "decay_epochs is for schedule step or exponential, and schedule is cosine"),
+        ("decay_rate", 0.5, "decay_rate is for schedule step, multistep or exponential, and schedule is cosine"),
+        ("power", 2.0, "power is for schedule polynomial, and schedule is cosine"),
+        ("start_factor", 0.5, "start_factor is where warm-up starts, and warmup_epochs is 0: leave it out, got 0.5"),
         ("weight_decay", -1.0, "weight_decay must be at least 0"),
         ("warmup_epochs", 30.0, "warmup_epochs must be at least 0 and below epochs"),
         ("label_smoothing", 1.0, "label_smoothing must be"),
@@ -89,6 +105,43 @@ def test_every_flag_has_a_line_of_help(capsys):
 def test_impossible_values_are_refused_at_once(field, value, expected):
     with pytest.raises(ConfigError, match=expected):
         TrainConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"schedule": "constant", "final_factor": 0.1}, "final_factor is for schedule cosine or polynomial"),
+        (
+            {"schedule": "onecycle", "warmup_epochs": 3.0, "start_factor": 0.5},
+            "start_factor is for schedule constant, st",
+        ),
+    ],
+)
+def test_flags_of_another_schedule_are_refused(fields, expected):
+    with pytest.raises(ConfigError, match=expected):
+        TrainConfig(**fields)
+
+
+def test_every_flag_of_a_schedule_or_optimizer_is_used_by_one():
+    """What is refused elsewhere changes the rate, or the update, where it is taken."""
+    changed = {"milestones": (10.0,), "decay_epochs": 7.0, "decay_rate": 0.5, "final_factor": 0.3, "power": 2.0}
+    others = {"step": {"decay_epochs": 10.0}, "exponential": {"decay_epochs": 10.0}}
+    for name, value in (changed | {"start_factor": 0.5}).items():
+        for schedule in OF_SCHEDULES[name]:
+            fields = {"schedule": schedule, "warmup_epochs": 4.0, **others.get(schedule, {})}
+            plain, other = (TrainConfig(**(fields | more)) for more in ({}, {name: value}))
+            with jax.numpy_dtype_promotion("standard"):
+                rates = [
+                    [float(rate(step)) for step in range(30)]
+                    for rate in (make_config_schedule(config, 30, 1.0) for config in (plain, other))
+                ]
+            assert rates[0] != rates[1], (name, schedule)
+
+
+def test_what_runs_of_older_versions_ignored_is_left_out():
+    saved = TrainConfig().to_json() | {"milestones": [3.0], "momentum": 0.5, "start_factor": 0.1, "cropping": 3}
+    assert TrainConfig.from_json(saved) == TrainConfig()
+    assert TrainConfig.from_json({"model": "resnet20", "augment": ["mirror"]}).augment == ("mirror",)
 
 
 def test_auxiliary_heads_weigh_as_published():

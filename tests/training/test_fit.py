@@ -287,6 +287,46 @@ def test_another_config_is_refused_with_the_difference(whole, tmp_path):
     assert run(dataclasses.replace(config, workdir=moved, parallel="pmap"))[1].startswith("The run is complete")
 
 
+def edit_resolved(config, **changes):
+    file = config.run_directory / "config.json"
+    saved = json.loads(file.read_text())
+    saved["resolved"] |= changes
+    file.write_text(json.dumps(saved))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("resizer", "cykooz-resizer 4.0", "resizer: 'cykooz-resizer 4.0' there, 'pillow"),
+        ("mean", [0.5], r"mean: \[0.5\] there, \[0.30"),
+        ("interpolation", "bicubic", "interpolation: 'bicubic' there, 'bilinear' now"),
+        ("image_size", 32, "image_size: 32 there, 28 now"),
+        ("dataset_version", "0.9", "dataset_version: '0.9' there"),
+        ("skipped_images", [["a.png", "damaged"]], r"skipped_images: \[\['a.png', 'damaged'\]\] there, \[\] now"),
+    ],
+)
+def test_flags_that_mean_other_images_now_are_refused(config, monkeypatch, name, value, expected):
+    stop_after(config, monkeypatch, 14, KeyboardInterrupt())
+    edit_resolved(config, **{name: value})
+    with pytest.raises(ConfigError, match=f"(?s)meant something else there:\n  {expected}.*--memory-budget-mib"):
+        run(config)
+
+
+def test_another_version_of_the_resizer_is_told(whole, config, monkeypatch):
+    stop_after(config, monkeypatch, 14, KeyboardInterrupt())
+    before = json.loads((config.run_directory / "config.json").read_text())["resolved"]["resizer"]
+    # Other machines may round the mean otherwise.
+    edit_resolved(config, resizer="pillow 1.0", mean=[float(np.nextafter(whole_mean(whole), 1))])
+    assert before.startswith("pillow ")
+    _, text = run(config)
+    assert f"resizer: 'pillow 1.0' there, '{before}' now: images may differ by rounding" in text
+    assert_same_run(whole[0].workdir, config.workdir)
+
+
+def whole_mean(whole):
+    return json.loads((whole[0].run_directory / "config.json").read_text())["resolved"]["mean"][0]
+
+
 def test_eight_devices_train_like_one(config, tmp_path):
     one, _ = run(config)
     eight, _ = run(dataclasses.replace(config, workdir=tmp_path / "eight", parallel="pmap"))

@@ -42,6 +42,38 @@ def test_recipes_can_be_run(name):
     assert top == pytest.approx(config.peak_learning_rate * config.decay_rate**passed, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["tv-v1", "--schedule", "cosine"], {"schedule": "cosine", "milestones": ()}),
+        (["tv-v1", "--schedule=step", "--decay-epochs", "30"], {"schedule": "step", "decay_epochs": 30.0}),
+        (["paper-mobilenet_v2", "--schedule", "multistep"], {"decay_epochs": None, "decay_rate": 0.98}),
+        (["paper-mobilenet_v2", "--schedule", "exponential"], {"decay_epochs": 1, "decay_rate": 0.98}),
+        (["tv-v2", "--warmup-epochs", "0"], {"start_factor": 0.0}),
+        (["paper-densenet121", "--optimizer=adamw"], {"nesterov": False, "momentum": 0.9}),
+        (["paper-lenet5", "--optimizer", "lion"], {"momentum": 0.9}),
+    ],
+)
+def test_what_belongs_to_a_recipes_schedule_or_optimizer_goes_with_it(arguments, expected):
+    config = parse_config(["--recipe", *arguments])
+    assert {name: getattr(config, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--decay-rate", "0.1"], "decay_rate is for schedule step, multistep or exponential, and schedule is cosine"),
+        (
+            ["--recipe", "paper-resnet50", "--optimizer", "lion", "--momentum=0.9"],
+            "momentum is for .* optimizer is lion",
+        ),
+    ],
+)
+def test_flags_that_do_nothing_are_refused_even_with_their_defaults(arguments, expected):
+    with pytest.raises(ConfigError, match=expected):
+        parse_config(arguments)
+
+
 def test_recipes_say_where_they_are_from():
     for recipe in RECIPES.values():
         assert recipe.source
