@@ -79,7 +79,7 @@ def image_format(name: str, source: str | os.PathLike[str]) -> ImageFormat:
       name: a variant, see `cnnjax.list_models`.
       source: see `load`.
     Raises:
-      WeightsFileError: a run whose ``config.json`` cannot be read.
+      WeightsFileError: a run whose ``config.json`` cannot be read, or of a network that maps images to images.
     """
     info = model_info(name)
     config = None if "://" in str(source) else run_config(Path(source))

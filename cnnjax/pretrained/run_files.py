@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
+from cnnjax.models import list_models, model_info
 from cnnjax.pretrained.arrays import WeightsFileError
 
 # 0, of files without a number: before it was written down. 1: the state may have ``nonfinite``.
@@ -28,6 +29,7 @@ def run_config(path: Path) -> dict[str, Any] | None:
             try:
                 config = json.loads(file.read_text())
                 _check_format(file, config)
+                _check_task(folder, config["config"]["model"], config["resolved"])
                 _ = [config["resolved"][name] for name in ("mean", "std", "image_size", "label_names")]
             except WeightsFileError:
                 raise
@@ -35,6 +37,24 @@ def run_config(path: Path) -> dict[str, Any] | None:
                 raise WeightsFileError(f"{file} is not what a run writes ({error}); restore it") from error
             return config
     return None
+
+
+def _check_task(run: Path, model: str, resolved: dict[str, Any]) -> None:
+    """Refuse runs of networks that map images to images, whose config.json says nothing of classes, mean and size."""
+    if "mean" in resolved or model not in list_models():
+        return
+    info = model_info(model)
+    if info.task == "classification":
+        return
+    use = {
+        "dncnn": f"denoise images with it by `python experiments/denoise.py apply --weights {run} --image IMAGE`",
+        "unet": f"segment images with it by `python experiments/segment.py apply --weights {run} --image IMAGE`",
+        "autoencoder": f"what it makes of images is in {run}, as `python experiments/autoencode.py` drew it",
+    }
+    raise WeightsFileError(
+        f"{run} is a run of {model}, a network for {info.task}, and not of experiments/train.py"
+        + (f"; {use[info.family]}" if info.family in use else "")
+    )
 
 
 def _check_format(file: Path, description: dict[str, Any]) -> None:

@@ -56,7 +56,8 @@ def load_run(workdir: str | os.PathLike[str], which: str | int = "best") -> Run:
       workdir: its folder.
       which: "best", the checkpoint with the best test accuracy; "last"; or a step there is a checkpoint of.
     Raises:
-      WeightsFileError (a ValueError): there is no such run or checkpoint, it is damaged, or a newer version wrote it.
+      WeightsFileError (a ValueError): there is no such run or checkpoint, it is damaged, a newer version wrote it, or
+        it is of a network that maps images to images (the message says what uses it).
     """
     if isinstance(which, str) and which not in ("best", "last"):
         raise ValueError(f"which must be 'best', 'last' or a step, got {which!r}")

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from cnnjax.data import load_dataset
+from cnnjax.pretrained import image_format
 
 RUN = Path(__file__).parents[1] / "pretrained" / "data" / "run"
 
@@ -104,6 +106,35 @@ def test_runs_of_other_tasks_are_refused(script, takes_images, tmp_path, capsys)
     images = [str(tmp_path / "image.png")] if takes_images else []
     assert importlib.import_module(script).main(["--workdir", str(run), *images]) == 2
     assert "was trained for regression" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (
+            "dncnn17_grey",
+            "a network for restoration, .* by `python experiments/denoise.py apply --weights {run} --image I",
+        ),
+        (
+            "unet_same",
+            "a network for segmentation, .* by `python experiments/segment.py apply --weights {run} --image I",
+        ),
+        ("conv_autoencoder", "a network for restoration, .*; what it makes of images is in {run}, as `python exper"),
+    ],
+)
+@pytest.mark.parametrize("script", ["evaluate", "predict"])
+def test_runs_that_map_images_to_images_name_the_command_that_uses_them(script, model, expected, tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    resolved = {"image_shape": [40, 40, 1], "steps": 10}
+    (run / "config.json").write_text(json.dumps({"format": 1, "config": {"model": model}, "resolved": resolved}))
+    Image.new("L", (8, 8)).save(tmp_path / "image.png")
+    images = [str(tmp_path / "image.png")] if script == "predict" else []
+    assert importlib.import_module(script).main(["--workdir", str(run), *images]) == 2
+    error = capsys.readouterr().err.replace("\n", "")
+    assert re.search(f"error: {run} is a run of {model}, {expected.format(run=run)}", error)
+    with pytest.raises(ValueError, match=f"is a run of {model}"):
+        image_format(model, run)
 
 
 def test_a_damaged_run_is_not_evaluated(tmp_path, capsys):
