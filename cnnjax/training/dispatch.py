@@ -23,11 +23,11 @@ class Dispatcher:
     call of its own, as it is with ``steps=1``.
 
     Args:
-      devices: where; of one process if there is ``data``.
+      devices: where.
       step: as `cnnjax.training.train_step`.
       steps: most steps of a call.
       data: arrays of all training examples, which are put on every device; batches are then ``index`` int32[batch],
-        their places. None: batches are the examples.
+        their places. Every process has all. None: batches are the examples.
       loop: loop inside the program; None: if there are several steps, except on CPUs.
     """
 

@@ -337,12 +337,10 @@ def _place(pipeline: DataPipeline, where: str, devices: Devices) -> DataPipeline
         return pipeline
     memory = jax.local_devices()[0].memory_stats() or {}
     limit = memory.get("bytes_limit", 0) // 4 if where == "auto" else sys.maxsize
-    if devices.processes == 1 and fits_the_device(pipeline, limit):
+    if fits_the_device(pipeline, limit):
         return ResidentPipeline.of(pipeline)
     if where == "yes":
-        raise ConfigError(
-            "data_on_device yes needs one process, and images of one size within --memory-budget-mib; take auto or no"
-        )
+        raise ConfigError("data_on_device yes needs images of one size within --memory-budget-mib; take auto or no")
     return pipeline
 
 

@@ -123,6 +123,36 @@ def test_two_processes_stop_die_and_resume_elsewhere_to_the_numbers_of_one(tmp_p
             assert difference <= 1e-3 * np.linalg.norm(array.astype(np.float64).ravel()) + 1e-3, path
 
 
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+def test_examples_on_the_devices_of_two_processes_give_the_numbers_of_the_host(tmp_path, mode):
+    """Each process has all examples on its devices, and takes its part of each batch by their places."""
+    (tmp_path / "data").mkdir()
+    flags = {
+        "data-dir": tmp_path / "data",
+        "batch-size": 32,
+        "epochs": 0.4,
+        "optimizer": "sgd",
+        "learning-rate": 0.05,
+        "augment": "mirror",
+        "log-steps": 2,
+        "checkpoint-steps": 4,
+    }
+    common = [part for key, value in flags.items() for part in (f"--{key}", value)]
+    alone = launch(1, *common, "--workdir", tmp_path / "alone", "--num-processes", 1, "--data-on-device", "no")
+    assert ends([alone])[0][0] == 0
+    together = [*common, "--workdir", tmp_path / "together", "--parallel", mode, "--data-on-device", "yes"]
+    for code, errors in ends(launch_two(*together, "--steps-per-dispatch", 2)):
+        assert code == 0, errors
+    expected, found = records(tmp_path / "alone"), records(tmp_path / "together")
+    assert [(line["kind"], line["step"]) for line in found] == [(line["kind"], line["step"]) for line in expected]
+    for one, other in zip(expected, found, strict=True):
+        assert one.keys() == other.keys()
+        for key in one.keys() - {"kind"}:
+            rtol, atol = (0, 0.02) if "accuracy" in key else (2e-4, 0)
+            np.testing.assert_allclose(one[key], other[key], rtol=rtol, atol=atol, err_msg=f"{key} at {one['step']}")
+
+
 def test_processes_that_disagree_all_exit_and_say_on_what(tmp_path):
     (tmp_path / "data").mkdir()
     pair = launch_two(
