@@ -44,7 +44,7 @@ from cnnjax.data.pipeline import WHOLE, Shard
 from cnnjax.models import create_model, model_info
 from cnnjax.pretrained.run_files import read_run
 from cnnjax.restoration import AddNoise, add_noise
-from cnnjax.training import ConfigError, TaskConfig, TaskSetup, fit, run_command
+from cnnjax.training import ConfigError, TaskConfig, TaskSetup, fit, require_one, run_command
 from cnnjax.training.metrics import Regression
 from cnnjax.visualize import draw_panels
 
@@ -354,6 +354,7 @@ def draw_interpolation(
 
 def run(config: Config, console: Console) -> None:
     """Train, compare with PCA, and draw."""
+    require_one("autoencode.py")
     fit(config, console, setup)
     folder = config.run_directory
     file = folder / "autoencoding.json"

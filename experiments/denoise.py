@@ -40,7 +40,7 @@ from cnnjax.data.photographs import grid_patches, random_patch, read_image, resc
 from cnnjax.models import create_model, model_info
 from cnnjax.pretrained import load
 from cnnjax.restoration import FILTERS, AddNoise, Denoiser, add_noise, best_strength, psnr, ssim
-from cnnjax.training import ConfigError, TaskConfig, TaskSetup, TrainState, fit, run_command
+from cnnjax.training import ConfigError, TaskConfig, TaskSetup, TrainState, fit, require_one, run_command
 from cnnjax.training.metrics import Regression
 from cnnjax.visualize import draw_panels
 
@@ -242,6 +242,7 @@ def _panels(level: float, outputs: Mapping[str, np.ndarray], clean: np.ndarray) 
 
 def train(config: TrainDenoiser, console: Console) -> None:
     """Train, compare with the filters, and draw."""
+    require_one("denoise.py")
     _, images = photographs(config)
     import skimage.restoration  # noqa: F401  (missing, it is missed here, and not after training)
 

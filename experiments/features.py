@@ -43,11 +43,11 @@ from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
 from cnnjax.data import DataPipeline, EvaluationBatches, Preprocess, Section, load_dataset
-from cnnjax.data.source import ExampleSource
+from cnnjax.data.source import ExampleSource, example_name
 from cnnjax.finetune import FeatureCache, cut, hash_variables
 from cnnjax.models import create_model, model_info
 from cnnjax.pretrained import image_format, load
-from cnnjax.training import ConfigError, Devices, TrainConfig, fit, run_command
+from cnnjax.training import ConfigError, Devices, TrainConfig, fit, require_one, run_command
 from cnnjax.training.parallel import ParallelMode
 from cnnjax.training.rundir import FREE_FIELDS, RunDirectory
 
@@ -116,6 +116,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     """Describe the images, learn from it, and return the result of the method."""
     started = time.perf_counter()
     config.check()
+    require_one("features.py")
     directory = RunDirectory(config.folder, config, free=FREE_FIELDS | {"method", "embedding", "batch_size"})
     devices = Devices.choose(config.parallel)
     devices.check_batch_size(config.batch_size)
@@ -155,8 +156,13 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     cache = FeatureCache(config.folder / "features", identity)
     network_pass = _NetworkPass(network, variables, preprocess, devices, config.batch_size, pipeline, console)
     features, labels = {}, {}
-    for split, source in (("train", pipeline.train), ("test", pipeline.test)):
-        features[split], labels[split] = cache.split(split, len(source), network_pass.over(split, source))
+    for split, source, named in (
+        ("train", pipeline.train, dataset.train),
+        ("test", pipeline.test, dataset.test),
+    ):
+        compute = network_pass.over(split, source, named)
+        features[split], labels[split] = cache.split(split, len(source), compute)
+        _check_finite(features[split], split, named)
     for notice in cache.notices:
         console.print(f"[yellow]{notice}[/yellow]")
     console.print(
@@ -210,6 +216,16 @@ def _train(config: Config, console: Console) -> Path:
     return folder
 
 
+def _check_finite(features: np.ndarray, split: str, named: ExampleSource, start: int = 0) -> None:
+    """Refuse features that are not finite, from which nothing can be learnt; the first is that of image ``start``."""
+    bad = np.flatnonzero(~np.isfinite(features.reshape(len(features), -1)).all(1))
+    if len(bad):
+        raise ValueError(
+            f"{len(bad)} of {len(features)} images have features that are not finite, first {split} image "
+            f"{example_name(named, start + int(bad[0]))}; take other --weights, or an earlier layer (--at)"
+        )
+
+
 class _NetworkPass:
     """Computes features, and says how far it is.
 
@@ -244,8 +260,8 @@ class _NetworkPass:
     def rate(self) -> float | None:
         return self._images / self._seconds if self._images else None
 
-    def over(self, split: str, source: ExampleSource) -> Any:
-        """Return the function of (start, stop) that `FeatureCache.split` asks for."""
+    def over(self, split: str, source: ExampleSource, named: ExampleSource) -> Any:
+        """Return the function of (start, stop) that `FeatureCache.split` asks for; ``named`` tells images' names."""
 
         def compute(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
             features, labels = [], []
@@ -261,7 +277,10 @@ class _NetworkPass:
                     self._seconds += time.perf_counter() - began
                 self._first = False
                 self._report(split, start + min((index + 1) * self._batch_size, stop - start), len(source))
-            return np.concatenate(features), np.concatenate(labels)
+            found = np.concatenate(features)
+            # Before they are stored.
+            _check_finite(found, split, named, start)
+            return found, np.concatenate(labels)
 
         return compute
 

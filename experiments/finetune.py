@@ -38,8 +38,18 @@ from cnnjax.data import DataPipeline, Preprocess, load_dataset
 from cnnjax.data.source import ArraySplit
 from cnnjax.models import create_model, model_info
 from cnnjax.pretrained import load
-from cnnjax.training import Devices, eval_step, make_optimizer, make_schedule, run_command, train_step
+from cnnjax.training import (
+    Devices,
+    TrainingError,
+    eval_step,
+    make_optimizer,
+    make_schedule,
+    require_one,
+    run_command,
+    train_step,
+)
 from cnnjax.training.metrics import Classification, means, zero_sums
+from cnnjax.training.nonfinite import describe_bad_step, skip_nonfinite
 from cnnjax.training.optim import OptimizerName
 from cnnjax.training.parallel import ParallelMode
 from cnnjax.training.setup import sum_over
@@ -49,6 +59,8 @@ LABELS_A_CLASS = (1, 5, 20, 100)
 DRAWS = 5
 STUDY_STEPS, STUDY_BATCH = 150, 32
 NEW_HEAD_FACTOR = 10.0
+# Steps between two looks at whether a loss or gradient was not finite.
+CHECK_STEPS = 50
 OLD, NEW = range(5), range(5, 10)
 
 
@@ -173,8 +185,9 @@ def fine_tune(config: Config, console: Console) -> dict[str, Any]:
     console.print(str(finetune.describe(params, frozen=frozen)), markup=False)
 
     preprocess = Preprocess(mean, std)
-    state = devices.replicate(finetune.train_state(model, variables, tx, key, frozen=frozen))
-    step = devices.compile_train(partial(train_step, preprocess=preprocess))
+    state = finetune.train_state(model, variables, tx, key, frozen=frozen)
+    state = devices.replicate(state.replace(nonfinite=jnp.zeros((), jnp.int32)))
+    step = devices.compile_train(skip_nonfinite(partial(train_step, preprocess=preprocess), 0))
     evaluate = devices.compile_eval(partial(eval_step, preprocess=preprocess))
     batches = pipeline.train_batches(config.batch_size, num_steps, config.seed)
     config.folder.mkdir(parents=True, exist_ok=True)
@@ -183,8 +196,22 @@ def fine_tune(config: Config, console: Console) -> dict[str, Any]:
         if schedule is not None:
             state = devices.replicate(schedule.advance(devices.unreplicate(state), tx, epoch))
         sums = devices.replicate(zero_sums())
-        for _ in range(steps_an_epoch):
+        place = batches.get_state()
+        for number in range(1, steps_an_epoch + 1):
             state, sums = step(state, sums, devices.shard(next(batches)))
+            # The state stays as it was before a bad step, so it need not be looked at after each.
+            if (number % CHECK_STEPS == 0 or number == steps_an_epoch) and int(devices.unreplicate(state.nonfinite)):
+                batches.set_state(place)
+                for _ in range(int(devices.unreplicate(state.step)) + 1 - epoch * steps_an_epoch):
+                    batch = devices.shard(next(batches))
+                found = describe_bad_step(
+                    lambda state, sums, batch=batch: step(state, sums, batch),
+                    devices,
+                    state,
+                    lambda step: float(rate(step - 1)),
+                    Classification(),
+                )
+                raise TrainingError(f"{found}. Lower --learning-rate; {config.folder} has the epochs before")
         train = means(jax.device_get(devices.unreplicate(sums)))
         test = _test(devices, evaluate, state, pipeline, config.batch_size)
         records.append(
@@ -192,12 +219,10 @@ def fine_tune(config: Config, console: Console) -> dict[str, Any]:
             | {f"train_{name}": value for name, value in train.items()}
             | {f"test_{name}": value for name, value in test.items()}
         )
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        (config.folder / "metrics.jsonl").write_text(lines)
         console.print(f"epoch {epoch + 1}: train loss {train['loss']:.4f}, test accuracy {test['accuracy']:.2%}")
-        if not math.isfinite(train["loss"]):
-            raise ValueError(f"the loss is {train['loss']} in epoch {epoch + 1}; lower --learning-rate")
     plot_curves(records, config.folder / "curves.png", f"{config.model} on {config.dataset}, fine-tuned")
-    lines = "".join(json.dumps(record) + "\n" for record in records)
-    (config.folder / "metrics.jsonl").write_text(lines)
     last = {name: value for name, value in records[-1].items() if name.startswith(("train_", "test_"))}
     return {"steps": num_steps, "epochs": config.epochs, **last, "seconds": time.perf_counter() - started}
 
@@ -249,7 +274,7 @@ def study(config: Config, console: Console) -> dict[str, Any]:
     }
     tests = _subset(pipeline.test, NEW)
     step, evaluate = (
-        jax.jit(partial(train_step, preprocess=preprocess)),
+        jax.jit(skip_nonfinite(partial(train_step, preprocess=preprocess), 0)),
         jax.jit(partial(eval_step, preprocess=preprocess)),
     )
 
@@ -308,11 +333,20 @@ def _few(pool: Batch, labels: int, draw: int) -> Batch:
 
 
 def _train(step: Any, state: Any, examples: Batch, steps: int, seed: int) -> Any:
-    """Return the state after ``steps`` batches, drawn with replacement so that they all have one size."""
+    """Return the state after ``steps`` batches, drawn with replacement so that they all have one size.
+
+    Raises:
+      TrainingError: the loss or the gradient of one is not finite.
+    """
     random = np.random.default_rng(seed)
+    state = state.replace(nonfinite=jnp.zeros((), jnp.int32))
     for _ in range(steps):
         places = random.integers(0, len(examples["label"]), STUDY_BATCH)
         state, _ = step(state, {name: array[places] for name, array in examples.items()})
+    if int(state.nonfinite):
+        raise TrainingError(
+            f"the loss or its gradient is not finite at step {int(state.step) + 1} of {steps}; lower --learning-rate"
+        )
     return state
 
 
@@ -343,6 +377,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> None:
         config = tyro.cli(Config, args=arguments, description=__doc__)
         config.check()
+        require_one("finetune.py")
         console = Console(highlight=False)
         result = study(config, console) if config.weights is None else fine_tune(config, console)
         (config.folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")

@@ -48,6 +48,7 @@ from cnnjax.training import (
     dice_loss,
     fit,
     pixel_cross_entropy,
+    require_one,
     run_command,
 )
 from cnnjax.training.segmentation import Segmentation, confusion_matrix, segmentation_scores
@@ -210,6 +211,7 @@ class Segmenter:
 
 def train(config: TrainSegmenter, console: Console) -> None:
     """Train, measure on the test scenes, and draw some."""
+    require_one("segment.py")
     split_photographs(config.channels, config.photographs, min_size=config.size)  # fails here, not after training
     fit(config, console, setup)
     report = config.run_directory / "segmentation.json"

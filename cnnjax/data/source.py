@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -154,6 +154,31 @@ class Joined:
                     images[position], labels[position] = image, label
             start += len(source)
         return images, np.stack(labels)
+
+
+@runtime_checkable
+class Named(Protocol):
+    """A split whose examples are files."""
+
+    @property
+    def paths(self) -> Sequence[str]:
+        """Path of each example's file."""
+
+
+def example_name(source: ExampleSource, index: int) -> str:
+    """Return what to call an example: the path of its file, or else "number 7", from 0."""
+    if isinstance(source, Section):
+        return example_name(source.source, source.start + index)
+    if isinstance(source, Selection):
+        return example_name(source.source, int(source.kept[index]))
+    if isinstance(source, Named):
+        return repr(source.paths[index])
+    if isinstance(source, Joined):
+        for part in source.sources:
+            if index < len(part):
+                return example_name(part, index)
+            index -= len(part)
+    return f"number {index}"
 
 
 class ArraySplit:

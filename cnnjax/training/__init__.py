@@ -9,7 +9,7 @@ from cnnjax.training.loop import TrainingError, fit
 from cnnjax.training.losses import absolute_error, cross_entropy, squared_error
 from cnnjax.training.optim import make_optimizer, make_schedule
 from cnnjax.training.parallel import Devices, for_platform
-from cnnjax.training.processes import ProcessesError, connect
+from cnnjax.training.processes import ProcessesError, connect, require_one
 from cnnjax.training.recipes import RECIPES, Recipe, parse_config
 from cnnjax.training.segmentation import (
     confusion_matrix,
@@ -52,6 +52,7 @@ __all__ = [
     "make_schedule",
     "parse_config",
     "pixel_cross_entropy",
+    "require_one",
     "run_command",
     "segmentation_scores",
     "several_heads",

@@ -21,7 +21,7 @@ from cnnjax.training.dispatch import Dispatcher
 from cnnjax.training.events import EventLog
 from cnnjax.training.interruption import Interrupted, Stop, stop_on_signals
 from cnnjax.training.metrics import means, zero_sums
-from cnnjax.training.nonfinite import KEPT, name_first, nonfinite_paths, probe
+from cnnjax.training.nonfinite import KEPT, describe_bad_step, name_first, nonfinite_paths
 from cnnjax.training.progress import RunProgress, print_result
 from cnnjax.training.rundir import LOCAL_FIELDS, RunDirectory
 from cnnjax.training.setup import RunSetup, Setup
@@ -294,27 +294,24 @@ class TrainingLoop:
 
     def explain(self) -> str:
         """Say what was not finite in the step that stopped the state, by taking it again."""
-        devices = self.setup.devices
-        state = devices.unreplicate(self.state)
-        bad_step = int(state.step) + 1
-        before = jax.tree.map(np.array, state.params)
+        bad_step = int(self.setup.devices.unreplicate(self.state).step) + 1
         batches = self.train_batches()
         batches.set_state(self.good[1])
         for _ in range(bad_step - self.good[0]):
             batch = next(batches)
-        zeros = devices.replicate(zero_sums(self.setup.metrics))
-        after, sums = self.take_steps(probe(self.state), zeros, [batch])
-        sums = jax.device_get(devices.unreplicate(sums))
-        grads = jax.tree.map(lambda new, old: np.asarray(new) - old, devices.unreplicate(after).params, before)
-        total = len(jax.tree.leaves(before))
-        rate = float(self.setup.schedule(max(bad_step - self.nonfinite, 0)))
         allowed = f"; it is the {self.nonfinite}. such step, --skip-nonfinite {self.max_nonfinite} allows fewer"
+        found = describe_bad_step(
+            lambda state, sums: self.take_steps(state, sums, [batch]),
+            self.setup.devices,
+            self.state,
+            # The optimizer counts neither this step nor those that were left out before.
+            lambda step: float(self.setup.schedule(max(step - self.nonfinite, 0))),
+            self.setup.metrics,
+            allowed if self.max_nonfinite else "",
+        )
         return (
-            f"the loss is {means(sums, self.setup.metrics)['loss']:.4g} at step {bad_step} (learning rate {rate:.3g}, "
-            f"gradient norm {float(sums['gradient_norm_sum']):.4g}{allowed if self.max_nonfinite else ''}). "
-            f"Gradients that are not finite: {name_first(nonfinite_paths(grads), total)}; "
-            f"parameters: {name_first(nonfinite_paths(before), total)}. {ADVICE.capitalize()}"
-            ", or tolerate a few such steps with --skip-nonfinite. Checkpoints of earlier steps are kept"
+            f"{found}. {ADVICE.capitalize()}, or tolerate a few such steps with --skip-nonfinite. Checkpoints of "
+            "earlier steps are kept"
         )
 
     def log(self, progress: RunProgress) -> None:

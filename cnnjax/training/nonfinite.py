@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,8 +12,8 @@ import numpy as np
 import optax
 from flax import traverse_util
 
-from cnnjax.training.metrics import Sums
-from cnnjax.training.parallel import TrainStep
+from cnnjax.training.metrics import Metrics, Sums, means, zero_sums
+from cnnjax.training.parallel import Devices, TrainStep
 from cnnjax.training.state import TrainState
 
 # Fields of the state that a step with a bad gradient leaves as they are.
@@ -58,6 +58,40 @@ def skip_nonfinite(step: TrainStep, limit: int) -> TrainStep:
 def probe(state: TrainState) -> TrainState:
     """Return a state whose next step adds the gradients to the parameters, instead of an update."""
     return state.replace(tx=optax.identity(), nonfinite=None)
+
+
+def describe_bad_step(
+    take: Callable[[Any, Any], tuple[Any, Any]],
+    devices: Devices,
+    state: TrainState,
+    rate: Callable[[int], float],
+    metrics: Metrics,
+    note: str = "",
+) -> str:
+    """Say what was not finite in the step that stopped a state, by taking it again.
+
+    Args:
+      take: (state, sums) -> (state, sums), the step with that batch; may donate both.
+      devices: where the state is.
+      state: as `skip_nonfinite` left it, right before the step.
+      rate: learning rate of a step, counted from 1.
+      metrics: of the step.
+      note: goes on from the numbers of the step.
+    Returns:
+      Loss, step, learning rate and gradient norm; the paths of the first gradients and parameters that are not finite.
+    """
+    before = jax.tree.map(np.array, devices.unreplicate(state).params)
+    step = int(devices.unreplicate(state).step) + 1
+    after, sums = take(probe(state), devices.replicate(zero_sums(metrics)))
+    sums = jax.device_get(devices.unreplicate(sums))
+    grads = jax.tree.map(lambda new, old: np.asarray(new) - old, devices.unreplicate(after).params, before)
+    total = len(jax.tree.leaves(before))
+    return (
+        f"the loss is {means(sums, metrics)['loss']:.4g} at step {step} (learning rate {rate(step):.3g}, "
+        f"gradient norm {float(sums['gradient_norm_sum']):.4g}{note}). "
+        f"Gradients that are not finite: {name_first(nonfinite_paths(grads), total)}; "
+        f"parameters: {name_first(nonfinite_paths(before), total)}"
+    )
 
 
 def nonfinite_paths(tree: Any) -> list[str]:

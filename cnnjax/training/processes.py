@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import re
 import socket
 import threading
@@ -28,6 +29,8 @@ Value = TypeVar("Value")
 HEARTBEAT, FAREWELL = 60, 10
 # Bytes of what a process tells others about its failure.
 MESSAGE = 2000
+# In which SLURM's srun, Open MPI and MPICH say how many processes they started together.
+STARTED_TOGETHER = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 VERSIONS = ("cnnjax", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -120,6 +123,25 @@ def _initialize(coordinator: str | None, process_id: int | None, num_processes: 
         )
     if failure and not (coordinator is None and "coordinator_address should be defined" in str(failure[0])):
         raise ProcessesError(f"the processes could not meet: {failure[0]}") from failure[0]
+
+
+def require_one(program: str) -> None:
+    """Refuse to be one of several processes, in a program that each of them would run as a whole.
+
+    Args:
+      program: what to call it.
+    Raises:
+      ProcessesError: several were started together.
+    """
+    count = jax.process_count()
+    for variable in STARTED_TOGETHER:
+        if (text := os.environ.get(variable, "")).isdecimal():
+            count = max(count, int(text))
+    if count > 1:
+        raise ProcessesError(
+            f"{program} runs in one process, which takes all devices of its machine, and this is one of {count} that "
+            "were started together; start it once"
+        )
 
 
 def is_first() -> bool:

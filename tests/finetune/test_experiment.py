@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -83,3 +84,41 @@ def test_what_is_refused(script, weights, data, flags, message, tmp_path, capsys
     flags = [weights if flag == "WEIGHTS" else flag for flag in flags]
     assert script.main([*flags, "--workdir", str(tmp_path / "run"), "--parallel", "single", *data]) == 2
     assert message in capsys.readouterr().err
+
+
+def poison(monkeypatch, script, bad):
+    """Make the gradients of some steps infinite."""
+    original = script.train_step
+
+    def step(state, batch, **options):
+        factor = jnp.where(jnp.isin(state.step + 1, jnp.array(bad)), jnp.inf, 1.0).astype(jnp.float32)
+        params = state.params | {"head": jax.tree.map(lambda leaf: leaf * factor, state.params["head"])}
+        return original(state.replace(params=params), batch, **options)
+
+    monkeypatch.setattr(script, "train_step", step)
+
+
+@pytest.mark.parametrize("parallel", ["single", "pmap"])
+def test_a_loss_that_is_not_finite_stops_the_run_where_it_was(
+    script, weights, data, monkeypatch, tmp_path, capsys, parallel
+):
+    # The second epoch's fourth step, and what comes after it.
+    poison(monkeypatch, script, range(27, 99))
+    command = ["--weights", weights, "--workdir", str(tmp_path), "--epochs", "3", "--parallel", parallel, *data]
+    assert script.main([*command, "--frozen", "stage1"]) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "error: the loss is nan at step 27 (learning rate 0.0006" in error
+    assert "gradient norm nan). Gradients that are not finite: stage2/" in error
+    assert "parameters: none. Lower --learning-rate" in error
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1]
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_the_study_stops_too(script, data, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(script, "STUDY_STEPS", 3)
+    poison(monkeypatch, script, [5])
+    assert script.main(["--workdir", str(tmp_path), *data]) == 2
+    assert "the loss or its gradient is not finite at step 5 of 12; lower --learning-rate" in " ".join(
+        capsys.readouterr().err.split()
+    )

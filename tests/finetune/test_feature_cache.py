@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 
 import cnnjax
 from cnnjax.data import load_dataset
+from cnnjax.data.source import ArraySplit, Joined, Section, Selection, example_name
 from cnnjax.finetune import FeatureCache, features, hash_variables
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "features.py"
@@ -127,8 +129,8 @@ def stored(script, weights, data, tmp_path_factory):
     command = ["--weights", str(file), "--workdir", str(folder / "w"), "--parallel", "single", *data]
     network_pass = script._NetworkPass.over
 
-    def dying(self, split, source):
-        compute = network_pass(self, split, source)
+    def dying(self, split, source, named):
+        compute = network_pass(self, split, source, named)
 
         def until_killed(start, stop):
             if (split, start) == ("train", features.SHARD):
@@ -226,3 +228,33 @@ def test_an_untrained_network_on_eight_devices(script, data, tmp_path):
     found = np.load(tmp_path / "features" / "train-00000.npz")["features"]
     assert found.shape == (40, 84)
     assert len(np.unique(found, axis=0)) == 40
+
+
+def test_features_that_are_not_finite_are_refused_and_not_stored(script, weights, data, tmp_path, monkeypatch, capsys):
+    load = script.load
+
+    def overflowing(*arguments, **options):
+        variables = load(*arguments, **options)
+        return jax.tree.map(lambda leaf: leaf * jnp.float32(1e30), variables)
+
+    monkeypatch.setattr(script, "load", overflowing)
+    command = ["--weights", weights, "--workdir", str(tmp_path / "f"), "--embedding", "pca", *data]
+    assert script.main(command) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert re.search(
+        r"of 512 images have features that are not finite, first train image number \d+; take other", error
+    )
+    assert not list((tmp_path / "f" / "features").glob("*.npz"))
+
+
+def test_examples_are_called_after_their_files():
+    class Files:
+        paths = ("a/1.png", "a/2.png", "b/1.png", "b/2.png")
+
+        def __len__(self):
+            return 4
+
+    joined = Joined([ArraySplit(np.zeros((2, 1, 1, 1), np.uint8), np.zeros(2, np.int32)), Section(Files(), 1, 4)])
+    names = [example_name(joined, index) for index in range(5)]
+    assert names == ["number 0", "number 1", "'a/2.png'", "'b/1.png'", "'b/2.png'"]
+    assert example_name(Selection(Files(), np.array([3, 0])), 0) == "'b/2.png'"
