@@ -32,34 +32,36 @@ def pixel_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def dice_loss(logits: jax.Array, labels: jax.Array, *, smooth: float = 1.0) -> jax.Array:
-    """Return 1 less the soft Dice coefficient of each example, mean over the classes.
+    """Return 1 less the soft Dice coefficient of each example, mean over the classes but the background.
 
-    (2 sum(u v) + smooth) / (sum(u) + sum(v) + smooth) for each class, u its softmax and v 1 at its pixels: small things
-    weigh as much as large ones, which the cross-entropy of pixels does not give. Background, class 0, is a class like
-    any other: where things are small, training on this loss alone may end with background everywhere, where its slope
-    is 0; `cross_entropy_and_dice` finds its way out.
+    (2 sum(u v) + smooth) / (sum(u) + sum(v) + smooth) for each class from 1 on, u its softmax and v 1 at its pixels:
+    small things weigh as much as large ones, which the cross-entropy of pixels does not give. Class 0 is background and
+    left out: where things are small, it would pull towards background everywhere, and there the slope is 0.
 
-    Source: Isensee et al. 2018, arXiv:1809.10486, section 2.2; differs: sums are over one image, not over the batch,
-    and ``smooth`` makes a class that is neither there nor predicted perfect.
+    Source: Milletari et al. 2016, arXiv:1606.04797, section 3, of one foreground; differs: no squares in the
+    denominator, as in Isensee et al. 2018, arXiv:1809.10486, section 2.2, which differs in turn: it counts background,
+    and its sums are over the batch. ``smooth`` makes a class that is neither there nor predicted perfect.
 
     Args:
-      logits: float[batch, height, width, classes].
+      logits: float[batch, height, width, classes], 2 classes or more.
       labels: int[batch, height, width] from 0 to classes - 1; pixels below 0 count nowhere.
       smooth: pixels, above 0.
     Returns:
       float32[batch] from 0 to 1.
     Raises:
-      ValueError: the shapes do not fit each other.
+      ValueError: the shapes do not fit each other, or there are fewer than 2 classes.
     """
     labelled = _labelled(logits, labels)[..., None]
+    if logits.shape[-1] < 2:
+        raise ValueError(f"the Dice loss needs a background and 1 class or more, got logits {logits.shape}")
     probabilities = jnp.where(labelled, jax.nn.softmax(logits.astype(jnp.float32)), 0)
     truth = jnp.where(labelled, jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32), 0)
     shared = (probabilities * truth).sum((1, 2))
-    return 1 - ((2 * shared + smooth) / (probabilities.sum((1, 2)) + truth.sum((1, 2)) + smooth)).mean(-1)
+    return 1 - ((2 * shared + smooth) / (probabilities.sum((1, 2)) + truth.sum((1, 2)) + smooth))[:, 1:].mean(-1)
 
 
 def cross_entropy_and_dice(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Return `pixel_cross_entropy` plus `dice_loss` of each example (Isensee et al. 2018): float32[batch]."""
+    """Return `pixel_cross_entropy` plus `dice_loss` of each example (as Isensee et al. 2018 do): float32[batch]."""
     return pixel_cross_entropy(logits, labels) + dice_loss(logits, labels)
 
 

@@ -41,11 +41,23 @@ def test_losses_are_their_formulas(scene):
         np.testing.assert_allclose(entropy, -np.log(share[np.arange(len(true)), true]).mean(), rtol=1e-5)
         overlaps = [
             (2 * share[true == each, each].sum() + 1) / (share[:, each].sum() + (true == each).sum() + 1)
-            for each in range(CLASSES)
+            for each in range(1, CLASSES)
         ]
         np.testing.assert_allclose(dice, 1 - np.mean(overlaps), rtol=1e-5)
     both = cross_entropy_and_dice(logits, labels)
     np.testing.assert_allclose(both, pixel_cross_entropy(logits, labels) + dice_loss(logits, labels))
+
+
+def test_dice_loss_leads_out_of_background_everywhere():
+    labels = np.zeros((1, 16, 16), np.int32)
+    labels[0, :3, :5] = 1
+    for share in (0.5, 0.1, 0.01):
+        # The same share of foreground is predicted at every pixel: with more of it, the loss falls.
+        odds = jnp.log(share / (1 - share))
+        slope = jax.grad(lambda odds: dice_loss(jnp.broadcast_to(jnp.stack([0, odds]), (1, 16, 16, 2)), labels).sum())
+        assert slope(odds) < 0, share
+    with pytest.raises(ValueError, match=r"needs a background and 1 class or more, got logits \(1, 16, 16, 1\)"):
+        dice_loss(jnp.zeros((1, 16, 16, 1)), labels)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
