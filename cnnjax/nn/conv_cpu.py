@@ -27,6 +27,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,7 +36,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnnjax.nn.operation import shaped_like
-from cnnjax.nn.slices import Geometry, Shape, fused_sum, interleave, pad, row, scatter, shifted, taps_of
+from cnnjax.nn.slices import Geometry, Shape, apart, fused_sum, interleave, pad, row, scatter, shifted, taps_of
 
 Form = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -54,19 +55,19 @@ BLOCK_CHANNELS = 32
 
 def convolve(images: Shape, kernel: Shape, dtype: Any, geometry: Geometry) -> Form:
     """Return how to convolve images with a kernel of these shapes."""
-    form = choose(kernel[:-2], images[-1], kernel[-1], images[1:-1], geometry)
+    form = choose(kernel[:-2], images[-1], images[1:-1], geometry)
     return _in_float32(form, dtype, functools.partial(form.convolve, geometry=geometry))
 
 
 def input_gradient(kernel: Shape, size: Shape, dtype: Any, geometry: Geometry) -> Form:
     """Return how to get the images' cotangent (of spatial shape ``size``) from (cotangent, kernel)."""
-    form = choose(kernel[:-2], kernel[-2] * geometry.groups, kernel[-1], size, geometry)
+    form = choose(kernel[:-2], kernel[-2] * geometry.groups, size, geometry)
     return _in_float32(form, dtype, functools.partial(form.input_gradient, size=size, geometry=geometry))
 
 
-def kernel_gradient(images: Shape, features: int, window: Shape, dtype: Any, geometry: Geometry) -> Form:
+def kernel_gradient(images: Shape, window: Shape, dtype: Any, geometry: Geometry) -> Form:
     """Return how to get the kernel's cotangent from (images, cotangent)."""
-    form = choose(window, images[-1], features, images[1:-1], geometry)
+    form = choose(window, images[-1], images[1:-1], geometry)
     return _in_float32(form, dtype, functools.partial(form.kernel_gradient, window=window, geometry=geometry))
 
 
@@ -79,7 +80,7 @@ class _Forms:
     kernel_gradient: Callable[..., jax.Array]
 
 
-def choose(window: Shape, channels: int, features: int, size: Shape, geometry: Geometry) -> _Forms:
+def choose(window: Shape, channels: int, size: Shape, geometry: Geometry) -> _Forms:
     """Return the forms for a convolution: the rule above."""
     groups, taps = geometry.groups, math.prod(window)
     per_group = channels // groups
@@ -280,8 +281,12 @@ def _repeat(images: jax.Array, features: int) -> jax.Array:
 def _depthwise(images: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
     window = kernel.shape[:-2]
     out = geometry.output_size(images.shape[1:-1], window)
-    padded = lax.optimization_barrier(pad(_repeat(images, kernel.shape[-1]), geometry.padding))
-    return fused_sum(shifted(padded, tap, out, geometry) * row(kernel[tap][0], padded.ndim) for tap in taps_of(window))
+    padded = pad(_repeat(images, kernel.shape[-1]), geometry.padding)
+
+    def term(tap: Shape) -> jax.Array:
+        return shifted(padded, tap, out, geometry) * row(kernel[tap][0], padded.ndim)
+
+    return fused_sum([functools.partial(term, tap) for tap in taps_of(window)])
 
 
 def _depthwise_input(cotangent: jax.Array, kernel: jax.Array, *, size: Shape, geometry: Geometry) -> jax.Array:
@@ -344,7 +349,7 @@ def _accumulate_rows(images: jax.Array, cotangent: jax.Array, window: Shape, geo
     (height, width), (row_stride, stride) = window, geometry.strides
     row_dilation, dilation = geometry.kernel_dilation
     batch, rows, columns, channels = cotangent.shape
-    padded = lax.optimization_barrier(pad(images, geometry.padding))
+    padded = pad(images, geometry.padding)
     reach = (columns - 1) * stride + 1
 
     def row(index: jax.Array, sums: list[jax.Array]) -> list[jax.Array]:
@@ -373,19 +378,19 @@ DEPTHWISE = _Forms(_depthwise, _depthwise_input, _depthwise_kernel)
 
 def _lanes(images: jax.Array, groups: int) -> jax.Array:
     """Return [batch, spatial..., channels of a group, groups]."""
-    return jnp.swapaxes(images.reshape(*images.shape[:-1], groups, -1), -1, -2)
+    return apart(lambda: jnp.swapaxes(images.reshape(*images.shape[:-1], groups, -1), -1, -2))
 
 
 def _unlanes(images: jax.Array) -> jax.Array:
-    images = jnp.swapaxes(images, -1, -2)
-    return images.reshape(*images.shape[:-2], -1)
+    """Return [batch, spatial..., channels] again."""
+    return apart(lambda: jnp.swapaxes(images, -1, -2).reshape(*images.shape[:-2], -1))
 
 
 def _lane_convolve(images: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
     window, groups, per_group = kernel.shape[:-2], geometry.groups, kernel.shape[-2]
     out = geometry.output_size(images.shape[1:-1], window)
-    padded = lax.optimization_barrier(_lanes(pad(images, geometry.padding), groups))
-    weights = lax.optimization_barrier(_lanes(kernel, groups))
+    padded = _lanes(pad(images, geometry.padding), groups)
+    weights = _lanes(kernel, groups)
 
     def term(tap: Shape, channel: int) -> jax.Array:
         start = [t * d for t, d in zip(tap, geometry.kernel_dilation, strict=True)]
@@ -399,19 +404,21 @@ def _lane_convolve(images: jax.Array, kernel: jax.Array, *, geometry: Geometry) 
         return seen * row(weights[(*tap, channel)], seen.ndim)
 
     pairs = itertools.product(taps_of(window), range(per_group))
-    return _unlanes(fused_sum(term(tap, channel) for tap, channel in pairs))
+    return _unlanes(fused_sum([functools.partial(term, tap, channel) for tap, channel in pairs]))
 
 
 def _lane_input(cotangent: jax.Array, kernel: jax.Array, *, size: Shape, geometry: Geometry) -> jax.Array:
     groups = geometry.groups
-    weights = lax.optimization_barrier(_lanes(kernel, groups))
+    weights = _lanes(kernel, groups)
     lanes = _lanes(cotangent, groups)
 
     def product(parts: list[jax.Array], tap: Shape) -> jax.Array:
         (part,) = parts
         # Over the features of a group; the result has its channels.
         features = [lax.slice_in_dim(part, f, f + 1, axis=part.ndim - 2) for f in range(part.shape[-2])]
-        return fused_sum(seen * row(weights[tap][:, f], part.ndim) for f, seen in enumerate(features))
+        return functools.reduce(
+            operator.add, (seen * row(weights[tap][:, f], part.ndim) for f, seen in enumerate(features))
+        )
 
     return _unlanes(scatter([lanes], kernel.shape[:-2], size, geometry, product, kernel.shape[-2], groups))
 
@@ -536,7 +543,7 @@ def _phases_input(cotangent: jax.Array, kernel: jax.Array, *, size: Shape, geome
 
 def _phases_kernel(images: jax.Array, cotangent: jax.Array, *, window: Shape, geometry: Geometry) -> jax.Array:
     strided = _undilated(geometry, images.shape[1:-1], cotangent.shape[1:-1], window)
-    form = kernel_gradient(cotangent.shape, images.shape[-1], window, images.dtype, strided)
+    form = kernel_gradient(cotangent.shape, window, images.dtype, strided)
     return _turned(form(cotangent, images))
 
 

@@ -185,7 +185,7 @@ def _cpu_input_gradient(cotangent: jax.Array, kernel: jax.Array, *, size: tuple[
 
 
 def _cpu_kernel_gradient(images: jax.Array, cotangent: jax.Array, *, window: tuple[int, ...], **params: Any) -> Any:
-    form = conv_cpu.kernel_gradient(images.shape, cotangent.shape[-1], window, images.dtype, _geometry(params))
+    form = conv_cpu.kernel_gradient(images.shape, window, images.dtype, _geometry(params))
     return form(images, cotangent)
 
 

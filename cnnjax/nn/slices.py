@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental.xla_metadata import set_xla_metadata
 
 Shape = tuple[int, ...]
 # More terms than this in one fused loop are slower than several loops.
@@ -59,13 +62,23 @@ def shifted(padded: jax.Array, tap: Shape, out: Shape, geometry: Geometry) -> ja
     return lax.slice(padded, (0, *start, 0), (padded.shape[0], *limit, padded.shape[-1]), (1, *geometry.strides, 1))
 
 
-def fused_sum(terms: Iterable[jax.Array]) -> jax.Array:
-    """Return the sum of terms, in fused loops of limited length."""
-    total: Any = None
-    for i, term in enumerate(terms):
-        if i and i % TERMS == 0:
-            total = lax.optimization_barrier(total)
-        total = term if total is None else total + term
+def apart(function: Callable[[], jax.Array]) -> jax.Array:
+    """Return ``function()``, computed once and by itself.
+
+    XLA:CPU drops optimization barriers before it fuses. A sum over a window that has several users, as the statistics
+    and the result of a normalisation are, it then computes again for each of them; and what makes an array that is
+    reordered it computes in the new order, number by number. A call that may not be inlined keeps them apart.
+    """
+    with set_xla_metadata(inlineable="false"):
+        return jax.jit(function)()
+
+
+def fused_sum(terms: Sequence[Callable[[], jax.Array]]) -> jax.Array:
+    """Return the sum of what the terms return, in fused loops of limited length, each computed `apart`."""
+    parts = [terms[start : start + TERMS] for start in range(0, len(terms), TERMS)]
+    total = apart(lambda: functools.reduce(operator.add, (term() for term in parts[0])))
+    for part in parts[1:]:
+        total = apart(lambda before=total, part=part: functools.reduce(operator.add, (term() for term in part), before))
     return total
 
 
@@ -133,7 +146,7 @@ def scatter(
     low = [max([0, *(-start[axis] for start in starts)]) for axis in range(rank)]
     high = [max([0, *(start[axis] + counts[axis] - out[axis] for start in starts)]) for axis in range(rank)]
     config = [(0, 0, 0), *((a, b, 0) for a, b in zip(low, high, strict=True)), *[(0, 0, 0)] * len(rest)]
-    padded = lax.optimization_barrier([lax.pad(array, jnp.zeros((), array.dtype), config) for array in arrays])
+    padded = [lax.pad(array, jnp.zeros((), array.dtype), config) for array in arrays]
 
     def parts(start: Shape) -> list[jax.Array]:
         begin = [q + a for q, a in zip(start, low, strict=True)]
@@ -143,7 +156,7 @@ def scatter(
     phases = {}
     for phase, found in terms.items():
         if found:
-            phases[phase] = fused_sum(product(parts(start), tap) for tap, start in found)
+            phases[phase] = fused_sum([lambda tap=tap, start=start: product(parts(start), tap) for tap, start in found])
         else:
             phases[phase] = jnp.zeros((batch, *counts, *tail), cotangent.dtype)
     if len(tail) == 1:

@@ -10,9 +10,9 @@ pixels that were the first maximum of their window.
 
 from __future__ import annotations
 
-import itertools
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ from jax import lax
 from jax.interpreters import ad
 
 from cnnjax.nn.operation import map_over_batch, operation, shape_of, shaped_like, vary_alike
-from cnnjax.nn.slices import Geometry, fused_sum, scatter, shifted, taps_of
+from cnnjax.nn.slices import Geometry, apart, fused_sum, scatter, shifted, taps_of
 
 Pair = tuple[int, int]
 Pads = Sequence[tuple[int, int]]
@@ -93,39 +93,47 @@ def _geometry(strides: Pair, padding: Pads) -> Geometry:
     return Geometry(strides, tuple(padding), (1, 1), (1, 1), 1)
 
 
-def _taps(x: jax.Array, window: Pair, strides: Pair, padding: Pads, fill: float) -> list[jax.Array]:
-    """Return what each tap of the window sees at each of the output's places."""
+def _taps(x: jax.Array, window: Pair, strides: Pair, padding: Pads, fill: float) -> list[Callable[[], jax.Array]]:
+    """Return how to get what each tap of the window sees at each of the output's places."""
     geometry = _geometry(strides, padding)
     out = geometry.output_size(x.shape[1:3], window)
-    if any(itertools.chain(*padding)):
-        padded = lax.pad(x, jnp.asarray(fill, x.dtype), [(0, 0, 0), *((a, b, 0) for a, b in padding), (0, 0, 0)])
-        # Else each tap would pad anew.
-        x = lax.optimization_barrier(padded)
-    return [shifted(x, tap, out, geometry) for tap in taps_of(window)]
+    padded = lax.pad(x, jnp.asarray(fill, x.dtype), [(0, 0, 0), *((a, b, 0) for a, b in padding), (0, 0, 0)])
+    return [functools.partial(shifted, padded, tap, out, geometry) for tap in taps_of(window)]
 
 
 def _max(x: jax.Array, *, window: Pair, strides: Pair, padding: Pads) -> jax.Array:
-    first, *others = _taps(x, window, strides, padding, -jnp.inf)
-    for seen in others:
-        first = jnp.maximum(first, seen)
-    return first
+    taps = _taps(x, window, strides, padding, -jnp.inf)
+    return apart(lambda: functools.reduce(jnp.maximum, (tap() for tap in taps)))
 
 
 def _max_tangent(x: jax.Array, tangent: jax.Array, *, window: Pair, strides: Pair, padding: Pads) -> jax.Array:
-    best, *others = _taps(x, window, strides, padding, -jnp.inf)
-    chosen, *moves = _taps(tangent, window, strides, padding, 0.0)
-    for seen, moved in zip(others, moves, strict=True):
-        chosen = jnp.where(seen > best, moved, chosen)
-        best = jnp.maximum(best, seen)
-    return chosen
+    taps = _taps(x, window, strides, padding, -jnp.inf)
+    moves = _taps(tangent, window, strides, padding, 0.0)
+
+    def choose() -> jax.Array:
+        best, chosen = taps[0](), moves[0]()
+        for tap, move in zip(taps[1:], moves[1:], strict=True):
+            seen = tap()
+            chosen = jnp.where(seen > best, move(), chosen)
+            best = jnp.maximum(best, seen)
+        return chosen
+
+    return apart(choose)
 
 
 def _max_gradient(x: jax.Array, cotangent: jax.Array, *, window: Pair, strides: Pair, padding: Pads) -> jax.Array:
-    best, *others = _taps(x, window, strides, padding, -jnp.inf)
-    winner = jnp.zeros(best.shape, jnp.int8)
-    for index, seen in enumerate(others):
-        winner = jnp.where(seen > best, jnp.int8(index + 1), winner)
-        best = jnp.maximum(best, seen)
+    taps = _taps(x, window, strides, padding, -jnp.inf)
+
+    def win() -> jax.Array:
+        best = taps[0]()
+        winner = jnp.zeros(best.shape, jnp.int8)
+        for index, tap in enumerate(taps[1:]):
+            seen = tap()
+            winner = jnp.where(seen > best, jnp.int8(index + 1), winner)
+            best = jnp.maximum(best, seen)
+        return winner
+
+    winner = apart(win)
     number = {tap: jnp.int8(index) for index, tap in enumerate(taps_of(window))}
 
     def product(parts: list[jax.Array], tap: tuple[int, ...]) -> jax.Array:
