@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cnnjax import load_run
+from cnnjax.data import Section
 from cnnjax.pretrained import Run
 from cnnjax.training import Devices, Setup, TrainConfig, run_command
 from cnnjax.visualize import plot_confusion
@@ -35,8 +36,16 @@ SHOWN = 100
 def log_probabilities(run: Run, given: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
     """Return float32[images, classes] of the test images, and their labels."""
     config = TrainConfig.from_json(run.config)
-    config = dataclasses.replace(config, data_dir=given.data_dir or config.data_dir, parallel="single")
+    # Fine-tuned networks may see other sizes than those trained here from the start, and fewer images.
+    config = dataclasses.replace(
+        config,
+        data_dir=given.data_dir or config.data_dir,
+        image_size=run.preprocessing.size[0],
+        parallel="single",
+    )
     pipeline = Setup.create(config).pipeline
+    if (count := run.config.get("test_examples")) is not None:
+        pipeline = dataclasses.replace(pipeline, test=Section(pipeline.test, 0, count))
     devices = Devices.choose("single")
 
     def log_softmax(variables: Any, images: jax.Array) -> jax.Array:
@@ -110,7 +119,7 @@ def evaluate(given: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", type=Path, required=True, help="of a run of experiments/train.py")
+    parser.add_argument("--workdir", type=Path, required=True, help="of a run of experiments/train.py or finetune.py")
     parser.add_argument("--which", default="best", help="best, last, or a step (default: %(default)s)")
     parser.add_argument("--data-dir", type=Path, help="where the data set is (default: where it was)")
     parser.add_argument("--batch-size", type=int, default=256, help="images at once (default: %(default)s)")

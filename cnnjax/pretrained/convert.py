@@ -84,6 +84,7 @@ def from_state_dict(
     source: str = "torchvision",
     num_classes: int | None = None,
     redraw_head: jax.Array | None = None,
+    image_size: int | None = None,
     **fields: Any,
 ) -> dict[str, Any]:
     """Return the variables of a variant from another library's weights.
@@ -105,6 +106,8 @@ def from_state_dict(
       num_classes: outputs of the classifier; None means the published number. 0 leaves the classifier out.
       redraw_head: a random key from which to draw new classifiers (those of auxiliary heads too), whatever number of
         classes the weights have. None takes them from the weights.
+      image_size: height and width, pixels, of the images that a network which flattens its maps (`lenet5`, `alexnet`,
+        `zfnet`) was trained with; None is the published size. Other networks have the same arrays at every size.
       **fields: other fields of the network that decide shapes, as in `cnnjax.create_model`.
     Returns:
       {"params": ..., "batch_stats": ...} of arrays, for ``create_model(name, num_classes=..., **fields).apply``.
@@ -113,22 +116,26 @@ def from_state_dict(
         misshaped array with its name on both sides, and the variant that the weights look like.
     """
     model = _model(name, num_classes, fields)
-    plan = _plan(name, source, model)
+    plan = _plan(name, source, model, image_size=image_size)
     channels = _channels_of(plan, state_dict)
     if channels != plan.channels:
-        plan = _plan(name, source, model, channels)
+        plan = _plan(name, source, model, channels, image_size)
     given = {key: value for key, value in state_dict.items() if not IGNORED.fullmatch(key)}
     redrawn = {entry.path for entry in plan.entries if redraw_head is not None and CLASSIFIERS.fullmatch(entry.path)}
     optional = {entry.name for entry in plan.entries if entry.path in redrawn} | plan.constants.keys()
     if num_classes == 0:
-        whole = _plan(name, source, _model(name, None, fields))
+        whole = _plan(name, source, _model(name, None, fields), image_size=image_size)
         optional |= {entry.name for entry in whole.entries if CLASSIFIERS.fullmatch(entry.path)}
     wanted = [entry for entry in plan.entries if entry.path not in redrawn]
+    stored = [(entry.name, entry) for entry in wanted if isinstance(entry.name, str)]
     _check(
-        [(entry.name, entry.source_shape, entry.where) for entry in wanted if isinstance(entry.name, str)],
+        [(key, entry.source_shape, entry.where) for key, entry in stored],
         {key: np.shape(value) for key, value in given.items() if key not in optional},
         f"{name}: the state dict does not fit (source={source!r})",
-        lambda: _hint(name, source, given),
+        lambda: (
+            _hint(name, source, given)
+            or _size_hint(name, [(entry.source_shape, np.shape(given.get(key, 0))) for key, entry in stored], image_size)
+        ),
     )
     flat: dict[tuple[str, ...], jax.Array] = {}
     for entry in wanted:
@@ -138,12 +145,17 @@ def from_state_dict(
             array = entry.layout.to_ours(np.asarray(given[entry.name]))
         flat[entry.collection, *entry.path.split("/")] = jnp.asarray(array, entry.dtype)
     if redraw_head is not None:
-        flat |= _draw(name, model, channels, redraw_head)
+        flat |= _draw(name, model, channels, redraw_head, image_size)
     return traverse_util.unflatten_dict(flat)
 
 
 def to_state_dict(
-    name: str, variables: Mapping[str, Any], *, source: str = "torchvision", **fields: Any
+    name: str,
+    variables: Mapping[str, Any],
+    *,
+    source: str = "torchvision",
+    image_size: int | None = None,
+    **fields: Any,
 ) -> dict[str, np.ndarray]:
     """Return a variant's variables as the weights of another library, the exact inverse of `from_state_dict`.
 
@@ -155,6 +167,7 @@ def to_state_dict(
       variables: {"params": ..., "batch_stats": ...}, with any number of classes and input channels.
       source: as in `from_state_dict`. "torch" works for every variant: our paths with dots for slashes, in PyTorch's
         layouts, for example ``stage1.block1.conv1.weight``.
+      image_size: as in `from_state_dict`.
       **fields: other fields of the network that decide shapes, as in `cnnjax.create_model`.
     Returns:
       name -> array.
@@ -171,11 +184,11 @@ def to_state_dict(
     known = {field.name for field in dataclasses.fields(VARIANTS[name].network)} if name in VARIANTS else set()
     classes = (kernel.shape[-1] if kernel is not None else 0) if "num_classes" in known else None
     model = _model(name, classes, fields)
-    plan = _plan(name, source, model)
+    plan = _plan(name, source, model, image_size=image_size)
     first = flat.get(("params", plan.first_kernel))
     expected = next(entry for entry in plan.entries if entry.path == plan.first_kernel)
     if first is not None and first.ndim == len(expected.shape) == 4 and first.shape[-2] != expected.shape[-2]:
-        plan = _plan(name, source, model, plan.channels * first.shape[-2] // expected.shape[-2])
+        plan = _plan(name, source, model, plan.channels * first.shape[-2] // expected.shape[-2], image_size)
     _check(
         [
             (f"{entry.collection}/{entry.path}", entry.shape, f"{source}: {entry.name} {list(entry.source_shape)}")
@@ -183,7 +196,11 @@ def to_state_dict(
         ],
         {"/".join(path): value.shape for path, value in flat.items()},
         f"{name}: the variables are not those of this network",
-        lambda: "",
+        lambda: _size_hint(
+            name,
+            [(entry.shape, np.shape(flat.get((entry.collection, entry.path), 0))) for entry in plan.entries],
+            image_size,
+        ),
     )
     state: dict[str, np.ndarray] = {}
     for entry in plan.entries:
@@ -202,7 +219,12 @@ def to_state_dict(
 
 
 def reference_shapes(
-    name: str, *, source: str = "torchvision", num_classes: int | None = None, **fields: Any
+    name: str,
+    *,
+    source: str = "torchvision",
+    num_classes: int | None = None,
+    image_size: int | None = None,
+    **fields: Any,
 ) -> dict[str, tuple[int, ...]]:
     """Return the names and shapes of the arrays that `from_state_dict` expects.
 
@@ -210,9 +232,10 @@ def reference_shapes(
       name: a variant, see `cnnjax.list_models`.
       source: as in `from_state_dict`.
       num_classes: outputs of the classifier; None means the published number.
+      image_size: as in `from_state_dict`.
       **fields: other fields of the network that decide shapes.
     """
-    plan = _plan(name, source, _model(name, num_classes, fields))
+    plan = _plan(name, source, _model(name, num_classes, fields), image_size=image_size)
     return {entry.name: entry.source_shape for entry in plan.entries if isinstance(entry.name, str)}
 
 
@@ -226,9 +249,9 @@ def _published_model(name: str) -> nn.Module:
     return _model(name, None, {})
 
 
-def _images(name: str, channels: int | None = None) -> jax.ShapeDtypeStruct:
-    info = model_info(name)
-    return jax.ShapeDtypeStruct((1, *info.input_size, channels or info.channels), jnp.float32)
+def _images(name: str, channels: int, image_size: int | None) -> jax.ShapeDtypeStruct:
+    size = model_info(name).input_size if image_size is None else (image_size, image_size)
+    return jax.ShapeDtypeStruct((1, *size, channels), jnp.float32)
 
 
 def _all_rules(name: str, model: nn.Module) -> dict[str, Rules]:
@@ -238,7 +261,7 @@ def _all_rules(name: str, model: nn.Module) -> dict[str, Rules]:
     return {"torch": Rules()} | dict(rules)
 
 
-def _plan(name: str, source: str, model: nn.Module, channels: int | None = None) -> Plan:
+def _plan(name: str, source: str, model: nn.Module, channels: int | None = None, image_size: int | None = None) -> Plan:
     """Pair each array of the network with the source's name and layout."""
     if source not in SOURCES:
         raise ValueError(f"source must be one of {', '.join(map(repr, SOURCES))}, got {source!r}")
@@ -246,7 +269,7 @@ def _plan(name: str, source: str, model: nn.Module, channels: int | None = None)
     if source not in rules:
         raise ValueError(f"{name} has no weights in {source!r}; its sources are {', '.join(map(repr, rules))}")
     channels = channels or model_info(name).channels
-    layers, arrays = _trace(name, model, channels)
+    layers, arrays = _trace(name, model, channels, image_size)
     entries: list[Entry] = []
     for (collection, path), value in arrays.items():
         layer_path, _, leaf = path.rpartition("/")
@@ -264,11 +287,11 @@ def _plan(name: str, source: str, model: nn.Module, channels: int | None = None)
 
 @functools.lru_cache(maxsize=8)
 def _trace(
-    name: str, model: nn.Module, channels: int
+    name: str, model: nn.Module, channels: int, image_size: int | None
 ) -> tuple[dict[str, nn.Module], dict[tuple[str, str], jax.ShapeDtypeStruct]]:
     """Run the network by shape inference; return its layers and its arrays by path, in the order of first use."""
     with record_calls() as calls:
-        variables = jax.eval_shape(model.init, jax.random.key(0), _images(name, channels))
+        variables = jax.eval_shape(model.init, jax.random.key(0), _images(name, channels, image_size))
     layers = {call.path: call.module for call in calls}
     order = {path: index for index, path in enumerate(layers)}
     arrays = {
@@ -357,9 +380,30 @@ def _hint(name: str, source: str, given: Mapping[str, Any]) -> str:
     return ""
 
 
-def _draw(name: str, model: nn.Module, channels: int, key: jax.Array) -> dict[tuple[str, ...], jax.Array]:
+def _size_hint(name: str, shapes: Iterable[tuple[tuple[int, ...], Any]], image_size: int | None) -> str:
+    """Return what to do if all that differs is how many inputs dense layers have, as with maps of another size.
+
+    Args:
+      name: the variant.
+      shapes: of each array, what is expected and what is given.
+      image_size: what is expected is for.
+    """
+    differing = [(expected, tuple(given)) for expected, given in shapes if expected != tuple(given)]
+    # Whichever comes first: kernels of other outputs would go with biases of other lengths.
+    if not differing or not all(len(a) == len(b) == 2 and (a[0] == b[0]) != (a[1] == b[1]) for a, b in differing):
+        return ""
+    size = " x ".join(map(str, model_info(name).input_size if image_size is None else (image_size, image_size)))
+    return (
+        f"{name} flattens its maps, so that its weights fit one size of images, here {size} pixels; if they were "
+        "trained with another, say which: image_size=..."
+    )
+
+
+def _draw(
+    name: str, model: nn.Module, channels: int, key: jax.Array, image_size: int | None
+) -> dict[tuple[str, ...], jax.Array]:
     """Return freshly initialised classifiers, each made by its own layer."""
-    layers, arrays = _trace(name, model, channels)
+    layers, arrays = _trace(name, model, channels, image_size)
     drawn: dict[tuple[str, ...], jax.Array] = {}
     for path, layer in layers.items():
         # A classifier of fixed codes has no kernel, and nothing to draw.

@@ -18,7 +18,7 @@ from cnnjax.pretrained.convert import IGNORED, from_state_dict, reference_shapes
 from cnnjax.pretrained.flax_files import read_flax
 from cnnjax.pretrained.hub import fetch
 from cnnjax.pretrained.keras_files import read_keras
-from cnnjax.pretrained.run_files import read_run, run_config
+from cnnjax.pretrained.run_files import read_run, run_config, run_image_size
 from cnnjax.pretrained.safetensors_files import read_safetensors
 from cnnjax.pretrained.torch_files import read_torch
 
@@ -111,6 +111,7 @@ def load(
     num_classes: int | None = None,
     redraw_head: jax.Array | None = None,
     naming: str | None = None,
+    image_size: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     **fields: Any,
 ) -> dict[str, Any]:
@@ -140,6 +141,8 @@ def load(
       num_classes: outputs of the classifier; None means the published number. 0 leaves the classifier out.
       redraw_head: a random key from which to draw new classifiers, whatever number of classes the weights have.
       naming: whose names the weights have ("torchvision", "timm", "keras", ..., see `sources`); None finds it out.
+      image_size: height and width, pixels, of the images that a network which flattens its maps (`lenet5`, `alexnet`,
+        `zfnet`) was trained with; None is a run's own, and else the published size.
       cache_dir: where fetched files are kept; None is the hub's own cache, and ``~/.cache/cnnjax`` (``CNNJAX_CACHE``).
       **fields: other fields of the network that decide shapes, as in `cnnjax.create_model`.
     Returns:
@@ -150,11 +153,17 @@ def load(
       ValueError: the weights do not fit, see `from_state_dict`.
     """
     model_info(name)
-    arrays, found = read_weights(name, source, fields, cache_dir)
+    arrays, found, image_size = read_weights(name, source, fields, cache_dir, image_size)
     naming = naming or found or _naming(name, arrays, fields)
     try:
         variables = from_state_dict(
-            name, arrays, source=naming, num_classes=num_classes, redraw_head=redraw_head, **fields
+            name,
+            arrays,
+            source=naming,
+            num_classes=num_classes,
+            redraw_head=redraw_head,
+            image_size=image_size,
+            **fields,
         )
     except WeightsFileError:
         raise
@@ -169,27 +178,29 @@ def read_weights(
     source: str | os.PathLike[str],
     fields: Mapping[str, Any],
     cache_dir: str | os.PathLike[str] | None = None,
-) -> tuple[Mapping[str, Any], str | None]:
-    """Return the arrays of a source by name, and whose names they are if that is known.
+    image_size: int | None = None,
+) -> tuple[Mapping[str, Any], str | None, int | None]:
+    """Return the arrays of a source by name, whose names they are, and the size of their images, if that is known.
 
     Args:
       name: the variant, for runs of ours.
       source: see `load`.
       fields: other fields of the network.
-      cache_dir: see `load`.
+      cache_dir, image_size: see `load`.
     Raises:
       WeightsFileError: see `load`.
     """
     cache = None if cache_dir is None else Path(cache_dir)
     path = fetch(str(source), cache) if "://" in str(source) else Path(source)
     if path.is_dir():
-        return to_state_dict(name, read_run(path), source="torch", **fields), "torch"
+        size = image_size or run_image_size(path)
+        return to_state_dict(name, read_run(path), source="torch", image_size=size, **fields), "torch", size
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise WeightsFileError(
             f"{path} must be a folder of a run, or end in one of {', '.join(READERS)}, got {path.suffix!r}"
         )
-    return reader(path), "keras" if reader is read_keras else None
+    return reader(path), "keras" if reader is read_keras else None, image_size
 
 
 def _naming(name: str, arrays: Mapping[str, Any], fields: Mapping[str, Any]) -> str:

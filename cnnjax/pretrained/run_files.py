@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,35 @@ FORMAT = 1
 
 def run_config(path: Path) -> dict[str, Any] | None:
     """Return ``config.json`` of the run that a path is, or is the checkpoints of; None if it is of none."""
+    return _read_config(path, ("mean", "std", "image_size", "label_names"))
+
+
+def run_image_size(path: Path) -> int | None:
+    """Return the height of the images that a run was trained with, pixels; None if it was noted nowhere.
+
+    Args:
+      path: see `run_config`; runs that map images to images will do too.
+    """
+    config = _read_config(path, ())
+    if config is None:
+        return None
+    size = config["resolved"].get("image_size", config["resolved"].get("image_shape", (None,))[0])
+    return None if size is None else int(size)
+
+
+def _read_config(path: Path, needed: Sequence[str]) -> dict[str, Any] | None:
     for folder in (path, *path.parents[:2]):
         file = folder / "config.json"
         if path.is_dir() and file.is_file():
             try:
                 config = json.loads(file.read_text())
                 _check_format(file, config)
-                _check_task(folder, config["config"]["model"], config["resolved"])
-                _ = [config["resolved"][name] for name in ("mean", "std", "image_size", "label_names")]
+                if needed:
+                    _check_task(folder, config["config"]["model"], config["resolved"])
+                _ = config["resolved"].keys(), [config["resolved"][name] for name in needed]
             except WeightsFileError:
                 raise
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise WeightsFileError(f"{file} is not what a run writes ({error}); restore it") from error
             return config
     return None

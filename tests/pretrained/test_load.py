@@ -337,6 +337,42 @@ def test_a_run_of_ours(ema, tmp_path):
         load("lenet5", tmp_path, num_classes=10)
 
 
+@pytest.mark.parametrize(("name", "size", "channels"), [("lenet5", 20, 3), ("alexnet", 67, 3), ("zfnet", 64, 1)])
+def test_runs_of_networks_that_flatten_have_weights_for_their_size(name, size, channels, tmp_path):
+    model = cnnjax.create_model(name, num_classes=5)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, channels)))["params"]
+    count = iter(range(1000))
+    # Of zeros but for their place, as these networks are large.
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32) + next(count), shapes)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(3, {"params": params}, {})
+    resolved = {"image_size": size, "mean": [0.5] * channels, "std": [0.5] * channels, "label_names": list("abcde")}
+    (tmp_path / "config.json").write_text(json.dumps({"config": {}, "resolved": resolved}))
+    loaded = load(name, tmp_path, num_classes=5)["params"]
+    jax.tree.map(np.testing.assert_array_equal, loaded, params)
+    other = load(name, tmp_path, num_classes=7, redraw_head=jax.random.key(0))["params"]
+    assert other["head"]["classifier"]["kernel"].shape[1] == 7
+    # Without the run's word for it, the size has to be given.
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ValueError, match=rf"{name} flattens its maps.* one size of images.*say which: image_size="):
+        load(name, tmp_path, num_classes=5)
+    jax.tree.map(np.testing.assert_array_equal, load(name, tmp_path, num_classes=5, image_size=size)["params"], params)
+
+
+def test_files_of_networks_that_flatten_take_the_size_of_their_images():
+    shapes = reference_shapes("lenet5", source="torch", num_classes=10, image_size=20)
+    state = {key: np.random.default_rng(0).standard_normal(shape).astype(np.float32) for key, shape in shapes.items()}
+    with pytest.raises(ValueError, match="here 28 x 28 pixels; if they were trained with another, say which"):
+        from_state_dict("lenet5", state, source="torch")
+    variables = from_state_dict("lenet5", state, source="torch", image_size=20)
+    back = to_state_dict("lenet5", variables, source="torch", image_size=20)
+    assert back.keys() == state.keys()
+    for key, value in state.items():
+        np.testing.assert_array_equal(back[key], value)
+    images = jnp.asarray(np.random.default_rng(1).standard_normal((1, 20, 20, 1)), jnp.float32)
+    assert cnnjax.create_model("lenet5", num_classes=10).apply(variables, images).shape == (1, 10)
+
+
 def test_memory_stays_near_the_size_of_the_file(tmp_path):
     """In a process of its own: weights of 45 MB, of which the peak may hold 2.2 times as much."""
     arrays = {name: np.ones(shape, np.float32) for name, shape in reference_shapes("resnet18").items()}
