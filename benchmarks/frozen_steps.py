@@ -55,6 +55,11 @@ def convolutions(compiled: Any) -> int:
     return sum(" convolution(" in line or "$conv" in line for line in lines)
 
 
+def products(compiled: Any) -> int:
+    """Return the number of matrix products in a program; on CPUs, convolutions of one pixel are such."""
+    return sum(" dot(" in line or "$matmul" in line for line in compiled.as_text().splitlines())
+
+
 def build(given: argparse.Namespace) -> tuple[nn.Module, Mapping[str, Any], dict[str, jax.Array]]:
     """Return the network, its variables and a batch."""
     info = model_info(given.model)
@@ -151,6 +156,7 @@ def main() -> int:
         "of_forward": ("of the forward pass", ".2f"),
         "of_full": ("of the full step", ".2f"),
         "convolutions": ("convolutions", ""),
+        "products": ("matrix products", ""),
         "trainable": ("trainable", ","),
         "optimizer_elements": ("optimizer state", ","),
         "temporary_mib": ("planned MiB", ".0f"),
@@ -186,6 +192,7 @@ def describe(compiled: Any, trainable: int, optimizer_elements: int) -> dict[str
     """Return what is known of a program before it runs."""
     return {
         "convolutions": convolutions(compiled),
+        "products": products(compiled),
         "trainable": trainable,
         "optimizer_elements": optimizer_elements,
         "temporary_mib": compiled.memory_analysis().temp_size_in_bytes / 2**20,

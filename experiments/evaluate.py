@@ -56,7 +56,9 @@ def log_probabilities(run: Run, given: argparse.Namespace) -> tuple[np.ndarray, 
     outputs, labels = [], []
     for batch in pipeline.test_batches(min(given.batch_size, len(pipeline.test))):
         real = batch["mask"].astype(bool)
-        outputs.append(apply(run.variables, batch["image"])[real])
+        # Networks for colours can be fine-tuned on grey images.
+        images = np.repeat(batch["image"], len(run.preprocessing.mean) // batch["image"].shape[-1], axis=-1)
+        outputs.append(apply(run.variables, images)[real])
         labels.append(batch["label"][real])
     return np.concatenate(outputs), np.concatenate(labels)
 

@@ -232,7 +232,8 @@ def set_up(config: Config, console: Console) -> TaskSetup:
     dataset = open_data(config)
     # The weights expect pixels as they were trained with.
     expected = image_format(config.model, config.weights)
-    if len(expected.mean) != (channels := dataset.image_shape[2]):
+    # Grey images become coloured when they are normalised.
+    if (channels := dataset.image_shape[2]) not in (1, len(expected.mean)):
         raise ConfigError(
             f"{config.dataset} has images of {channels} channels, {config.model} takes {len(expected.mean)}"
         )
@@ -248,7 +249,7 @@ def set_up(config: Config, console: Console) -> TaskSetup:
         config,
         model=model,
         pipeline=pipeline,
-        image_shape=(size, size, channels),
+        image_shape=(size, size, len(expected.mean)),
         num_examples=len(dataset.train),
         preprocess=Preprocess(expected.mean, expected.std),
         loss="cross_entropy",

@@ -12,7 +12,7 @@ import pytest
 
 import cnnjax
 from cnnjax.data import DataPipeline, load_dataset
-from cnnjax.training import Checkpoints
+from cnnjax.training import Checkpoints, ConfigError
 
 SCRIPTS = Path(__file__).parents[2] / "experiments"
 
@@ -159,29 +159,40 @@ def test_networks_that_flatten_are_told_to_keep_their_size(script, weights, data
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("fields", "message"),
     [
-        (["--frozen", "stem"], "need --weights to start from"),
-        (["--weights", "w", "--frozen", "a", "--unfreeze", "0=b"], "both say what trains"),
-        (["--weights", "none.pth"], "there is no file"),
-        (["--weights", "WEIGHTS", "--frozen", "stage9"], "pattern 'stage9' matches no parameter; near paths are stage"),
-        (["--weights", "WEIGHTS", "--frozen", "**"], "freezes all 10 parameters"),
-        (["--weights", "WEIGHTS", "--unfreeze", "0=head", "9=stage1"], "ends after 5 epochs, before something is"),
-        (["--weights", "WEIGHTS", "--unfreeze", "head"], "--unfreeze must be EPOCH=PATTERN"),
-        (["--weights", "WEIGHTS", "--learning-rate-scale", "head"], "must be PATTERN=FACTOR, got 'head'"),
-        (["--weights", "WEIGHTS", "--model", "mlp"], "does not fit"),
-        (["--epochs", "0"], "epochs must be above 0 and finite, got 0"),
-        (["--train-examples", "0"], "train_examples must be at least 1, got 0"),
-        (["--test-examples", "-1"], "test_examples must be at least 1, got -1"),
-        (["--weights", "WEIGHTS", "--train-examples", "5000"], "train_examples must be from 1 to 1438"),
-        (["--weights", "WEIGHTS", "--train-examples", "40"], "batch_size must be at most 40"),
-        (["--model", "unet"], "unet is no classifier"),
-        (["--model", "lenet6"], "unknown model 'lenet6'"),
+        ({"frozen": ("stem",)}, "need --weights to start from"),
+        ({"weights": "w", "frozen": ("a",), "unfreeze": ("0=b",)}, "both say what trains"),
+        ({"weights": "w", "unfreeze": ("head",)}, "--unfreeze must be EPOCH=PATTERN"),
+        ({"weights": "w", "learning_rate_scale": ("head",)}, "must be PATTERN=FACTOR, got 'head'"),
+        ({"epochs": 0}, "epochs must be above 0 and finite, got 0"),
+        ({"train_examples": 0}, "train_examples must be at least 1, got 0"),
+        ({"test_examples": -1}, "test_examples must be at least 1, got -1"),
+        ({"image_size": 0}, "image_size must be at least 1, got 0"),
+        ({"model": "unet"}, "unet is no classifier"),
+        ({"model": "lenet6"}, "unknown model 'lenet6'"),
     ],
 )
-def test_what_is_refused(script, weights, data, flags, message, tmp_path, capsys):
-    flags = [weights if flag == "WEIGHTS" else flag for flag in flags]
-    assert script.main([*flags, "--workdir", str(tmp_path / "run"), "--parallel", "single", *data]) == 2
+def test_impossible_configs_are_refused(script, fields, message):
+    with pytest.raises(ConfigError, match=message):
+        script.Config(**fields)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--weights", "none.pth"], "there is no file"),
+        (["--frozen", "stage9"], "pattern 'stage9' matches no parameter; near paths are stage"),
+        (["--frozen", "**"], "freezes all 10 parameters"),
+        (["--unfreeze", "0=head", "9=stage1"], "ends after 5 epochs, before something is"),
+        (["--model", "mlp"], "does not fit"),
+        (["--train-examples", "5000"], "train_examples must be from 1 to 1438"),
+        (["--train-examples", "40"], "batch_size must be at most 40"),
+    ],
+)
+def test_what_does_not_fit_is_refused(script, weights, data, flags, message, tmp_path, capsys):
+    command = ["--weights", weights, *flags, "--workdir", str(tmp_path / "run"), "--parallel", "single", *data]
+    assert script.main(command) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
