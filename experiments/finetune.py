@@ -127,7 +127,7 @@ class Config(TaskConfig):
     @property
     def default_directory(self) -> str:
         """Folder of the run in runs/ unless ``workdir`` is given."""
-        return f"finetune-{self.model}-{self.dataset}"
+        return f"{'few-labels' if self.weights is None else 'finetune'}-{self.model}-{self.dataset}"
 
     @property
     def factors(self) -> dict[str, float]:

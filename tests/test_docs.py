@@ -15,6 +15,7 @@ PERCENTAGE = re.compile(r"\d+\.\d%")
 TOLERANCE = 4.0
 
 
+@pytest.mark.exhaustive
 def test_the_page_on_transfer_learning_is_a_program_that_prints_what_it_says(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     blocks = BLOCK.findall(PAGE.read_text())

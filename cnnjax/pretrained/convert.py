@@ -128,14 +128,12 @@ def from_state_dict(
         optional |= {entry.name for entry in whole.entries if CLASSIFIERS.fullmatch(entry.path)}
     wanted = [entry for entry in plan.entries if entry.path not in redrawn]
     stored = [(entry.name, entry) for entry in wanted if isinstance(entry.name, str)]
+    shapes = [(entry.source_shape, np.shape(given.get(key, 0))) for key, entry in stored]
     _check(
         [(key, entry.source_shape, entry.where) for key, entry in stored],
         {key: np.shape(value) for key, value in given.items() if key not in optional},
         f"{name}: the state dict does not fit (source={source!r})",
-        lambda: (
-            _hint(name, source, given)
-            or _size_hint(name, [(entry.source_shape, np.shape(given.get(key, 0))) for key, entry in stored], image_size)
-        ),
+        lambda: _hint(name, source, given) or _size_hint(name, shapes, image_size),
     )
     flat: dict[tuple[str, ...], jax.Array] = {}
     for entry in wanted:
