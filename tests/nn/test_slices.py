@@ -20,8 +20,8 @@ def test_a_convolution_with_several_users_is_computed_once(groups, products):
 
     def normalised(variables, images):
         features = layer.apply(variables, images)
-        mean = features.mean((0, 1, 2))
-        return jnp.maximum((features - mean) / (features**2).mean((0, 1, 2)), 0) + features
+        mean = features.mean((0, 1, 2), keepdims=True)
+        return jnp.maximum((features - mean) / (features**2).mean((0, 1, 2), keepdims=True), 0) + features
 
     # Besides those of the convolution, few: squares, and what means and divisions become.
     assert products <= multiplications(normalised, variables, images) <= products + 8
@@ -30,7 +30,7 @@ def test_a_convolution_with_several_users_is_computed_once(groups, products):
 def test_a_maximum_with_several_users_is_taken_once():
     def users(images):
         pooled = max_pool(images, 3, 2, padding=1)
-        return pooled - pooled.mean((0, 1, 2)), pooled.transpose(0, 3, 1, 2)
+        return pooled - pooled.mean((0, 1, 2), keepdims=True), pooled.transpose(0, 3, 1, 2)
 
     text = jax.jit(users).lower(jnp.ones((2, 9, 9, 8))).compile().as_text()
     assert len(re.findall(r" maximum\(", text)) == 8
