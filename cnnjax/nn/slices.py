@@ -75,11 +75,18 @@ def apart(function: Callable[[], jax.Array]) -> jax.Array:
 
 def fused_sum(terms: Sequence[Callable[[], jax.Array]]) -> jax.Array:
     """Return the sum of what the terms return, in fused loops of limited length, each computed `apart`."""
-    parts = [terms[start : start + TERMS] for start in range(0, len(terms), TERMS)]
-    total = apart(lambda: functools.reduce(operator.add, (term() for term in parts[0])))
-    for part in parts[1:]:
-        total = apart(lambda before=total, part=part: functools.reduce(operator.add, (term() for term in part), before))
+
+    def add(part: Sequence[Callable[[], jax.Array]]) -> jax.Array:
+        return functools.reduce(operator.add, (term() for term in part))
+
+    total = apart(functools.partial(add, terms[:TERMS]))
+    for start in range(TERMS, len(terms), TERMS):
+        total = apart(functools.partial(add, [functools.partial(_itself, total), *terms[start : start + TERMS]]))
     return total
+
+
+def _itself(array: jax.Array) -> jax.Array:
+    return array
 
 
 def interleave(phases: dict[Shape, jax.Array], strides: Shape, size: Shape) -> jax.Array:
@@ -153,10 +160,13 @@ def scatter(
         end = [b + n for b, n in zip(begin, counts, strict=True)]
         return [lax.slice(array, (0, *begin, *[0] * len(rest)), (batch, *end, *rest)) for array in padded]
 
+    def term(tap: Shape, start: Shape) -> jax.Array:
+        return product(parts(start), tap)
+
     phases = {}
     for phase, found in terms.items():
         if found:
-            phases[phase] = fused_sum([lambda tap=tap, start=start: product(parts(start), tap) for tap, start in found])
+            phases[phase] = fused_sum([functools.partial(term, tap, start) for tap, start in found])
         else:
             phases[phase] = jnp.zeros((batch, *counts, *tail), cotangent.dtype)
     if len(tail) == 1:

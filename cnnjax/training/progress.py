@@ -22,8 +22,9 @@ LINE_INTERVAL = 10.0
 WINDOW, LEAST_SECONDS, ASK_INTERVAL = 30.0, 1.0, 0.1
 
 
-# Sums of loss and examples of the epoch so far, as arrays that outlive the next step.
-Peek = Callable[[], Mapping[str, jax.Array]]
+# Sums of loss and examples of the epoch so far, as arrays that outlive the next step (`jax.Array`, whose type does not
+# have their `is_ready`).
+Peek = Callable[[], Mapping[str, Any]]
 
 
 class Pace:
@@ -51,7 +52,7 @@ class Pace:
         self._working = False
         # (seconds of work, step) of steps that were seen to be finished, and (step, sums) of those that may not be.
         self._seen: deque[tuple[float, int]] = deque()
-        self._handed: deque[tuple[int, Mapping[str, jax.Array]]] = deque()
+        self._handed: deque[tuple[int, Mapping[str, Any]]] = deque()
         self._asked = 0.0
 
     def hand(self, step: int, peek: Peek) -> None:

@@ -161,7 +161,8 @@ class RunDirectory:
             return []
         saved = self._read().get("resolved", {})
         now = json.loads(json.dumps(dict(resolved)))
-        notices, differing = [], []
+        notices: list[str] = []
+        differing: list[str] = []
         for name in sorted(saved.keys() & now.keys()):
             if _same(saved[name], now[name]):
                 continue
