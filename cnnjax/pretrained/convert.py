@@ -106,8 +106,8 @@ def from_state_dict(
       num_classes: outputs of the classifier; None means the published number. 0 leaves the classifier out.
       redraw_head: a random key from which to draw new classifiers (those of auxiliary heads too), whatever number of
         classes the weights have. None takes them from the weights.
-      image_size: height and width, pixels, of the images that a network which flattens its maps (`lenet5`, `alexnet`,
-        `zfnet`) was trained with; None is the published size. Other networks have the same arrays at every size.
+      image_size: height and width, pixels, of the images that a network which flattens its maps (`lenet5`) was
+        trained with; None is the published size. Other networks have the same arrays at every size.
       **fields: other fields of the network that decide shapes, as in `cnnjax.create_model`.
     Returns:
       {"params": ..., "batch_stats": ...} of arrays, for ``create_model(name, num_classes=..., **fields).apply``.

@@ -141,8 +141,8 @@ def load(
       num_classes: outputs of the classifier; None means the published number. 0 leaves the classifier out.
       redraw_head: a random key from which to draw new classifiers, whatever number of classes the weights have.
       naming: whose names the weights have ("torchvision", "timm", "keras", ..., see `sources`); None finds it out.
-      image_size: height and width, pixels, of the images that a network which flattens its maps (`lenet5`, `alexnet`,
-        `zfnet`) was trained with; None is a run's own, and else the published size.
+      image_size: height and width, pixels, of the images that a network which flattens its maps (`lenet5`) was
+        trained with; None is a run's own, and else the published size.
       cache_dir: where fetched files are kept; None is the hub's own cache, and ``~/.cache/cnnjax`` (``CNNJAX_CACHE``).
       **fields: other fields of the network that decide shapes, as in `cnnjax.create_model`.
     Returns:

@@ -152,8 +152,8 @@ def test_colours_need_photographs_in_colour(bars, folder, monkeypatch):
 def test_every_loss_and_type_trains(bars, folder, tmp_path, monkeypatch, loss, dtype):
     monkeypatch.setattr(script, "load_dataset", lambda name, data_dir: bars)
     config = script.TrainSegmenter(
-        photographs=folder, workdir=tmp_path, size=16, features=(8, 16), scenes=160, test_scenes=20, epochs=12,
-        batch_size=8, learning_rate=0.01, loss=loss, dtype=dtype, parallel="single",
+        photographs=folder, workdir=tmp_path, size=16, features=(8, 16), scenes=160, test_scenes=20, epochs=20,
+        batch_size=8, learning_rate=0.005, loss=loss, dtype=dtype, parallel="single",
     )  # fmt: skip
     assert fit(config, Console(quiet=True), script.setup)["test_foreground_iou"] > 0.5
 

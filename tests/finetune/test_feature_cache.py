@@ -233,11 +233,11 @@ def test_an_untrained_network_on_eight_devices(script, data, tmp_path):
 def test_features_that_are_not_finite_are_refused_and_not_stored(script, weights, data, tmp_path, monkeypatch, capsys):
     load = script.load
 
-    def overflowing(*arguments, **options):
+    def unlearnt(*arguments, **options):
         variables = load(*arguments, **options)
-        return jax.tree.map(lambda leaf: leaf * jnp.float32(1e30), variables)
+        return jax.tree.map(lambda leaf: leaf * jnp.float32(jnp.nan), variables)
 
-    monkeypatch.setattr(script, "load", overflowing)
+    monkeypatch.setattr(script, "load", unlearnt)
     command = ["--weights", weights, "--workdir", str(tmp_path / "f"), "--embedding", "pca", *data]
     assert script.main(command) == 2
     error = " ".join(capsys.readouterr().err.split())
