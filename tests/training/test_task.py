@@ -111,7 +111,9 @@ def test_a_task_is_learnt_on_any_devices(tmp_path, parallel, monkeypatch):
     steps = [int(step) for step, _ in lines]
     assert steps
     assert steps == sorted(steps)
-    assert all(0 < float(loss) < 1 for _, loss in lines)
+    losses = [float(loss) for _, loss in lines]
+    assert losses[0] > 0.1, lines
+    assert 0 <= losses[-1] < 0.01, lines
     assert result["best_test_loss"] <= result["test_mse"] < 0.01
     assert result["test_psnr"] > 20
     assert '"colour": "grey"' in (tmp_path / "config.json").read_text()
