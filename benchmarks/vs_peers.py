@@ -4,8 +4,9 @@
     python benchmarks/vs_peers.py --models resnet50 mobilenet_v2 --mode train --peers cnnjax torch
 
 Batches of random images in float32; training is forward, backward, and SGD with momentum. All take turns in one
-process; medians are given, and ratios to ours (above 1: ours is faster). PyTorch runs torchvision's network eagerly, in
-the better of its two memory formats; Keras runs on JAX. A peer that is not installed is left out, and named.
+process; medians are given, and ratios to ours (above 1: ours is faster). `folded` is ours for inference, its batch
+normalisations folded into the convolutions. PyTorch runs torchvision's network eagerly, in the better of its two memory
+formats; Keras runs on JAX. A peer that is not installed is left out, and named.
 """
 
 from __future__ import annotations
@@ -60,12 +61,12 @@ KERAS = {
     "convnext_tiny": "ConvNeXtTiny",
 }
 # Who takes part, and the package that it needs.
-PEERS = {"cnnjax": "cnnjax", "xla": "cnnjax", "torch": "torchvision", "keras": "keras"}
+PEERS = {"cnnjax": "cnnjax", "folded": "cnnjax", "xla": "cnnjax", "torch": "torchvision", "keras": "keras"}
 Call = Callable[[], Any]
 
 
-def flax_call(name: str, batch: int, size: int, train: bool) -> tuple[Call, float]:
-    """Return a compiled step of our network, and the seconds of compiling it."""
+def flax_call(name: str, batch: int, size: int, train: bool, folded: bool = False) -> tuple[Call, float]:
+    """Return a compiled step of our network, and the seconds of compiling it; for inference it may be folded."""
     model = cnnjax.create_model(name)
     images = jnp.asarray(np.random.default_rng(0).normal(size=(batch, size, size, 3)), jnp.float32)
     labels = jnp.arange(batch)
@@ -93,9 +94,13 @@ def flax_call(name: str, batch: int, size: int, train: bool) -> tuple[Call, floa
 
     started = time.perf_counter()
     if not train:
-        evaluate = jax.jit(model.apply).lower({"params": params, "batch_stats": statistics_}, images).compile()
+        variables = {"params": params, "batch_stats": statistics_}
+        if folded:
+            model, variables = cnnjax.fold_batch_norm(model, variables)
+            started = time.perf_counter()
+        evaluate = jax.jit(model.apply).lower(variables, images).compile()
         seconds = time.perf_counter() - started
-        return lambda: jax.block_until_ready(evaluate({"params": params, "batch_stats": statistics_}, images)), seconds
+        return lambda: jax.block_until_ready(evaluate(variables, images)), seconds
     state = [params, statistics_, tx.init(params)]
     compiled = jax.jit(step, donate_argnums=(0, 1, 2)).lower(*state).compile()
     seconds = time.perf_counter() - started
@@ -104,6 +109,12 @@ def flax_call(name: str, batch: int, size: int, train: bool) -> tuple[Call, floa
         state[:] = jax.block_until_ready(compiled(*state))
 
     return call, seconds
+
+
+def has_batch_norm(name: str, size: int) -> bool:
+    """Return whether there is anything to fold."""
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    return "batch_stats" in jax.eval_shape(cnnjax.create_model(name).init, jax.random.key(0), images)
 
 
 def torch_call(name: str, batch: int, size: int, train: bool, memory_format: str) -> Call:
@@ -149,6 +160,9 @@ def measure(name: str, arguments: argparse.Namespace, peers: list[str], train: b
     for peer in peers:
         if peer == "cnnjax":
             calls[peer], compiling[peer] = flax_call(name, arguments.batch_size, size, train)
+        elif peer == "folded":
+            if not train and has_batch_norm(name, size):
+                calls[peer], compiling[peer] = flax_call(name, arguments.batch_size, size, train, folded=True)
         elif peer == "xla":
             with mock.patch.object(conv_cpu, "choose", return_value=conv_cpu.NATIVE):
                 calls[peer], compiling[peer] = flax_call(name, arguments.batch_size, size, train)
@@ -186,7 +200,8 @@ def show(results: list[dict[str, Any]], peers: list[str], console: Console) -> N
             ratio = seconds[peer] / seconds["cnnjax"]
             ratios.setdefault((result["mode"], peer), []).append(ratio)
             cells.append(f"{seconds[peer]:.3f}" + (f" ({ratio:.2f})" if peer != "cnnjax" else ""))
-        table.add_row(*cells, " / ".join(f"{value:.0f}" for value in result["compile"].values()))
+        compiling = [result["compile"][peer] for peer in ("cnnjax", "xla") if peer in result["compile"]]
+        table.add_row(*cells, " / ".join(f"{value:.0f}" for value in compiling))
     console.print(table)
     for (mode, peer), values in ratios.items():
         if peer != "cnnjax":

@@ -21,8 +21,6 @@ from cnnjax.pretrained import from_state_dict, to_state_dict
 
 DATA = Path(__file__).parent / "data"
 FILES = sorted(path.stem for path in DATA.glob("*.npz"))
-# Programs here run once: compiling fast matters, running fast does not. Every option only concerns code generation.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def load(file):
@@ -42,8 +40,8 @@ def build(meta, **fields):
 
 
 def run(function, *args):
-    """Compile quickly, and run."""
-    return jax.jit(function).lower(*args).compile(compiler_options=QUICK)(*args)
+    """Compile, and run."""
+    return jax.jit(function)(*args)
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -46,7 +46,7 @@ def shapes(model, images):
 def test_shapes_types_and_paths(name):
     info = cnnjax.model_info(name)
     model, images = published(name, dtype=jnp.bfloat16)
-    # One trace gives both: the deepest networks take seconds for each.
+    # Few traces: the deepest networks take seconds for each.
     out, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
     params = variables["params"]
 
@@ -58,18 +58,24 @@ def test_shapes_types_and_paths(name):
     # Outputs in float32.
     assert out.dtype == jnp.float32
     assert out.shape == output_shape(info)
+
+    # Without classes the network returns what its classifier would have seen, and needs no classifier.
+    width = out.shape[-1]
     if info.num_classes is not None:
         width = FIXED_CODES.get(name) or params["head"]["classifier"]["kernel"].shape[-2]
-        check_features(model.clone(num_classes=0), variables, images, ndim=len(out.shape), width=width)
+        head = {name: layer for name, layer in params["head"].items() if name != "classifier"}
+        model, params = model.clone(num_classes=0), params | {"head": head}
 
     # Training changes batch statistics and nothing else.
-    out, updates = jax.eval_shape(
+    features, updates = jax.eval_shape(
         lambda v, x, k: model.apply(v, x, train=True, mutable=["batch_stats"], rngs={"dropout": k}),
-        variables,
+        variables | {"params": params},
         images,
         jax.random.key(1),
     )
-    assert out.dtype == jnp.float32
+    assert features.dtype == jnp.float32
+    assert len(features.shape) == len(out.shape)
+    assert (features.shape[0], features.shape[-1]) == (2, width)
     expected = {k: v for k, v in variables.items() if k == "batch_stats"}
     assert jax.tree.structure(dict(updates)) == jax.tree.structure(expected)
 
@@ -82,15 +88,6 @@ def output_shape(info):
         return (2, info.num_classes)
     channels = info.channels if info.num_classes is None else info.num_classes
     return (2, *(info.output_size or info.input_size), channels)
-
-
-def check_features(model, variables, images, *, ndim, width):
-    """Without classes the network returns what its classifier would have seen, and needs no classifier."""
-    head = {name: layer for name, layer in variables["params"]["head"].items() if name != "classifier"}
-    features = jax.eval_shape(model.apply, variables | {"params": variables["params"] | {"head": head}}, images)
-    assert len(features.shape) == ndim
-    assert (features.shape[0], features.shape[-1]) == (2, width)
-    assert features.dtype == jnp.float32
 
 
 def check_paths(params, *, classifier):

@@ -36,6 +36,17 @@ def test_batch_norm_with_flax_rule_equals_flax(train):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got, expected)
 
 
+def test_the_backward_pass_keeps_nothing_but_the_images():
+    x = data()
+    layer = BatchNorm(use_running_average=False)
+    variables = layer.init(jax.random.key(1), x)
+    _, backward = jax.vjp(lambda x: layer.apply(variables, x, mutable=["batch_stats"])[0], x)
+    kept = [leaf for leaf in jax.tree.leaves(backward) if jnp.size(leaf) == x.size]
+    assert kept
+    for array in kept:
+        np.testing.assert_array_equal(jnp.broadcast_to(array, x.shape), x)
+
+
 def test_masked_positions_count_in_no_statistic():
     x = data()
     layer = BatchNorm(use_running_average=False)

@@ -188,8 +188,8 @@ def command(data_dir, workdir):
 
 
 def launch(command):
-    """Start a command on the machine's own devices."""
-    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    """Start a command on one device."""
+    environment = os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"}
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
     )

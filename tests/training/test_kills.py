@@ -26,8 +26,12 @@ PARTS = "*.orbax-checkpoint-tmp*"
 
 def environment(cache):
     """Return that of one device; the program is compiled once for all."""
-    kept = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
-    return kept | {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+    flags = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"}
+    return (
+        os.environ
+        | flags
+        | {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+    )
 
 
 def halt(process):

@@ -16,7 +16,6 @@ from cnnjax.training import Checkpoints, connect
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "train.py"
 # These programs run a few steps: compiling fast matters.
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
 def free_port():
@@ -32,7 +31,7 @@ def launch(devices, *flags):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"XLA_FLAGS": f"{flag} {QUICK}"},
+        env=os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {flag}"},
         start_new_session=True,
     )
 
