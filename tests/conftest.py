@@ -29,8 +29,8 @@ OVER_ALL_VARIANTS = {
     "test_every_variant_has_a_name_for_every_array",
     "test_too_small_images_are_refused_with_the_smallest_legal_size",
 }
-# These compile a backward pass, which takes minutes where a network is large or branches much.
-GRADIENTS = {"test_gradients_and_evaluation_mode", "test_training_mode"}
+# These compile whole networks, which takes minutes where one is large or branches much.
+COMPILED = {"test_training_mode", "test_evaluation_mode"}
 LARGE = 10_000_000
 BRANCHING = {"nasnet_mobile"}
 # Of these even the shapes take up to a minute to trace.
@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(items):
         test = item.originalname
         if (
             (test in OVER_ALL_VARIANTS and name not in samples)
-            or (test in GRADIENTS and (cnnjax.model_info(name).num_params > LARGE or name in BRANCHING))
+            or (test in COMPILED and (cnnjax.model_info(name).num_params > LARGE or name in BRANCHING))
             or (test == "test_shapes_types_and_paths" and name in DEEP)
         ):
             item.add_marker("exhaustive")
