@@ -37,6 +37,10 @@ BRANCHING = {"nasnet_mobile"}
 DEEP = {"resnet1202", "resnet1001", "nasnet_large", "densenet_bc_190_40"}
 
 
+# These take minutes each, and first, so that no worker is left alone with one at the end.
+LONGEST = {"test_kills.py", "test_processes.py"}
+
+
 def pytest_collection_modifyitems(items):
     """Mark as exhaustive what would make the plain run long; continuous integration runs it all."""
     import cnnjax
@@ -56,3 +60,4 @@ def pytest_collection_modifyitems(items):
             or (test == "test_shapes_types_and_paths" and name in DEEP)
         ):
             item.add_marker("exhaustive")
+    items.sort(key=lambda item: item.path.name not in LONGEST)
