@@ -27,11 +27,8 @@ PARTS = "*.orbax-checkpoint-tmp*"
 def environment(cache):
     """Return that of one device; the program is compiled once for all."""
     flags = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"}
-    return (
-        os.environ
-        | flags
-        | {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
-    )
+    caching = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+    return os.environ | flags | caching
 
 
 def halt(process):

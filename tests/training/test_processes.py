@@ -15,7 +15,6 @@ import pytest
 from cnnjax.training import Checkpoints, connect
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "train.py"
-# These programs run a few steps: compiling fast matters.
 
 
 def free_port():
