@@ -10,6 +10,7 @@ gradients of kernels. The rule:
 - few channels a group (at most 8) in many groups (at least 16): the same sum of shifted images, with the group index
   innermost, so that vectors are long;
 - other groups: a dense convolution for each block of groups, with zeros between the groups of a block;
+- the kernel gradient of groups: batched matrix products of the planes that the taps see;
 - dilated images (a transposed convolution): one convolution for each phase of the output, so that no zero is
   multiplied; the phases are interleaved;
 - a dense window: XLA's convolution, many of them one column wider than asked for, which makes it use all cores; the
@@ -49,6 +50,8 @@ LANE_GROUPS = 16
 POINTWISE_GROUPS = 8
 # Of a block of images spread out for a product, so many numbers stay in cache.
 BLOCK_ELEMENTS = 1 << 19
+# The same of planes that are multiplied group by group.
+PLANE_ELEMENTS = 1 << 22
 # Groups are put together to blocks of about this many channels.
 BLOCK_CHANNELS = 32
 
@@ -145,38 +148,38 @@ def _native_kernel(images: jax.Array, cotangent: jax.Array, *, window: Shape, ge
 NATIVE = _Forms(_native, _native_input, _native_kernel)
 
 
-def _looped_products(
-    images: jax.Array, cotangent: jax.Array, window: Shape, geometry: Geometry, blocks: int
-) -> list[jax.Array]:
-    """Return [taps * channels, features] for each block of channels, as sums over blocks of rows of each image.
+def _looped_kernel(images: jax.Array, cotangent: jax.Array, *, window: Shape, geometry: Geometry) -> jax.Array:
+    """Return the kernel gradient as a sum of products over blocks of rows of each image.
 
     What the window sees at each place of a block of rows is written side by side and multiplied with the cotangent
     there, while both are in cache.
     """
     batch, rows, columns, features = cotangent.shape
     channels, taps = images.shape[-1], taps_of(window)
-    fitting = max(1, BLOCK_ELEMENTS // (columns * len(taps) * channels))
-    height = max(n for n in range(1, rows + 1) if rows % n == 0 and (n == 1 or n <= fitting))
+    height = _rows_in_cache(rows, columns * len(taps) * channels, BLOCK_ELEMENTS)
     padded = pad(images, geometry.padding)
-    reach = ((height - 1) * geometry.strides[0] + (window[0] - 1) * geometry.kernel_dilation[0] + 1, padded.shape[2])
+    reach = (_reach(height, window[0], geometry), padded.shape[2])
 
-    def add(index: jax.Array, totals: list[jax.Array]) -> list[jax.Array]:
+    def add(index: jax.Array, total: jax.Array) -> jax.Array:
         image, top = index // (rows // height), index % (rows // height) * height
         seen = lax.dynamic_slice(padded, (image, top * geometry.strides[0], 0, 0), (1, *reach, channels))
         ct = lax.dynamic_slice(cotangent, (image, top, 0, 0), (1, height, columns, features))
-        added = []
-        for total, part, ct_part in zip(totals, _split(seen, blocks), _split(ct, blocks), strict=True):
-            side_by_side = jnp.concatenate([shifted(part, tap, (height, columns), geometry) for tap in taps], -1)
-            added.append(total + _over_pixels(side_by_side, ct_part, geometry))
-        return added
+        side_by_side = jnp.concatenate([shifted(seen, tap, (height, columns), geometry) for tap in taps], -1)
+        return total + _over_pixels(side_by_side, ct, geometry)
 
-    zero = _varying_as(padded, jnp.zeros((len(taps) * channels // blocks, features // blocks), images.dtype))
-    return lax.fori_loop(0, batch * (rows // height), add, [zero] * blocks)
+    zero = _varying_as(padded, jnp.zeros((len(taps) * channels, features), images.dtype))
+    total = lax.fori_loop(0, batch * (rows // height), add, zero)
+    return total.reshape(*window, channels, features)
 
 
-def _looped_kernel(images: jax.Array, cotangent: jax.Array, *, window: Shape, geometry: Geometry) -> jax.Array:
-    (total,) = _looped_products(images, cotangent, window, geometry, 1)
-    return total.reshape(*window, images.shape[-1], cotangent.shape[-1])
+def _rows_in_cache(rows: int, row: int, limit: int) -> int:
+    """Return how many rows of ``row`` numbers make a block: at most ``limit`` numbers, and all blocks are equal."""
+    return max(n for n in range(1, rows + 1) if rows % n == 0 and (n == 1 or n * row <= limit))
+
+
+def _reach(rows: int, window: int, geometry: Geometry) -> int:
+    """Return how many rows of the padded images a window sees from so many of its places along the first axis."""
+    return (rows - 1) * geometry.strides[0] + (window - 1) * geometry.kernel_dilation[0] + 1
 
 
 def _varying_as(example: jax.Array, start: jax.Array) -> jax.Array:
@@ -423,29 +426,44 @@ def _lane_input(cotangent: jax.Array, kernel: jax.Array, *, size: Shape, geometr
     return _unlanes(scatter([lanes], kernel.shape[:-2], size, geometry, product, kernel.shape[-2], groups))
 
 
-def _block_kernel_gradient(images: jax.Array, cotangent: jax.Array, *, window: Shape, geometry: Geometry) -> jax.Array:
-    """Return the kernel gradient from products of blocks of groups, of which the diagonal counts."""
-    groups = geometry.groups
-    per_group, features = images.shape[-1] // groups, cotangent.shape[-1] // groups
-    together = _together(groups, max(per_group, features))
-    blocks = groups // together
-    if len(window) == 2:
-        products = _looped_products(images, cotangent, window, geometry, blocks)
-    else:
-        padded, out = pad(images, geometry.padding), cotangent.shape[1:-1]
-        products = [
-            # All taps side by side make one product of a useful size.
-            _over_pixels(
-                jnp.concatenate([shifted(part, tap, out, geometry) for tap in taps_of(window)], -1), ct, geometry
-            )
-            for part, ct in zip(_split(padded, blocks), _split(cotangent, blocks), strict=True)
-        ]
-    parts = []
-    for product in products:
-        full = product.reshape(*window, together, per_group, together, features)
-        diagonal = jnp.diagonal(full, axis1=len(window), axis2=len(window) + 2)
-        parts.append(jnp.swapaxes(diagonal, -1, -2).reshape(*window, per_group, together * features))
-    return _join(parts)
+def _planes(images: jax.Array, groups: int) -> jax.Array:
+    """Return [groups, channels of a group, batch, spatial...]."""
+    batch, *size, channels = images.shape
+    return apart(lambda: images.reshape(-1, channels).T.reshape(groups, channels // groups, batch, *size))
+
+
+def _grouped_kernel(images: jax.Array, cotangent: jax.Array, *, window: Shape, geometry: Geometry) -> jax.Array:
+    """Return the kernel gradient as a sum of batched products, a matrix for each group, over blocks of rows.
+
+    What each tap sees is a plane of the images, whose rows are copied as a whole.
+    """
+    groups, taps = geometry.groups, taps_of(window)
+    channels, features = images.shape[-1] // groups, cotangent.shape[-1] // groups
+    batch, rows, *columns = cotangent.shape[:-1]
+    height = _rows_in_cache(rows, math.prod(columns) * len(taps) * images.shape[-1], PLANE_ELEMENTS)
+    padded, cotangents = _planes(pad(images, geometry.padding), groups), _planes(cotangent, groups)
+    lead, rest = (groups, channels, 1, _reach(height, window[0], geometry)), padded.shape[4:]
+    strides = (1, 1, 1, *geometry.strides)
+
+    def add(index: jax.Array, total: jax.Array) -> jax.Array:
+        image, top = index // (rows // height), index % (rows // height) * height
+        behind = (0,) * len(rest)
+        seen = lax.dynamic_slice(padded, (0, 0, image, top * geometry.strides[0], *behind), (*lead, *rest))
+        ct = lax.dynamic_slice(cotangents, (0, 0, image, top, *behind), (groups, features, 1, height, *columns))
+        parts = []
+        for tap in taps:
+            start = [t * d for t, d in zip(tap, geometry.kernel_dilation, strict=True)]
+            places = zip(start, (height, *columns), geometry.strides, strict=True)
+            limit = [a + (n - 1) * s + 1 for a, n, s in places]
+            parts.append(lax.slice(seen, (0, 0, 0, *start), (groups, channels, 1, *limit), strides))
+        side_by_side = jnp.concatenate(parts, 1).reshape(groups, len(taps) * channels, -1)
+        pixels = (((2,), (2,)), ((0,), (0,)))
+        product = lax.dot_general(side_by_side, ct.reshape(groups, features, -1), pixels, precision=geometry.precision)
+        return total + product
+
+    zero = _varying_as(padded, jnp.zeros((groups, len(taps) * channels, features), images.dtype))
+    total = lax.fori_loop(0, batch * (rows // height), add, zero)
+    return jnp.moveaxis(total, 0, 1).reshape(*window, channels, groups * features)
 
 
 def _together(groups: int, channels: int) -> int:
@@ -453,7 +471,7 @@ def _together(groups: int, channels: int) -> int:
     return max(n for n in range(1, groups + 1) if groups % n == 0 and (n == 1 or n * channels <= BLOCK_CHANNELS))
 
 
-LANES = _Forms(_lane_convolve, _lane_input, _block_kernel_gradient)
+LANES = _Forms(_lane_convolve, _lane_input, _grouped_kernel)
 
 
 # Larger groups: dense blocks
@@ -487,7 +505,7 @@ def _block_input(cotangent: jax.Array, kernel: jax.Array, *, size: Shape, geomet
     return _join([form(part, weights, size=size, geometry=dense) for part, weights in parts])
 
 
-BLOCKS = _Forms(_block_convolve, _block_input, _block_kernel_gradient)
+BLOCKS = _Forms(_block_convolve, _block_input, _grouped_kernel)
 
 
 # Dilated images: one convolution a phase of the output

@@ -147,6 +147,19 @@ def test_each_form_is_chosen_and_has_the_derivatives_of_lax(name, compile_quickl
     check_against_lax((images, kernel, arguments, jnp.float32), compile_quickly)
 
 
+@pytest.mark.parametrize(("rank", "groups"), [(2, 1), (1, 3), (2, 3), (3, 3)])
+def test_kernel_gradients_are_those_of_lax_however_many_rows_make_a_block(rank, groups, monkeypatch):
+    form = conv_cpu.LOOPED if groups == 1 else conv_cpu.BLOCKS
+    geometry = conv_cpu.Geometry((2,) * rank, ((1, 2),) * rank, (1,) * rank, (2,) * rank, groups)
+    images, window = draw((2, *range(9, 9 + rank), 6)), (3,) * rank
+    cotangent = draw((2, *geometry.output_size(images.shape[1:-1], window), 9), 1)
+    expected = conv_cpu.NATIVE.kernel_gradient(images, cotangent, window=window, geometry=geometry)
+    for limit in (1, 500, 1 << 20):
+        monkeypatch.setattr(conv_cpu, "BLOCK_ELEMENTS", limit)
+        monkeypatch.setattr(conv_cpu, "PLANE_ELEMENTS", limit)
+        assert_close(form.kernel_gradient(images, cotangent, window=window, geometry=geometry), expected)
+
+
 def test_negative_padding_cuts():
     # XLA:CPU itself computes wrong numbers here, so the reference cuts first.
     images, kernel = draw((2, 10, 6, 4)), draw((2, 4, 1, 4), 1)
