@@ -4,15 +4,17 @@
     python benchmarks/vs_peers.py --models resnet50 mobilenet_v2 --mode train --peers cnnjax torch
 
 Batches of random images in float32; training is forward, backward, and SGD with momentum. All take turns in one
-process; medians are given, and ratios to ours (above 1: ours is faster). `folded` is ours for inference, its batch
-normalisations folded into the convolutions. PyTorch runs torchvision's network eagerly, in the better of its two memory
-formats; Keras runs on JAX. A peer that is not installed is left out, and named.
+process; medians are given, in a table in Markdown, and ratios of ours to theirs (below 1: ours is faster). `folded` is
+ours for inference, its batch normalisations folded into the convolutions; `xla` is ours with XLA's convolutions.
+PyTorch runs torchvision's network eagerly, in the better of its two memory formats; Keras runs on JAX. A peer that is
+not installed is left out, and named.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -29,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
@@ -92,16 +95,16 @@ def flax_call(name: str, batch: int, size: int, train: bool, folded: bool = Fals
         updates, opt_state = tx.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), batch_stats, opt_state
 
-    started = time.perf_counter()
     if not train:
         variables = {"params": params, "batch_stats": statistics_}
         if folded:
             model, variables = cnnjax.fold_batch_norm(model, variables)
-            started = time.perf_counter()
+        started = time.perf_counter()
         evaluate = jax.jit(model.apply).lower(variables, images).compile()
         seconds = time.perf_counter() - started
         return lambda: jax.block_until_ready(evaluate(variables, images)), seconds
     state = [params, statistics_, tx.init(params)]
+    started = time.perf_counter()
     compiled = jax.jit(step, donate_argnums=(0, 1, 2)).lower(*state).compile()
     seconds = time.perf_counter() - started
 
@@ -186,27 +189,42 @@ def measure(name: str, arguments: argparse.Namespace, peers: list[str], train: b
 
 
 def show(results: list[dict[str, Any]], peers: list[str], console: Console) -> None:
-    """Print a table, and the geometric means of the ratios."""
-    table = Table(title="seconds a step (peer's time / ours)")
-    for column in ("model", "mode", *peers, "compile, s (ours / xla)" if "xla" in peers else "compile, s"):
-        table.add_column(column, justify="left" if column in ("model", "mode") else "right")
+    """Print a table in Markdown, with the geometric means of the ratios."""
+    others, table = [peer for peer in peers if peer != "cnnjax"], Table(box=MARKDOWN)
+    table.add_column("network")
+    table.add_column("mode")
+    headings = ["cnnjax, s", *itertools.chain(*((f"{peer}, s", f"ours / {peer}") for peer in others)), "compile, s"]
+    if "xla" in peers:
+        headings.append("ours / xla")
+    for heading in headings:
+        table.add_column(heading, justify="right")
     ratios: dict[tuple[str, str], list[float]] = {}
+
+    def ratio(mode: str, column: str, ours: float, theirs: float) -> str:
+        ratios.setdefault((mode, column), []).append(ours / theirs)
+        return f"{ours / theirs:.2f}"
+
     for result in results:
-        seconds, cells = result["seconds"], [result["model"], result["mode"]]
-        for peer in peers:
-            if peer not in seconds:
-                cells.append("-")
-                continue
-            ratio = seconds[peer] / seconds["cnnjax"]
-            ratios.setdefault((result["mode"], peer), []).append(ratio)
-            cells.append(f"{seconds[peer]:.3f}" + (f" ({ratio:.2f})" if peer != "cnnjax" else ""))
-        compiling = [result["compile"][peer] for peer in ("cnnjax", "xla") if peer in result["compile"]]
-        table.add_row(*cells, " / ".join(f"{value:.0f}" for value in compiling))
+        mode, seconds, compiling = result["mode"], result["seconds"], result["compile"]
+        cells = [f"`{result['model']}`", mode, f"{seconds['cnnjax']:.3f}"]
+        for peer in others:
+            if peer in seconds:
+                cells += [f"{seconds[peer]:.3f}", ratio(mode, peer, seconds["cnnjax"], seconds[peer])]
+            else:
+                cells += ["", ""]
+        cells.append(f"{compiling['cnnjax']:.1f}")
+        if "xla" in peers:
+            cells.append(ratio(mode, "compile", compiling["cnnjax"], compiling["xla"]))
+        table.add_row(*cells)
+    for mode in dict.fromkeys(result["mode"] for result in results):
+        means = {
+            column: f"{math.exp(statistics.fmean(map(math.log, values))):.2f}"
+            for (of, column), values in ratios.items()
+            if of == mode
+        }
+        cells = ["geometric mean", mode, "", *itertools.chain(*(("", means.get(peer, "")) for peer in others)), ""]
+        table.add_row(*cells, *([means["compile"]] if "xla" in peers else []))
     console.print(table)
-    for (mode, peer), values in ratios.items():
-        if peer != "cnnjax":
-            mean = math.exp(statistics.fmean(map(math.log, values)))
-            console.print(f"{mode}: {peer} takes {mean:.2f} times our time (geometric mean of {len(values)})")
 
 
 def main() -> int:
@@ -244,7 +262,7 @@ def main() -> int:
     if arguments.json:
         print(json.dumps(results))
     else:
-        show(results, peers, Console(width=140))
+        show(results, peers, Console(width=240))
     return 0
 
 

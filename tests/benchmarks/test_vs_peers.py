@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 
 def test_a_network_takes_turns_with_itself_folded_and_with_xla_forms(run):
     code, output, progress = run(
@@ -20,8 +22,29 @@ def test_the_table_names_what_has_no_row(run):
     )
     assert code == 0
     # LeNet-5 has no batch normalisation to fold.
-    rows = [line for line in output.splitlines() if "lenet5" in line]
-    assert [row.split("│")[4].strip() for row in rows] == ["-", "-"]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in output.splitlines() if "|" in line]
+    assert rows[0] == ["network", "mode", "cnnjax, s", "folded, s", "ours / folded", "compile, s"]
+    assert [(row[:2], row[3:5]) for row in rows[2:]] == [
+        (["`lenet5`", "inference"], ["", ""]),
+        (["`lenet5`", "train"], ["", ""]),
+        (["geometric mean", "inference"], ["", ""]),
+        (["geometric mean", "train"], ["", ""]),
+    ]
+
+
+def test_means_are_of_ratios_of_ours_to_theirs(run):
+    code, output, _ = run(
+        *("vs_peers", "--models", "resnet20", "lenet5", "--mode", "inference", "--peers", "xla"),
+        *("--batch-size", 2, "--repeats", 1),
+    )
+    assert code == 0
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in output.splitlines() if "|" in line]
+    assert rows[0] == ["network", "mode", "cnnjax, s", "xla, s", "ours / xla", "compile, s", "ours / xla"]
+    first, second, mean = rows[2:]
+    for column in (4, 6):
+        # Printed with two decimals.
+        product = float(first[column]) * float(second[column])
+        assert float(mean[column]) == pytest.approx(product**0.5, abs=0.02)
 
 
 def test_wrong_arguments_are_refused_in_one_line(run):
