@@ -122,25 +122,29 @@ def _max_tangent(x: jax.Array, tangent: jax.Array, *, window: Pair, strides: Pai
 
 
 def _max_gradient(x: jax.Array, cotangent: jax.Array, *, window: Pair, strides: Pair, padding: Pads) -> jax.Array:
-    taps = _taps(x, window, strides, padding, -jnp.inf)
+    params: dict[str, Any] = {"window": window, "strides": strides, "padding": padding}
+    taps, best = _taps(x, fill=-jnp.inf, **params), _max(x, **params)
 
+    # The compiler makes branches of selections, and numbers that pass branches are taken one by one. So this does
+    # arithmetic: a tap that is not the maximum (nor its NaN) gets a number beyond all taps'.
     def win() -> jax.Array:
-        best = taps[0]()
-        winner = jnp.zeros(best.shape, jnp.int8)
-        for index, tap in enumerate(taps[1:]):
+        numbers = []
+        for number, tap in enumerate(taps):
             seen = tap()
-            winner = jnp.where(seen > best, jnp.int8(index + 1), winner)
-            best = jnp.maximum(best, seen)
-        return winner
+            numbers.append(number + MAX_TAPS * ((seen != best) & (seen == seen)).astype(jnp.int32))
+        return functools.reduce(jnp.minimum, numbers)
 
     winner = apart(win)
-    number = {tap: jnp.int8(index) for index, tap in enumerate(taps_of(window))}
+    number = {tap: index for index, tap in enumerate(taps_of(window))}
+    dtype = jnp.dtype(jnp.float32 if jnp.finfo(cotangent.dtype).bits < 32 else cotangent.dtype)
+    bits = jnp.dtype(f"int{8 * dtype.itemsize}")
 
     def product(parts: list[jax.Array], tap: tuple[int, ...]) -> jax.Array:
         part, won = parts
-        return jnp.where(won == number[tap], part, jnp.zeros((), part.dtype))
+        mask = -(won == number[tap]).astype(bits)
+        return lax.bitcast_convert_type(lax.bitcast_convert_type(part, bits) & mask, dtype)
 
-    arrays = [cotangent.astype(jnp.float32), winner]
+    arrays = [cotangent.astype(dtype), winner]
     geometry = _geometry(strides, padding)
     return scatter(arrays, window, x.shape[1:3], geometry, product, x.shape[-1]).astype(x.dtype)
 

@@ -102,6 +102,22 @@ def test_the_first_of_equal_maxima_takes_the_gradient_and_the_tangent():
     np.testing.assert_array_equal(jax.jvp(pool, (x,), (tangent,))[1].reshape(4), [0, 2, 4, 4])
 
 
+def test_of_a_window_with_nan_the_first_nan_takes_the_gradient():
+    x = jnp.asarray([[1.0, jnp.nan, 5.0], [jnp.nan, 2.0, 3.0], [0.0, 4.0, 6.0]])[None, :, :, None]
+    cotangent = jnp.asarray([[10.0, 20.0], [30.0, 40.0]])[None, :, :, None]
+    _, vjp = jax.vjp(lambda x: window_max(x, (2, 2), (1, 1), ((0, 0), (0, 0))), x)
+    gradient = vjp(cotangent)[0][0, :, :, 0]
+    np.testing.assert_array_equal(gradient, [[0, 30, 0], [30, 0, 0], [0, 0, 40]])
+
+
+def test_gradients_of_float64_keep_their_precision():
+    with jax.enable_x64(True):
+        x = jnp.arange(9.0).reshape(1, 3, 3, 1)
+        cotangent = jnp.full((1, 2, 2, 1), 1 / 3)
+        _, vjp = jax.vjp(lambda x: window_max(x, (2, 2), (1, 1), ((0, 0), (0, 0))), x)
+        assert vjp(cotangent)[0][0, 2, 2, 0] == 1 / 3
+
+
 def test_padding_never_wins_and_nan_shows():
     x = jnp.full((1, 2, 2, 1), -jnp.inf).at[0, 1, 1, 0].set(jnp.nan)
     y = window_max(x, (2, 2), (1, 1), ((1, 0), (1, 0)))
