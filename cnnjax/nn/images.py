@@ -42,7 +42,9 @@ def check_images(images: jax.Array, *, min_size: int = 1, size_step: int = 1) ->
 def pad_to_legal_size(images: jax.Array, *, min_size: int = 1, size_step: int = 1) -> jax.Array:
     """Enlarge images at the right and below to a size a network takes, by mirroring; crop what comes out back.
 
-    >>> logits = apply(pad_to_legal_size(images, min_size=16, size_step=16))[:, :height, :width]
+    >>> images = jnp.ones((1, 20, 33, 3))
+    >>> pad_to_legal_size(images, min_size=16, size_step=16).shape
+    (1, 32, 48, 3)
 
     Args:
       images: [batch, height, width, channels].

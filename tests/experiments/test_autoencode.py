@@ -5,7 +5,6 @@ import json
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,13 +19,6 @@ script = importlib.util.module_from_spec(SPEC)
 # Dataclasses look their module up by name.
 sys.modules[SPEC.name] = script
 SPEC.loader.exec_module(script)
-
-
-@pytest.fixture(autouse=True)
-def _optax_promotes():
-    """Optax's own bias correction raises a float to an integer power."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 @pytest.fixture(scope="module")

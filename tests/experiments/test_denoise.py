@@ -5,7 +5,6 @@ import json
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -24,13 +23,6 @@ SPEC.loader.exec_module(script)
 SHORT = {"epochs": 2, "patches": 4, "batch_size": 2, "patch_size": 8, "parallel": "single", "log_steps": 1}
 
 
-@pytest.fixture(autouse=True)
-def _optax_promotes():
-    """Optax's own bias correction raises a float to an integer power."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Return a folder of five grey images; the last is held out."""
@@ -46,8 +38,7 @@ def run(folder, tmp_path_factory):
     config = script.TrainDenoiser(
         dataset="folder", data_dir=folder, workdir=tmp_path_factory.mktemp("work") / "run", **SHORT
     )
-    with jax.numpy_dtype_promotion("standard"):
-        result = fit(config, Console(quiet=True), script.setup)
+    result = fit(config, Console(quiet=True), script.setup)
     return config, result
 
 

@@ -5,7 +5,6 @@ import json
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,13 +19,6 @@ script = importlib.util.module_from_spec(SPEC)
 # Dataclasses look their module up by name.
 sys.modules[SPEC.name] = script
 SPEC.loader.exec_module(script)
-
-
-@pytest.fixture(autouse=True)
-def _optax_promotes():
-    """Optax's own bias correction raises a float to an integer power."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +60,7 @@ def command(folder, workdir, **fields):
 @pytest.fixture(scope="module")
 def run(bars, folder, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("work") / "run"
-    with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(script, "load_dataset", lambda name, data_dir: bars)
         assert script.main(command(folder, workdir)) == 0
     return workdir

@@ -17,13 +17,6 @@ from cnnjax.training import Checkpoints, ConfigError
 SCRIPTS = Path(__file__).parents[2] / "experiments"
 
 
-@pytest.fixture(autouse=True)
-def _optax_promotes():
-    """Optax's own bias correction raises a float to an integer power."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 def load_script(name):
     spec = importlib.util.spec_from_file_location(f"{name}_script", SCRIPTS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)

@@ -22,13 +22,6 @@ SCRIPT = Path(__file__).parents[2] / "experiments" / "features.py"
 IDENTITY = {"model": "lenet5", "variables": "abc", "mean": [0.5]}
 
 
-@pytest.fixture(autouse=True)
-def _optax_promotes():
-    """Optax's own bias correction raises a float to an integer power."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 class Squares:
     """Computes two features of an example, and counts for how many it did."""
 
@@ -141,12 +134,10 @@ def stored(script, weights, data, tmp_path_factory):
 
     script._NetworkPass.over = dying
     try:
-        with jax.numpy_dtype_promotion("standard"):
-            assert script.main(command) == 130
+        assert script.main(command) == 130
     finally:
         script._NetworkPass.over = network_pass
-    with jax.numpy_dtype_promotion("standard"):
-        assert script.main([*command, "--batch-size", "50"]) == 0
+    assert script.main([*command, "--batch-size", "50"]) == 0
     return folder / "w", file, command
 
 

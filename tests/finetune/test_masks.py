@@ -135,7 +135,9 @@ def test_the_frozen_stay_and_the_others_train_as_if_they_were_alone(name, plain,
 
     gradients = [drawn(params, seed) for seed in range(3)]
     heads = [{"head": grads["head"]} for grads in gradients]
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+    # optax.MultiSteps mixes its counter with floats and ranks; the other optimizers stay strict.
+    promotion = "standard" if name == "accumulated" else "strict"
+    with jax.numpy_dtype_promotion(promotion), jax.numpy_rank_promotion("allow"):
         trained, state = compile_quickly(lambda p, g: run(tx, p, g), params, gradients)(params, gradients)
         expected, alone_state = compile_quickly(lambda p, g: run(alone, p, g), head, heads)(head, heads)
     for part in ("stem", "stage1", "stage2", "stage3"):
@@ -171,16 +173,15 @@ def test_description_counts(plain):
 
 def test_learning_rates_of_parts(plain):
     params = plain[1]["params"]
-    with jax.numpy_dtype_promotion("standard"):
-        base = optax.adamw(0.1, weight_decay=0.1)
-        plain_updates, _ = base.update(params, base.init(params), params)
-        tx = finetune.scale_learning_rate(base, params, {"stage*": 0.5, "stage3/*": 0.1, "head": 10.0})
-        # Either may be around the other.
-        both = finetune.freeze(tx, params, ["stem"])
-        other = finetune.scale_learning_rate(finetune.freeze(base, params, ["stem"]), params, {"head": 10.0})
-        updates, _ = tx.update(params, tx.init(params), params)
-        frozen_updates, _ = both.update(params, both.init(params), params)
-        other_updates, _ = other.update(params, other.init(params), params)
+    base = optax.adamw(0.1, weight_decay=0.1)
+    plain_updates, _ = base.update(params, base.init(params), params)
+    tx = finetune.scale_learning_rate(base, params, {"stage*": 0.5, "stage3/*": 0.1, "head": 10.0})
+    # Either may be around the other.
+    both = finetune.freeze(tx, params, ["stem"])
+    other = finetune.scale_learning_rate(finetune.freeze(base, params, ["stem"]), params, {"head": 10.0})
+    updates, _ = tx.update(params, tx.init(params), params)
+    frozen_updates, _ = both.update(params, both.init(params), params)
+    other_updates, _ = other.update(params, other.init(params), params)
     for part, factor in {"stem": 1, "stage1": 0.5, "stage2": 0.5, "stage3": 0.1, "head": 10}.items():
         for got in (updates, frozen_updates) if part != "stem" else (updates,):
             jax.tree.map(
@@ -280,8 +281,7 @@ def test_the_state_of_an_nnx_model():
         assert jax.tree.leaves(finetune.trainable_mask(params, ["stem"])) == [True, True, False, False]
         tx = finetune.freeze(optax.adamw(0.1, weight_decay=0.1), params, ["stem"])
         optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
-        with jax.numpy_dtype_promotion("standard"):
-            optimizer.update(model, nnx.grad(lambda m: (m(images) ** 2).sum())(model))
+        optimizer.update(model, nnx.grad(lambda m: (m(images) ** 2).sum())(model))
         after = nnx.state(model, nnx.Param)
         assert bits(after["stem"]) == bits(before["stem"])
         assert bits(after["head"]) != bits(before["head"])

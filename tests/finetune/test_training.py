@@ -27,13 +27,6 @@ from cnnjax.training.metrics import Regression, means, zero_sums
 FROZEN = ["stem", "stage*"]
 
 
-@pytest.fixture(autouse=True)
-def _optax_promotes():
-    """Optax's own bias correction raises a float to an integer power."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 def bits(tree):
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
 
@@ -70,6 +63,7 @@ def make_batch(plain):
     return {"image": plain[2], "label": plain[3]}
 
 
+@pytest.mark.users
 def test_frozen_parts_cost_no_backward_pass_and_keep_their_statistics(plain, convolutions, compile_quickly):
     model, variables, images, labels = plain
 

@@ -19,8 +19,11 @@ import pytest
 import cnnjax
 from cnnjax.pretrained import from_state_dict, to_state_dict
 
+pytestmark = pytest.mark.users
 DATA = Path(__file__).parent / "data"
 FILES = sorted(path.stem for path in DATA.glob("*.npz"))
+SHORT = [file for file in FILES if "-short." in file]
+WHOLE = [file for file in FILES if "-short." not in file]
 
 
 def load(file):
@@ -39,12 +42,22 @@ def build(meta, **fields):
     return model, state, from_state_dict(meta["name"], state, source=meta["source"], **meta["fields"])
 
 
+def whole(files):
+    """Return parameters: exhaustive, but for one of each family that has no short network for the plain run."""
+    families = {file: cnnjax.model_info(file.partition(".")[0].removesuffix("-short")).family for file in FILES}
+    plain = {}
+    for file in sorted(files, key=lambda file: cnnjax.model_info(file.partition(".")[0]).num_params):
+        plain.setdefault(families[file], file)
+    kept = {file for family, file in plain.items() if family not in {families[file] for file in SHORT}}
+    return [file if file in kept else pytest.param(file, marks=pytest.mark.exhaustive) for file in files]
+
+
 def run(function, *args):
     """Compile, and run."""
     return jax.jit(function)(*args)
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", whole(WHOLE))
 def test_outputs_and_round_trip(file):
     meta, golden = load(file)
     model, state, variables = build(meta)
@@ -64,7 +77,7 @@ def test_outputs_and_round_trip(file):
 TIPPED = {"googlenet.torchvision"}
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if "loss" in load(file)[0]])
+@pytest.mark.parametrize("file", whole([file for file in WHOLE if "loss" in load(file)[0]]))
 def test_training_mode(file):
     meta, golden = load(file)
     plain = cnnjax.create_model(meta["name"], **meta["fields"])

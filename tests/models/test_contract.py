@@ -6,29 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from families import DEEP, one_each, smallest
 from flax import traverse_util
+from jax.interpreters.partial_eval import dce_jaxpr
 
 import cnnjax
-from cnnjax.models import VARIANTS
 
 NAMES = cnnjax.list_models()
 TOP_LEVEL = re.compile(r"stem|stage[1-9]\d*|head|aux[1-9]\d*|encoder|decoder")
 NUMBERED = re.compile(r"[a-z]+(_[a-z]+)*([1-9]\d*)?")
-# Few parameters in many layers, slow to compile.
-DEEP = {"densenet_bc_100_12", "resnet164", "resnet1001", "wrn_40_4"}
-# The cheapest variant of each family stands for it where a test has to compute.
-SAMPLES = sorted(
-    min(
-        (name for name in NAMES if VARIANTS[name].info.family == family),
-        key=lambda n: (n in DEEP, VARIANTS[n].info.num_params, VARIANTS[n].info.min_size),
-    )
-    for family in {variant.info.family for variant in VARIANTS.values()}
-)
-# Their backward pass takes minutes to compile. The golden files compare gradients of every family with a reference.
-SLOW_BACKWARDS = {"regnet_y_400mf", "googlenet", "lraspp_mobilenet_v3_large", "nasnet_mobile"} | {
-    name for name in SAMPLES if VARIANTS[name].info.num_params > 10_000_000
-}
-
 # Networks whose last layer compares with fixed codes of this length, so that "head/classifier" has no parameters.
 FIXED_CODES = {"lenet5_1998": 84}
 
@@ -46,11 +32,16 @@ def shapes(model, images):
     return jax.eval_shape(model.init, jax.random.key(0), images)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_shapes_types_and_paths(name):
+@pytest.mark.parametrize("name", one_each(sorted(set(NAMES) - set(smallest())), plain=set(NAMES) - DEEP))
+def test_sizes_types_and_paths(name):
+    """The smallest of each family are in the test of both modes."""
+    check_sizes_types_and_paths(name)
+
+
+def check_sizes_types_and_paths(name):
+    """Check it, and return the model, abstract images, outputs and variables."""
     info = cnnjax.model_info(name)
     model, images = published(name, dtype=jnp.bfloat16)
-    # Few traces: the deepest networks take seconds for each.
     out, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
     params = variables["params"]
 
@@ -62,26 +53,56 @@ def test_shapes_types_and_paths(name):
     # Outputs in float32.
     assert out.dtype == jnp.float32
     assert out.shape == output_shape(info)
+    return model, images, out, variables
 
-    # Without classes the network returns what its classifier would have seen, and needs no classifier.
-    width = out.shape[-1]
+
+def traced(function, *args):
+    """Return the program of a function; paths and variables of its arguments; shapes and variables of its outputs."""
+    jaxpr, out = jax.make_jaxpr(function, return_shape=True)(*args)
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(args)]
+    sources = dict(zip(paths, jaxpr.jaxpr.invars, strict=True))
+    return jaxpr.jaxpr, sources, out, jax.tree.unflatten(jax.tree.structure(out), jaxpr.jaxpr.outvars)
+
+
+@pytest.mark.parametrize("name", one_each(NAMES))
+def test_evaluation_and_training_mode(name):
+    """Read off the programs, which need not be compiled for it; values and gradients are in the golden files."""
+    info = cnnjax.model_info(name)
+    model, images, out, variables = check_sizes_types_and_paths(name)
+
+    # Training draws from one stream, every parameter has a part in the outputs, and every statistic moves.
+    def train(variables, images, key):
+        mutable = ["batch_stats", "aux_logits"]
+        return model.apply(variables, images, train=True, mutable=mutable, rngs={"dropout": key})
+
+    program, sources, (logits, updates), (_, moved) = traced(train, variables, images, jax.random.key(1))
+    assert (logits.shape, logits.dtype) == (out.shape, jnp.float32)
+    statistics = variables.get("batch_stats", {})
+    assert jax.tree.structure(updates.get("batch_stats", {})) == jax.tree.structure(statistics)
+    assert not {id(leaf) for leaf in jax.tree.leaves(moved)} & {id(source) for source in sources.values()}
+    losses = jax.tree_util.tree_leaves_with_path((logits, updates))
+    learned_from = [path[0].idx == 0 or path[1].key == "aux_logits" for path, _ in losses]
+    _, used = dce_jaxpr(program, learned_from)
+    unused = [path for path, has_part in zip(sources, used, strict=True) if not has_part and "['params']" in path]
+    assert unused == []
+
+    # Evaluation draws nothing and hands statistics through. Without classes the network returns what its classifier
+    # would have seen, and needs none.
+    params, width = variables["params"], out.shape[-1]
     if info.num_classes is not None:
         width = FIXED_CODES.get(name) or params["head"]["classifier"]["kernel"].shape[-2]
         head = {name: layer for name, layer in params["head"].items() if name != "classifier"}
         model, params = model.clone(num_classes=0), params | {"head": head}
 
-    # Training changes batch statistics and nothing else.
-    features, updates = jax.eval_shape(
-        lambda v, x, k: model.apply(v, x, train=True, mutable=["batch_stats"], rngs={"dropout": k}),
-        variables | {"params": params},
-        images,
-        jax.random.key(1),
-    )
+    def evaluate(variables, images):
+        return model.apply(variables, images, mutable=["batch_stats"])
+
+    _, sources, (features, _), (_, kept) = traced(evaluate, variables | {"params": params}, images)
     assert features.dtype == jnp.float32
     assert len(features.shape) == len(out.shape)
     assert (features.shape[0], features.shape[-1]) == (2, width)
-    expected = {k: v for k, v in variables.items() if k == "batch_stats"}
-    assert jax.tree.structure(dict(updates)) == jax.tree.structure(expected)
+    for path, variable in jax.tree_util.tree_leaves_with_path(dict(kept)):
+        assert variable is sources[f"[0]{jax.tree_util.keystr(path)}"], path
 
 
 def output_shape(info):
@@ -112,7 +133,7 @@ def check_numbers_run_from_one(tree, group):
             check_numbers_run_from_one(value, group)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", one_each(NAMES))
 def test_too_small_images_are_refused_with_the_smallest_legal_size(name):
     info = cnnjax.model_info(name)
     model, _ = published(name)
@@ -132,36 +153,17 @@ def test_too_small_images_are_refused_with_the_smallest_legal_size(name):
             init(info.min_size + 1)
 
 
-def computed(name, compile_quickly):
-    """Return a variant, images little larger than it needs, and its variables."""
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", smallest())
+def test_gradients(name, compile_quickly):
+    """Golden files compare gradients without dropout; these have it."""
     info = cnnjax.model_info(name)
     model, _ = published(name)
-    # Two pixels more than the smallest, so that normalisation has something to average in the last stage.
+    # Twice the smallest size, so that normalisation has something to average in the last stage.
     size = max(info.min_size * 2, 16) if info.min_size > 1 else 16
     images = jax.random.normal(jax.random.key(0), (4, size, size, info.channels))
     key = jax.random.key(1)
-    return model, images, compile_quickly(model.init, key, images)(key, images)
-
-
-@pytest.mark.parametrize("name", SAMPLES)
-def test_evaluation_mode(name, compile_quickly):
-    model, images, variables = computed(name, compile_quickly)
-
-    def evaluate(variables):
-        out, updates = model.apply(variables, images, mutable=True)
-        return out, {k: v for k, v in updates.items() if k not in ("params", "aux_logits")}
-
-    evaluate = compile_quickly(evaluate, variables)
-    first, kept = evaluate(variables)
-    again, _ = evaluate(variables)
-    np.testing.assert_array_equal(first, again)
-    for path, leaf in traverse_util.flatten_dict(kept).items():
-        np.testing.assert_array_equal(leaf, traverse_util.flatten_dict(variables)[path])
-
-
-@pytest.mark.parametrize("name", [name for name in SAMPLES if name not in SLOW_BACKWARDS])
-def test_gradients(name, compile_quickly):
-    model, images, variables = computed(name, compile_quickly)
+    variables = compile_quickly(model.init, key, images)(key, images)
 
     def gradients(params):
         def loss(params):

@@ -1,6 +1,5 @@
 import dataclasses
 
-import jax
 import pytest
 
 from cnnjax.training import RECIPES, ConfigError, TrainConfig, parse_config
@@ -130,11 +129,10 @@ def test_every_flag_of_a_schedule_or_optimizer_is_used_by_one():
         for schedule in OF_SCHEDULES[name]:
             fields = {"schedule": schedule, "warmup_epochs": 4.0, **others.get(schedule, {})}
             plain, other = (TrainConfig(**(fields | more)) for more in ({}, {name: value}))
-            with jax.numpy_dtype_promotion("standard"):
-                rates = [
-                    [float(rate(step)) for step in range(30)]
-                    for rate in (make_config_schedule(config, 30, 1.0) for config in (plain, other))
-                ]
+            rates = [
+                [float(rate(step)) for step in range(30)]
+                for rate in (make_config_schedule(config, 30, 1.0) for config in (plain, other))
+            ]
             assert rates[0] != rates[1], (name, schedule)
 
 

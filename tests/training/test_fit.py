@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 import jax
-import jax.experimental.compilation_cache.compilation_cache as compilation_cache_module
 import numpy as np
 import pytest
 from PIL import Image
@@ -24,24 +23,6 @@ from cnnjax.data import DataError
 from cnnjax.training import CheckpointError, Checkpoints, ConfigError, TrainConfig, fit, rundir
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "train.py"
-
-
-# Optax's Adam raises a float to an integer power.
-@pytest.fixture(scope="module", autouse=True)
-def standard_promotion():
-    jax.config.update("jax_numpy_dtype_promotion", "standard")
-    yield
-    jax.config.update("jax_numpy_dtype_promotion", "strict")
-
-
-# Most runs here compile the same three programs.
-@pytest.fixture(scope="module", autouse=True)
-def compilation_cache(tmp_path_factory):
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("cache")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache_module.reset_cache()
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +82,7 @@ def assert_same_run(one, other):
     }
 
 
+@pytest.mark.users
 def test_a_run_leaves_what_it_promises(whole):
     config, result, text = whole
     assert {

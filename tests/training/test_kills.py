@@ -25,10 +25,10 @@ PARTS = "*.orbax-checkpoint-tmp*"
 
 
 def environment(cache):
-    """Return that of one device; the program is compiled once for all."""
+    """Return that of one device; the program is compiled once for all, where it is not kept anyway."""
     flags = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"}
     caching = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
-    return os.environ | flags | caching
+    return caching | os.environ | flags
 
 
 def halt(process):
@@ -72,6 +72,7 @@ def outcome(workdir):
     return arrays, [steps, *plain]
 
 
+@pytest.mark.users
 @pytest.mark.parametrize("moments", [2, pytest.param(20, marks=pytest.mark.exhaustive)])
 def test_a_run_that_dies_at_random_moments_goes_on_to_the_same_bits(moments, tmp_path):
     (tmp_path / "data").mkdir()

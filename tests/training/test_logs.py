@@ -6,19 +6,10 @@ import json
 import struct
 import sys
 
-import jax
 import pytest
 from rich.console import Console
 
 from cnnjax.training import Checkpoints, ConfigError, TrainConfig, fit
-
-
-@pytest.fixture(scope="module", autouse=True)
-def standard_promotion():
-    """Optax's Adam raises a float to an integer power."""
-    jax.config.update("jax_numpy_dtype_promotion", "standard")
-    yield
-    jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 @pytest.fixture

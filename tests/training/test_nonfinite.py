@@ -16,14 +16,6 @@ from cnnjax.training.metrics import zero_sums
 from cnnjax.training.nonfinite import name_first, nonfinite_paths, skip_nonfinite
 
 
-@pytest.fixture(scope="module", autouse=True)
-def standard_promotion():
-    """Optax's Adam raises a float to an integer power."""
-    jax.config.update("jax_numpy_dtype_promotion", "standard")
-    yield
-    jax.config.update("jax_numpy_dtype_promotion", "strict")
-
-
 def leaves(state):
     return [np.asarray(leaf) for leaf in jax.tree.leaves((state.params, state.batch_stats, state.opt_state, state.ema))]
 

@@ -39,18 +39,16 @@ def test_schedules_between_two_rates():
 
 def test_one_cycle_is_pytorchs():
     # torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=...) gives these at start, peak and end.
-    with jax.numpy_dtype_promotion("standard"):
-        cycle = make_schedule("onecycle", 0.1, 100)
-        np.testing.assert_allclose([cycle(0), cycle(30), cycle(100)], [0.004, 0.1, 4e-7], rtol=1e-4)
-        np.testing.assert_allclose(make_schedule("onecycle", 0.1, 100, warmup_steps=10)(10), 0.1, rtol=1e-5)
+    cycle = make_schedule("onecycle", 0.1, 100)
+    np.testing.assert_allclose([cycle(0), cycle(30), cycle(100)], [0.004, 0.1, 4e-7], rtol=1e-4)
+    np.testing.assert_allclose(make_schedule("onecycle", 0.1, 100, warmup_steps=10)(10), 0.1, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_every_schedule_warms_up_to_its_rate_and_compiles(name):
     # Some of optax's schedules multiply by truth values.
-    with jax.numpy_dtype_promotion("standard"):
-        schedule = make_schedule(name, 0.1, 50, warmup_steps=5, decay_steps=40)
-        rates = np.asarray(jax.jit(jax.vmap(schedule))(jnp.arange(50)))
+    schedule = make_schedule(name, 0.1, 50, warmup_steps=5, decay_steps=40)
+    rates = np.asarray(jax.jit(jax.vmap(schedule))(jnp.arange(50)))
     assert rates[0] < rates[2] < rates[4]
     assert rates.max() == pytest.approx(0.1)
     assert (rates >= 0).all()
@@ -63,11 +61,10 @@ GRADS = {"kernel": np.array([[0.3, -2.0], [0.1, 0.0]], np.float32), "bias": np.a
 def steps(tx, count=2):
     """Return the parameters after some steps along constant gradients."""
     # Optax's own bias corrections raise floats to integer powers.
-    with jax.numpy_dtype_promotion("standard"):
-        params, state = jax.tree.map(jnp.asarray, PARAMS), tx.init(PARAMS)
-        for _ in range(count):
-            updates, state = tx.update(jax.tree.map(jnp.asarray, GRADS), state, params)
-            params = optax.apply_updates(params, updates)
+    params, state = jax.tree.map(jnp.asarray, PARAMS), tx.init(PARAMS)
+    for _ in range(count):
+        updates, state = tx.update(jax.tree.map(jnp.asarray, GRADS), state, params)
+        params = optax.apply_updates(params, updates)
     return params
 
 

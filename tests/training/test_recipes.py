@@ -34,9 +34,8 @@ def test_recipes_can_be_run(name):
     images = jax.ShapeDtypeStruct((1, size, size, info.channels), jnp.float32)
     assert jax.eval_shape(model.init, jax.random.key(0), images)["params"]
     steps_an_epoch = EXAMPLES[config.dataset] / config.batch_size
-    with jax.numpy_dtype_promotion("standard"):
-        schedule = make_config_schedule(config, round(config.epochs * steps_an_epoch), steps_an_epoch)
-        top = float(schedule(round(config.warmup_epochs * steps_an_epoch)))
+    schedule = make_config_schedule(config, round(config.epochs * steps_an_epoch), steps_an_epoch)
+    top = float(schedule(round(config.warmup_epochs * steps_an_epoch)))
     # Steps of decay count from the start of the run.
     passed = config.warmup_epochs // (config.decay_epochs or config.epochs)
     assert top == pytest.approx(config.peak_learning_rate * config.decay_rate**passed, rel=1e-3)

@@ -361,10 +361,7 @@ def test_kernels_start_as_asked(init, compile_quickly):
         "classifier": {"kernel": jnp.zeros((100, 300))},
     }
     shapes = [(9 * 20, 9 * 40, "conv"), (100, 300, "classifier")]
-    with jax.numpy_dtype_promotion("standard"):
-        drawn = compile_quickly(partial(redraw_kernels, init=init), params, jax.random.key(0))(
-            params, jax.random.key(0)
-        )
+    drawn = compile_quickly(partial(redraw_kernels, init=init), params, jax.random.key(0))(params, jax.random.key(0))
     for inputs, outputs, name in shapes:
         variance = {"glorot": 2 / (inputs + outputs), "he": 2 / inputs, "lecun": 1 / inputs}
         expected = {name: value**0.5 for name, value in variance.items()} | {"truncated_normal": 0.02 * 0.8796}

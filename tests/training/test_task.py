@@ -22,13 +22,6 @@ from cnnjax.training.metrics import Regression
 from cnnjax.training.task import Augmented
 
 
-@pytest.fixture(autouse=True)
-def _optax_promotes():
-    """Optax's own bias correction raises a float to an integer power."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 @pytest.fixture
 def batch():
     images = np.random.default_rng(0).integers(0, 256, (4, 6, 6, 1), np.uint8)
