@@ -25,8 +25,9 @@ def keras_b0() -> keras.Model:
 
 
 # Fused or not, expansion, kernel, stride, maps, layers.
-SHORT_V1 = ((False, 1, 3, 1, 16, 1), (False, 6, 5, 2, 24, 2))
-SHORT_V2 = ((True, 1, 3, 1, 24, 1), (True, 4, 3, 2, 32, 2), (False, 4, 3, 2, 48, 1))
+# The first block of each has a shortcut, for the stem is as wide.
+SHORT_V1 = ((False, 1, 3, 1, 32, 1), (False, 6, 5, 2, 24, 1))
+SHORT_V2 = ((True, 1, 3, 1, 24, 1), (True, 4, 3, 2, 32, 1), (False, 4, 3, 1, 32, 1))
 
 
 def short(rows: tuple[tuple[bool, int, int, int, int, int], ...], inputs: int, **fields: Any) -> nn.Module:
@@ -42,7 +43,7 @@ def short(rows: tuple[tuple[bool, int, int, int, int, int], ...], inputs: int, *
 def short_lite() -> nn.Module:
     """Return timm's Lite with the rows of `SHORT_V1`."""
     return timm.models.EfficientNet(
-        decode_arch_def([["ds_r1_k3_s1_e1_c16"], ["ir_r2_k5_s2_e6_c24"]]),
+        decode_arch_def([["ds_r1_k3_s1_e1_c32"], ["ir_r1_k5_s2_e6_c24"]]),
         num_features=64,
         stem_size=32,
         fix_stem=True,
@@ -65,7 +66,7 @@ REFERENCES = [
         "efficientnet_v2_s",
         "torchvision",
         partial(short, SHORT_V2, 24, norm_layer=partial(nn.BatchNorm2d, eps=1e-3)),
-        fields={"rows": SHORT_V2, "last_features": 64, "output_stride": 8},
+        fields={"rows": SHORT_V2, "last_features": 64, "output_stride": 4},
         **SHORT,
     ),
     # Odd, where TensorFlow's padding is another.

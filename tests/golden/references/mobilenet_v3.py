@@ -12,7 +12,7 @@ from references.reference import Reference
 from torchvision.models.mobilenetv3 import InvertedResidualConfig
 
 # Kernel, expanded width, output, attention, hard-swish (or ReLU), stride; the stem has 16 maps.
-SHORT = ((3, 16, 16, True, False, 2), (5, 48, 24, False, False, 2), (5, 72, 24, True, True, 1))
+SHORT = ((3, 16, 16, True, False, 2), (5, 72, 16, False, True, 1))
 
 
 def short_blocks(rows: Sequence[tuple[int, int, int, bool, bool, int]], inputs: int = 16) -> list[Any]:
@@ -34,7 +34,7 @@ REFERENCES = [
         partial(torchvision.models.MobileNetV3, short_blocks(SHORT), last_channel=64),
         size=32,
         training=True,
-        fields={"rows": SHORT, "hidden_features": 64, "output_stride": 8},
+        fields={"rows": SHORT, "hidden_features": 64, "output_stride": 4},
         short=True,
     ),
     Reference("mobilenet_v3_large", "torchvision", torchvision.models.mobilenet_v3_large),

@@ -13,8 +13,8 @@ from torchvision.models.regnet import BlockParams
 SIZES = {"x": "400mf 800mf 1_6gf 3_2gf 8gf 16gf", "y": "400mf 800mf 1_6gf 3_2gf 8gf 16gf"}
 NAMES = [f"regnet_{kind}_{size}" for kind, sizes in SIZES.items() for size in sizes.split()]
 
-# Parameters of the design space that give stages of 1, 1 and 2 blocks.
-SHORT = {"depth": 4, "w_0": 16, "w_a": 16.0, "w_m": 2.0, "group_width": 8}
+# Parameters of the design space that give stages of 1 and 2 blocks.
+SHORT = {"depth": 3, "w_0": 16, "w_a": 12.0, "w_m": 2.0, "group_width": 8}
 
 
 def short() -> torchvision.models.RegNet:
@@ -29,7 +29,7 @@ REFERENCES = [
         short,
         size=32,
         training=True,
-        fields=SHORT | {"output_stride": 16},
+        fields=SHORT | {"output_stride": 8},
         short=True,
     ),
     *(
