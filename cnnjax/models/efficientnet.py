@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
 
-from cnnjax.models.variant import IMAGENET_MEAN, IMAGENET_STD, ModelInfo, Variant
+from cnnjax.models.variant import IMAGENET_MEAN, IMAGENET_STD, ModelInfo, Variant, named_rows
 from cnnjax.nn import (
     BatchNorm,
     ClassifierHead,
@@ -207,6 +207,11 @@ class EfficientNet(nn.Module):
     axis_name: str | None = None
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
+
+    def __post_init__(self) -> None:
+        """Name the columns of the rows."""
+        self.rows = named_rows(Row, self.rows)
+        super().__post_init__()
 
     def blocks(self) -> list[dict[str, Any]]:
         """Return what distinguishes each block: the lines of the table, repeated."""

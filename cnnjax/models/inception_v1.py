@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from cnnjax.models.variant import ModelInfo, Variant
+from cnnjax.models.variant import ModelInfo, Variant, named_rows
 from cnnjax.nn import (
     BatchNorm,
     Branches,
@@ -71,7 +71,8 @@ TABLE1 = (
     ),
     (Module(256, 160, 320, 32, 128, 128), Module(384, 192, 384, 48, 128, 128)),
 )
-# The modules whose outputs the auxiliary classifiers see, 4a and 4d, as positions in their stage.
+# The modules whose outputs the auxiliary classifiers see, 4a and 4d, as positions in their stage; in a shorter stage the
+# last module stands for one that is missing.
 AUX_AFTER = (0, 3)
 
 same_max_pool = partial(max_pool, window=3, strides=1, padding=1)
@@ -139,6 +140,7 @@ class GoogLeNet(nn.Module):
     Source: Szegedy et al. 2014, arXiv:1409.4842, table 1; differs: see the head of this file.
 
     Attributes:
+      rows: the modules of stages 2 to 4, as in table 1.
       naive: modules of figure 2a instead of 2b.
       batch_norm: normalise each convolution, with neither biases nor local response normalisation.
       wide_kernel: kernel of the modules' widest convolution.
@@ -159,6 +161,7 @@ class GoogLeNet(nn.Module):
       ValueError: images too small.
     """
 
+    rows: tuple[tuple[Module, ...], ...] = TABLE1
     naive: bool = False
     batch_norm: bool = False
     wide_kernel: int = 5
@@ -172,6 +175,11 @@ class GoogLeNet(nn.Module):
     axis_name: str | None = None
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
+
+    def __post_init__(self) -> None:
+        """Name the columns of the rows."""
+        self.rows = tuple(named_rows(Module, stage) for stage in self.rows)
+        super().__post_init__()
 
     @property
     def min_size(self) -> int:
@@ -210,7 +218,7 @@ class GoogLeNet(nn.Module):
                 tuple(partial(Branches, branches(row, self.wide_kernel), conv, norm, self.activation) for row in rows),
                 name=f"stage{index}",
             )
-            for index, rows in enumerate(TABLE1, start=2)
+            for index, rows in enumerate(self.rows, start=2)
         ]
 
         x = chain((ConvLayer(64, 7, strides=2),), name="stem")(images, train)
@@ -222,7 +230,7 @@ class GoogLeNet(nn.Module):
         if self._wants_aux_logits(train):
             outputs = stages[1](x, train, True)
             for number, index in enumerate(AUX_AFTER, start=1):
-                logits = aux(name=f"aux{number}")(outputs[index], train)
+                logits = aux(name=f"aux{number}")(outputs[min(index, len(outputs) - 1)], train)
                 sow_aux_logits(self, f"aux{number}", logits)
             x = outputs[-1]
         else:

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from cnnjax.models.variant import ModelInfo, Variant
+from cnnjax.models.variant import ModelInfo, Variant, named_rows
 from cnnjax.nn import (
     BatchNorm,
     Branches,
@@ -98,6 +98,7 @@ class InceptionV2(nn.Module):
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167, figure 5; differs: see the head of this file.
 
     Attributes:
+      rows: the modules of stages 2, 3, ..., as in figure 5.
       dropout_rate: before the classifier; the paper removes it.
       remat: recompute the inside of each stage in the backward pass instead of keeping it.
 
@@ -111,12 +112,18 @@ class InceptionV2(nn.Module):
     """
 
     num_classes: int = 1000
+    rows: tuple[tuple[Module, ...], ...] = FIGURE5
     dropout_rate: float = 0.0
     activation: Callable[[jax.Array], jax.Array] = nn.relu
     remat: bool = False
     axis_name: str | None = None
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
+
+    def __post_init__(self) -> None:
+        """Name the columns of the rows."""
+        self.rows = tuple(named_rows(Module, stage) for stage in self.rows)
+        super().__post_init__()
 
     @property
     def min_size(self) -> int:
@@ -139,7 +146,7 @@ class InceptionV2(nn.Module):
         x = max_pool(x, 3, 2, ceil_mode=True)
         x = ConvChain((ConvLayer(64), ConvLayer(192, 3)), **layers, name="stage1")(x, train)
         x = max_pool(x, 3, 2, ceil_mode=True)
-        for index, rows in enumerate(FIGURE5, start=2):
+        for index, rows in enumerate(self.rows, start=2):
             blocks = tuple(partial(Branches, module_branches(row), **layers) for row in rows)
             x = stage_class(blocks, name=f"stage{index}")(x, train)
         return ClassifierHead(self.num_classes, self.dropout_rate, **types, name="head")(x, train)

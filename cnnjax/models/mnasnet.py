@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from cnnjax.models.variant import ModelInfo, Variant
+from cnnjax.models.variant import ModelInfo, Variant, named_rows
 from cnnjax.nn import (
     BatchNorm,
     ClassifierHead,
@@ -75,6 +75,7 @@ class MNASNet(nn.Module):
     Source: Tan et al. 2018, arXiv:1807.11626, the authors' implementation of B1; differs: see the head of this file.
 
     Attributes:
+      rows: blocks of one shape each, in the order of depth.
       width_multiplier: factor of all widths but the last one.
       dropout_rate: before the classifier.
       output_stride: pixels of the image for each pixel of the last feature map, 32 or less; stages beyond it are
@@ -91,6 +92,7 @@ class MNASNet(nn.Module):
     """
 
     num_classes: int = 1000
+    rows: tuple[Row, ...] = B1
     width_multiplier: float = 1.0
     activation: Callable[[jax.Array], jax.Array] = nn.relu
     dropout_rate: float = 0.2
@@ -102,10 +104,15 @@ class MNASNet(nn.Module):
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
+    def __post_init__(self) -> None:
+        """Name the columns of the rows."""
+        self.rows = named_rows(Row, self.rows)
+        super().__post_init__()
+
     def blocks(self) -> list[dict[str, Any]]:
-        """Return the shape of each block: the rows of B1, repeated and scaled."""
+        """Return the shape of each block: the rows, repeated and scaled."""
         in_features, blocks = round_width(STEM_FEATURES * self.width_multiplier), list[dict[str, Any]]()
-        for row in B1:
+        for row in self.rows:
             for strides in (row.strides, *[1] * (row.repeats - 1)):
                 features = round_width(row.features * self.width_multiplier)
                 blocks.append(

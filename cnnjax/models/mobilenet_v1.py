@@ -92,6 +92,7 @@ class MobileNetV1(nn.Module):
     Source: Howard et al. 2017, arXiv:1704.04861, table 1; differs: see the head of this file.
 
     Attributes:
+      rows: maps and stride of each pair of convolutions, as in table 1.
       width_multiplier: factor of all widths (section 3.3).
       dropout_rate: before the classifier.
       output_stride: pixels of the image for each pixel of the last feature map, 32 or less; stages beyond it are
@@ -108,6 +109,7 @@ class MobileNetV1(nn.Module):
     """
 
     num_classes: int = 1000
+    rows: tuple[tuple[int, int], ...] = TABLE_1
     width_multiplier: float = 1.0
     activation: Callable[[jax.Array], jax.Array] = nn.relu6
     dropout_rate: float = 0.0
@@ -130,7 +132,7 @@ class MobileNetV1(nn.Module):
             "padding": self.padding,
             "activation": self.activation,
         }
-        rows = ({"features": self._width(features), "strides": strides} for features, strides in TABLE_1)
+        rows = ({"features": self._width(features), "strides": strides} for features, strides in self.rows)
         stage_class = nn.remat(Stage, static_argnums=(2,)) if self.remat else Stage
 
         x = ConvNorm(self._width(STEM_FEATURES), kernel_size=3, strides=2, **layers, name="stem")(images, train)

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from cnnjax.models.variant import ModelInfo, Variant
+from cnnjax.models.variant import ModelInfo, Variant, named_rows
 from cnnjax.nn import (
     BatchNorm,
     ClassifierHead,
@@ -64,6 +64,7 @@ class MobileNetV2(nn.Module):
     Source: Sandler et al. 2018, arXiv:1801.04381, table 2; differs: see the head of this file.
 
     Attributes:
+      rows: lines "bottleneck" of table 2.
       width_multiplier: factor of all widths, but of the last one only where it widens (section 6.1).
       dropout_rate: before the classifier.
       output_stride: pixels of the image for each pixel of the last feature map, 32 or less; stages beyond it are
@@ -80,6 +81,7 @@ class MobileNetV2(nn.Module):
     """
 
     num_classes: int = 1000
+    rows: tuple[Row, ...] = TABLE_2
     width_multiplier: float = 1.0
     activation: Callable[[jax.Array], jax.Array] = nn.relu6
     dropout_rate: float = 0.2
@@ -91,10 +93,15 @@ class MobileNetV2(nn.Module):
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
+    def __post_init__(self) -> None:
+        """Name the columns of the rows."""
+        self.rows = named_rows(Row, self.rows)
+        super().__post_init__()
+
     def blocks(self) -> list[dict[str, Any]]:
-        """Return the shape of each block: the lines of table 2, repeated and scaled."""
+        """Return the shape of each block: the rows, repeated and scaled."""
         in_features, blocks = round_width(STEM_FEATURES * self.width_multiplier), list[dict[str, Any]]()
-        for row in TABLE_2:
+        for row in self.rows:
             for strides in (row.s, *[1] * (row.n - 1)):
                 features = round_width(row.c * self.width_multiplier)
                 blocks.append(

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from cnnjax.models.variant import ModelInfo, Variant
+from cnnjax.models.variant import ModelInfo, Variant, named_rows
 from cnnjax.nn import (
     BatchNorm,
     Conv,
@@ -149,6 +149,11 @@ class MobileNetV3(nn.Module):
     axis_name: str | None = None
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
+
+    def __post_init__(self) -> None:
+        """Name the columns of the rows."""
+        self.rows = named_rows(Row, self.rows)
+        super().__post_init__()
 
     def features(self, images: jax.Array, train: bool = False, taps: Collection[str] = ()) -> dict[str, jax.Array]:
         """Return the outputs of "stem", "stage1", "stage2", ..., and of the blocks in ``taps``, by path.

@@ -6,15 +6,17 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from cnnjax.models.calls import record_calls
+
+RowType = TypeVar("RowType", bound=NamedTuple)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -94,6 +96,22 @@ class ModelInfo:
             outputs.append({call.path: call.output_shape for call in calls if len(call.output_shape) == 4})
         stages = (path for path in outputs[0] if re.fullmatch(r"(.*/)?stage\d+", path))
         return MappingProxyType({path: more // (outputs[1][path][1] - outputs[0][path][1]) for path in stages})
+
+
+def named_rows(row_type: type[RowType], rows: Iterable[Sequence[Any]]) -> tuple[RowType, ...]:
+    """Return the rows of a table with their columns named: a network's field that came from JSON holds plain tuples.
+
+    Args:
+      row_type: a ``NamedTuple``, the columns of the table.
+      rows: each with as many values as there are columns.
+    Raises:
+      ValueError: a row of another length.
+    """
+    columns = row_type._fields
+    for row in rows:
+        if len(row) != len(columns):
+            raise ValueError(f"each of rows must hold {', '.join(columns)}, got {row!r}")
+    return tuple(row_type(*row) for row in rows)
 
 
 @dataclasses.dataclass(frozen=True)

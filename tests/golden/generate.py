@@ -2,6 +2,7 @@
 
     python tests/golden/generate.py "resnet*" lenet5       # only variants that match
     python tests/golden/generate.py --missing              # only those that have no file yet
+    python tests/golden/generate.py --short                # only networks with fewer blocks than the variant
 
 Runs with PyTorch, torchvision, timm and Keras (KERAS_BACKEND=jax); cnnjax and the tests need none of them. What to
 run is in references/<family>.py: a list ``REFERENCES`` of `Reference`, and the transcriptions of papers that no
@@ -36,11 +37,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("patterns", nargs="*", default=["*"], help="names of variants, with * and ?")
     parser.add_argument("--missing", action="store_true", help="leave files alone that exist")
+    parser.add_argument("--short", action="store_true", help="only networks with fewer blocks than the variant")
     parser.add_argument("--list", action="store_true", help="only print what would be written")
     args = parser.parse_args()
     for reference in references():
-        path = HERE / "data" / f"{reference.name}.{reference.source}.npz"
+        path = HERE / "data" / reference.file
         if not any(fnmatch.fnmatch(reference.name, pattern) for pattern in args.patterns):
+            continue
+        if args.short and not reference.short:
             continue
         if args.missing and path.exists():
             continue

@@ -29,7 +29,7 @@ def rules(name: str, model: nn.Module) -> Mapping[str, Rules]:
     """
     assert isinstance(model, EfficientNet)
     blocks = model.blocks()
-    stages = split_stages(blocks)
+    stages = split_stages(blocks, output_stride=model.output_stride)
     places = [(stage, block) for stage, members in enumerate(stages, 1) for block in range(1, len(members) + 1)]
     row_and_layer = [(row, layer) for row, line in enumerate(model.rows, 1) for layer in range(line.layers)]
     at = dict(zip(places, row_and_layer, strict=True))

@@ -7,7 +7,7 @@ from itertools import accumulate
 
 import flax.linen as nn
 
-from cnnjax.models.mnasnet import B1, MNASNet
+from cnnjax.models.mnasnet import MNASNet
 from cnnjax.nn import split_stages
 from cnnjax.pretrained.names import Rules
 
@@ -23,9 +23,9 @@ def rules(name: str, model: nn.Module) -> Mapping[str, Rules]:
     ``state = module.state_dict()`` and ``state.update(...)``.
     """
     assert isinstance(model, MNASNet)
-    stages = split_stages(model.blocks())
+    stages = split_stages(model.blocks(), output_stride=model.output_stride)
     before = list(accumulate(map(len, stages), initial=0))
-    stacks = [(row, repeat) for row, line in enumerate(B1) for repeat in range(line.repeats)]
+    stacks = [(row, repeat) for row, line in enumerate(model.rows) for repeat in range(line.repeats)]
 
     def position(stage: int, block: int, layer: str, offset: int) -> str:
         row, repeat = stacks[before[stage - 1] + block - 1]
@@ -34,7 +34,7 @@ def rules(name: str, model: nn.Module) -> Mapping[str, Rules]:
         return f"layers.{FIRST_STACK + row - 1}.{repeat}.layers.{LAYERS[layer] + offset}"
 
     last_block = f"stage{len(stages)}/block{len(stages[-1]) + 1}"
-    last = FIRST_STACK + len(B1) - 1
+    last = FIRST_STACK + len(model.rows) - 1
     torchvision = Rules(
         {
             "stem/conv1": "layers.0",

@@ -7,7 +7,7 @@ from itertools import accumulate
 
 import flax.linen as nn
 
-from cnnjax.models.mobilenet_v1 import TABLE_1
+from cnnjax.models.mobilenet_v1 import MobileNetV1
 from cnnjax.nn import split_stages
 from cnnjax.pretrained.layouts import Expand
 from cnnjax.pretrained.names import Rules
@@ -26,24 +26,23 @@ TIMM = Rules(
 )
 
 
-# Blocks before each stage.
-BEFORE = tuple(accumulate((len(stage) for stage in split_stages({"strides": s} for _, s in TABLE_1)), initial=0))
-KERAS = Rules(
-    {
-        "stem/conv1": "conv1",
-        "stem/norm1": "conv1_bn",
-        "stage#/block#/(d|p)[a-z]+_conv": lambda stage, block, kind: f"conv_{kind}w_{BEFORE[stage - 1] + block}",
-        "stage#/block#/(d|p)[a-z]+_norm": lambda stage, block, kind: f"conv_{kind}w_{BEFORE[stage - 1] + block}_bn",
-        "head/classifier": "conv_preds",
-    },
-    layouts={"head/classifier/kernel": Expand(transpose=False)},
-)
-
-
 def rules(name: str, model: nn.Module) -> Mapping[str, Rules]:
     """Return the rules of a variant by source.
 
     Keras's network pads as TensorFlow does: its weights belong to
     ``create_model(name, padding="SAME", epsilon=1e-3)``.
     """
-    return {"timm": TIMM, "keras": KERAS}
+    assert isinstance(model, MobileNetV1)
+    stages = split_stages(({"strides": strides} for _, strides in model.rows), output_stride=model.output_stride)
+    before = list(accumulate(map(len, stages), initial=0))
+    keras = Rules(
+        {
+            "stem/conv1": "conv1",
+            "stem/norm1": "conv1_bn",
+            "stage#/block#/(d|p)[a-z]+_conv": lambda stage, block, kind: f"conv_{kind}w_{before[stage - 1] + block}",
+            "stage#/block#/(d|p)[a-z]+_norm": lambda stage, block, kind: f"conv_{kind}w_{before[stage - 1] + block}_bn",
+            "head/classifier": "conv_preds",
+        },
+        layouts={"head/classifier/kernel": Expand(transpose=False)},
+    )
+    return {"timm": TIMM, "keras": keras}

@@ -18,7 +18,7 @@ def rules(name: str, model: nn.Module) -> Mapping[str, Rules]:
     ``create_model(name, padding="SAME", epsilon=1e-3)``.
     """
     assert isinstance(model, MobileNetV2)
-    stages = split_stages(model.blocks())
+    stages = split_stages(model.blocks(), output_stride=model.output_stride)
     places = [(stage, block) for stage, blocks in enumerate(stages, 1) for block in range(1, len(blocks) + 1)]
     number = {place: index for index, place in enumerate(places, start=1)}
     last_block = f"stage{len(stages)}/block{len(stages[-1]) + 1}"

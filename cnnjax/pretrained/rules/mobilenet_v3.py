@@ -21,7 +21,7 @@ def rules(name: str, model: nn.Module) -> Mapping[str, Rules]:
     number: dict[tuple[int, int], int] = {}
     layers: dict[tuple[int, int], list[str]] = {}
     in_features = STEM_FEATURES
-    stages = split_stages(model.block_fields(row) for row in model.rows)
+    stages = split_stages((model.block_fields(row) for row in model.rows), output_stride=model.output_stride)
     for stage, blocks in enumerate(stages, start=1):
         for block, fields in enumerate(blocks, start=1):
             number[stage, block] = len(number) + 1

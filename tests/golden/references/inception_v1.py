@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 import torch
@@ -9,6 +10,8 @@ import torchvision
 from references.reference import Reference
 from torch import nn
 from torch.nn import functional as F
+from torchvision.models.googlenet import Inception as Module
+from torchvision.models.googlenet import InceptionAux
 
 # Columns of table 1: 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool proj.
 ROWS = {
@@ -62,21 +65,22 @@ class Inception(nn.Module):
 class InceptionV1(nn.Module):
     """Table 1, with figure 3's normalisation layers and auxiliary classifiers."""
 
-    def __init__(self, naive: bool) -> None:
+    def __init__(self, naive: bool, rows: Mapping[str, tuple[int, ...]] = ROWS, aux: tuple[int, int] = (0, 3)) -> None:
         super().__init__()
+        self.aux_after = aux
         self.stem = chain(nn.Conv2d(3, 64, 7, stride=2, padding=3))
         self.stage1 = chain(nn.Conv2d(64, 64, 1), nn.Conv2d(64, 192, 3, padding=1))
         self.stage2, self.stage3, self.stage4 = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
         channels = 192
-        for place, row in ROWS.items():
+        for place, row in rows.items():
             stage, block = place.split(".")
             module = Inception(channels, row, naive)
             getattr(self, f"stage{stage}")[f"block{block}"] = module
             channels = module.outputs
+            if stage == "3" and int(block) - 1 in aux and not naive:
+                self.add_module(f"aux{aux.index(int(block) - 1) + 1}", self._aux(channels))
         self.head = nn.ModuleDict({"classifier": nn.Linear(channels, 1000)})
         self.with_aux = not naive
-        if self.with_aux:
-            self.aux1, self.aux2 = self._aux(512), self._aux(528)
 
     def _aux(self, channels: int) -> nn.ModuleDict:
         return nn.ModuleDict(
@@ -108,11 +112,47 @@ class InceptionV1(nn.Module):
             x = block(x)
         outputs = [self.head["classifier"](x.mean((2, 3)))]
         if self.training and self.with_aux:
-            outputs += [self._aux_logits(self.aux1, maps[0]), self._aux_logits(self.aux2, maps[3])]
+            outputs += [self._aux_logits(head, maps[at]) for head, at in zip((self.aux1, self.aux2), self.aux_after, strict=True)]
         return outputs
 
 
+# One module in stages 2 and 4, two in stage 3; the second auxiliary classifier sees the last of these.
+SHORT = {
+    "2.1": (48, 24, 48, 8, 16, 16),
+    "3.1": (32, 16, 48, 8, 24, 24),
+    "3.2": (48, 32, 64, 8, 32, 16),
+    "4.1": (64, 32, 96, 16, 48, 48),
+}
+SHORT_FIELDS = {
+    "rows": [[row for place, row in SHORT.items() if place[0] == stage] for stage in "234"],
+    "aux_classifiers": True,
+}
+
+
+def short_googlenet() -> nn.Module:
+    """Return torchvision's network with the modules of `SHORT`."""
+    model = torchvision.models.googlenet(init_weights=False)
+    for letters, channels, row in zip(("3a", "4a", "4b", "5a"), (192, 128, 128, 160), SHORT.values(), strict=True):
+        setattr(model, f"inception{letters}", Module(channels, *row))
+    for letters in ("3b", "4c", "4d", "4e", "5b"):
+        setattr(model, f"inception{letters}", nn.Identity())
+    model.aux1, model.aux2 = InceptionAux(128, 1000), InceptionAux(160, 1000)
+    model.fc = nn.Linear(256, 1000)
+    return model
+
+
 REFERENCES = [
+    Reference("googlenet", "torchvision", short_googlenet, training=True, fields=SHORT_FIELDS, short=True),
+    Reference(
+        "inception_v1",
+        "torch",
+        partial(InceptionV1, naive=False, rows=SHORT, aux=(0, 1)),
+        training=True,
+        training_size=224,
+        batch=2,
+        fields=SHORT_FIELDS,
+        short=True,
+    ),
     Reference(
         "googlenet",
         "torchvision",

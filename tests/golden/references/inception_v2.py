@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
+
 import torch
 from references.reference import Reference
 from torch import nn
@@ -69,13 +72,13 @@ class Inception(nn.Module):
 class InceptionV2(nn.Module):
     """Figure 5."""
 
-    def __init__(self) -> None:
+    def __init__(self, rows: Mapping[str, tuple] = ROWS) -> None:
         super().__init__()
         self.stem = Chain(3, (64, 7, 2))
         self.stage1 = Chain(64, (64, 1, 1), (192, 3, 1))
         self.stage2, self.stage3, self.stage4 = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
         channels = 192
-        for place, row in ROWS.items():
+        for place, row in rows.items():
             stage, block = place.split(".")
             module = Inception(channels, row)
             getattr(self, f"stage{stage}")[f"block{block}"] = module
@@ -91,4 +94,21 @@ class InceptionV2(nn.Module):
         return self.head["classifier"](x.mean((2, 3)))
 
 
-REFERENCES = [Reference("inception_v2", "torch", InceptionV2, training=True)]
+# A module of each stride and each pool.
+SHORT = {
+    "2.1": (16, 16, 32, 16, 24, "avg", 24),
+    "3.1": (0, 24, 48, 16, 48, "pass", 0),
+    "3.2": (48, 32, 64, 24, 48, "max", 32),
+}
+
+REFERENCES = [
+    Reference("inception_v2", "torch", InceptionV2, training=True),
+    Reference(
+        "inception_v2",
+        "torch",
+        partial(InceptionV2, SHORT),
+        training=True,
+        fields={"rows": [[SHORT["2.1"]], [SHORT["3.1"], SHORT["3.2"]]]},
+        short=True,
+    ),
+]

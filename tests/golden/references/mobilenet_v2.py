@@ -8,7 +8,19 @@ import keras
 import torchvision
 from references.reference import Reference
 
+# Expansions, strides and shortcuts of every kind, in three blocks.
+SHORT = ((1, 16, 1, 1), (6, 24, 2, 2))
+
 REFERENCES = [
+    Reference(
+        "mobilenet_v2",
+        "torchvision",
+        partial(torchvision.models.MobileNetV2, inverted_residual_setting=SHORT),
+        size=32,
+        training=True,
+        fields={"rows": SHORT, "output_stride": 4},
+        short=True,
+    ),
     Reference("mobilenet_v2", "torchvision", torchvision.models.mobilenet_v2, training=True),
     Reference(
         "mobilenet_v2",

@@ -53,6 +53,7 @@ class Reference:
       fields: of our network, beyond those of the variant.
       aux_weight: of each auxiliary output's loss in training mode.
       gains: to try for the weights.
+      short: the network has fewer blocks than the variant (see ``fields``); the file is named so, and always tested.
     """
 
     name: str
@@ -66,6 +67,12 @@ class Reference:
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     aux_weight: float = 0.3
     gains: tuple[float, ...] = GAINS
+    short: bool = False
+
+    @property
+    def file(self) -> str:
+        """Name of the golden file."""
+        return f"{self.name}{'-short' if self.short else ''}.{self.source}.npz"
 
     def write(self, path: Path) -> str:
         """Run the reference, write the golden file, and return a line about it."""
