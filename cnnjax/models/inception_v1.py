@@ -71,8 +71,8 @@ TABLE1 = (
     ),
     (Module(256, 160, 320, 32, 128, 128), Module(384, 192, 384, 48, 128, 128)),
 )
-# The modules whose outputs the auxiliary classifiers see, 4a and 4d, as positions in their stage; in a shorter stage the
-# last module stands for one that is missing.
+# The modules whose outputs the auxiliary classifiers see, 4a and 4d, as positions in their stage; in a shorter stage
+# the last module stands for one that is missing.
 AUX_AFTER = (0, 3)
 
 same_max_pool = partial(max_pool, window=3, strides=1, padding=1)

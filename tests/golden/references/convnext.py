@@ -8,8 +8,18 @@ import keras
 import timm
 import torchvision
 from references.reference import Reference
+from torchvision.models.convnext import CNBlockConfig
 
 REFERENCES = [
+    Reference(
+        "convnext_tiny",
+        "torchvision",
+        lambda: torchvision.models.ConvNeXt([CNBlockConfig(24, 32, 1), CNBlockConfig(32, None, 1)]),
+        size=32,
+        training=True,
+        fields={"stage_sizes": (1, 1), "features": (24, 32), "output_stride": 8},
+        short=True,
+    ),
     *(
         Reference(name, "torchvision", partial(torchvision.models.get_model, name), training=name == "convnext_tiny")
         for name in ("convnext_tiny", "convnext_small", "convnext_base")

@@ -77,6 +77,15 @@ REFERENCES = [
         lambda: keras.applications.DenseNet121(weights=None, input_shape=(64, 64, 3), classifier_activation=None),
     ),
     Reference("densenet_40_12", "torch", partial(CifarDenseNet, 40, 12, False), size=16),
+    Reference(
+        "densenet_bc_100_12",
+        "torch",
+        partial(CifarDenseNet, 10, 12, True),
+        size=16,
+        training=True,
+        fields={"stage_sizes": (1, 1, 1)},
+        short=True,
+    ),
     # Shallow for the gradients; densenet_bc_190_40 has the full depth.
     Reference(
         "densenet_bc_100_12",

@@ -77,8 +77,10 @@ class InceptionV1(nn.Module):
             module = Inception(channels, row, naive)
             getattr(self, f"stage{stage}")[f"block{block}"] = module
             channels = module.outputs
-            if stage == "3" and int(block) - 1 in aux and not naive:
-                self.add_module(f"aux{aux.index(int(block) - 1) + 1}", self._aux(channels))
+            if stage == "3" and not naive:
+                for number, position in enumerate(aux, start=1):
+                    if int(block) == position + 1:
+                        self.add_module(f"aux{number}", self._aux(channels))
         self.head = nn.ModuleDict({"classifier": nn.Linear(channels, 1000)})
         self.with_aux = not naive
 
@@ -112,15 +114,17 @@ class InceptionV1(nn.Module):
             x = block(x)
         outputs = [self.head["classifier"](x.mean((2, 3)))]
         if self.training and self.with_aux:
-            outputs += [self._aux_logits(head, maps[at]) for head, at in zip((self.aux1, self.aux2), self.aux_after, strict=True)]
+            outputs += [
+                self._aux_logits(head, maps[at])
+                for head, at in zip((self.aux1, self.aux2), self.aux_after, strict=True)
+            ]
         return outputs
 
 
-# One module in stages 2 and 4, two in stage 3; the second auxiliary classifier sees the last of these.
+# One module in each stage; both auxiliary classifiers see that of stage 3.
 SHORT = {
     "2.1": (48, 24, 48, 8, 16, 16),
     "3.1": (32, 16, 48, 8, 24, 24),
-    "3.2": (48, 32, 64, 8, 32, 16),
     "4.1": (64, 32, 96, 16, 48, 48),
 }
 SHORT_FIELDS = {
@@ -132,11 +136,11 @@ SHORT_FIELDS = {
 def short_googlenet() -> nn.Module:
     """Return torchvision's network with the modules of `SHORT`."""
     model = torchvision.models.googlenet(init_weights=False)
-    for letters, channels, row in zip(("3a", "4a", "4b", "5a"), (192, 128, 128, 160), SHORT.values(), strict=True):
+    for letters, channels, row in zip(("3a", "4a", "5a"), (192, 128, 128), SHORT.values(), strict=True):
         setattr(model, f"inception{letters}", Module(channels, *row))
-    for letters in ("3b", "4c", "4d", "4e", "5b"):
+    for letters in ("3b", "4b", "4c", "4d", "4e", "5b"):
         setattr(model, f"inception{letters}", nn.Identity())
-    model.aux1, model.aux2 = InceptionAux(128, 1000), InceptionAux(160, 1000)
+    model.aux1, model.aux2 = InceptionAux(128, 1000), InceptionAux(128, 1000)
     model.fc = nn.Linear(256, 1000)
     return model
 
@@ -146,7 +150,7 @@ REFERENCES = [
     Reference(
         "inception_v1",
         "torch",
-        partial(InceptionV1, naive=False, rows=SHORT, aux=(0, 1)),
+        partial(InceptionV1, naive=False, rows=SHORT, aux=(0, 0)),
         training=True,
         training_size=224,
         batch=2,

@@ -17,7 +17,9 @@ def short() -> torchvision.models.MNASNet:
     model = torchvision.models.MNASNet(0.5)
     stack, momentum = torchvision.models.mnasnet._stack, torchvision.models.mnasnet._BN_MOMENTUM
     layers = model.layers
-    model.layers = nn.Sequential(*layers[:8], stack(8, 16, 5, 2, 3, 2, momentum), nn.Conv2d(16, 1280, 1, bias=False), *layers[-2:])
+    model.layers = nn.Sequential(
+        *layers[:8], stack(8, 16, 5, 2, 3, 2, momentum), nn.Conv2d(16, 1280, 1, bias=False), *layers[-2:]
+    )
     return model
 
 
