@@ -78,6 +78,8 @@ def pytest_configure(config):
         # Workers of pytest-xdist do not see the command line.
         os.environ["CNNJAX_USERS_PROGRAMS"] = "1"
         return
+    if not hasattr(config, "cache"):  # -p no:cacheprovider
+        return
     folder = config.cache.mkdir("programs")
     if not hasattr(config, "workerinput") and sum(path.stat().st_size for path in folder.iterdir()) > CACHE_LIMIT:
         shutil.rmtree(folder)

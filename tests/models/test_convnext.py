@@ -10,6 +10,7 @@ def build(**fields):
     return ConvNeXt(stage_sizes=(1, 1, 2, 2), features=(8, 16, 24, 32), layer_scale=0.5, **fields)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("output_stride", [8, 16])
 def test_a_dilated_network_agrees_with_the_published_one_on_the_coarse_grid(output_stride):
     def last_map(**fields):

@@ -78,6 +78,7 @@ def test_unknown_layers_name_near_ones(resnet):
         extract("qqq")
 
 
+@pytest.mark.exhaustive
 def test_features_of_many_stages_have_the_strides_of_the_table():
     for name in ("resnet50", "mobilenet_v2", "vgg11"):
         info = cnnjax.model_info(name)

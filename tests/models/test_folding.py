@@ -36,7 +36,8 @@ def largest_difference(ours, theirs):
     ("name", "fields", "norms", "left"),
     [
         ("resnet20", {"remat": True}, 19, 0),
-        ("mobilenet_v2", {}, 52, 0),
+        ("mobilenet_v1_025", {}, 27, 0),
+        pytest.param("mobilenet_v2", {}, 52, 0, marks=pytest.mark.exhaustive),
         pytest.param("densenet121", {}, 59, 62, marks=pytest.mark.exhaustive),
         pytest.param("vgg11_bn", {}, 8, 0, marks=pytest.mark.exhaustive),
     ],

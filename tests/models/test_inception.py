@@ -12,7 +12,7 @@ SIZES = [
     ("googlenet", {"aux_classifiers": True}, 13_004_888),
     ("inception_v3", {"aux_classifiers": False}, 23_834_568),
     ("inception_v3", {"aux_classifiers": False, "norm_scale": False}, 23_817_352),
-    ("inception_resnet_v2", {"norm_scale": False}, 55_813_192),
+    pytest.param("inception_resnet_v2", {"norm_scale": False}, 55_813_192, marks=pytest.mark.exhaustive),
 ]
 
 
@@ -32,7 +32,7 @@ def test_published_sizes(name, fields, size):
     [
         ("inception_v1", ["aux1", "aux2"], False),
         ("inception_v1", ["aux1", "aux2"], True),
-        ("inception_v3", ["aux1"], False),
+        pytest.param("inception_v3", ["aux1"], False, marks=pytest.mark.exhaustive),
     ],
 )
 def test_auxiliary_logits_are_there_for_who_asks_while_training(name, heads, remat):
@@ -55,7 +55,7 @@ def test_auxiliary_logits_are_there_for_who_asks_while_training(name, heads, rem
     assert not outputs(False, ["aux_logits"]).get("aux_logits")
 
 
-@pytest.mark.parametrize("name", ["inception_v1", "inception_v3"])
+@pytest.mark.parametrize("name", ["inception_v1", pytest.param("inception_v3", marks=pytest.mark.exhaustive)])
 def test_networks_without_classes_have_no_auxiliary_classifiers(name):
     _, variables = shapes(cnnjax.create_model(name, num_classes=0, aux_classifiers=True))
     assert not any(key.startswith(("aux", "head")) for key in variables["params"])

@@ -18,6 +18,7 @@ def build(**fields):
 IMAGES = jax.random.normal(jax.random.key(0), (2, 32, 45, 3))
 
 
+@pytest.mark.exhaustive
 def test_cells_can_be_recomputed():
     model = build(remat=True)
     variables = jax.eval_shape(model.init, jax.random.key(1), IMAGES)

@@ -23,6 +23,7 @@ def test_stages_are_those_of_the_papers_figures():
     )
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("output_stride", [8, 16])
 def test_a_dilated_network_agrees_with_the_published_one_on_the_coarse_grid(output_stride):
     def last_map(**fields):

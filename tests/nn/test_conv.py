@@ -225,8 +225,9 @@ LAYERS = [
 @pytest.mark.parametrize(("ours", "theirs", "fields"), LAYERS)
 def test_layers_are_drop_in(ours, theirs, fields):
     images = draw((2, 3, 6, 5, 4))  # two axes in front
-    variables = ours(6, (3, 2), **fields).init(jax.random.key(0), images)
-    expected = theirs(6, (3, 2), **fields).init(jax.random.key(0), images)
+    key = jax.random.key(0)
+    variables = jax.jit(ours(6, (3, 2), **fields).init)(key, images)
+    expected = jax.jit(theirs(6, (3, 2), **fields).init)(key, images)
     jax.tree.map(np.testing.assert_array_equal, variables, expected)
     tolerance = 1e-5 if "dtype" not in fields else 2e-2
     out = ours(6, (3, 2), **fields).apply(variables, images)
@@ -296,7 +297,7 @@ def test_maps_over_devices_and_recomputes(window, groups, strides, dilation):
 
         return jax.grad(function, (0, 1))
 
-    expected = jax.vmap(gradients(lax.conv_general_dilated), (None, 0))(kernel, images)
+    expected = jax.jit(jax.vmap(gradients(lax.conv_general_dilated), (None, 0)))(kernel, images)
 
     def mapped(kernel, images):
         over_kernel, over_images = jax.checkpoint(gradients(conv_general_dilated))(kernel, images)
