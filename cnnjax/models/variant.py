@@ -73,6 +73,10 @@ class ModelInfo:
     weights: str | None = None
     build: Callable[[], nn.Module] | None = dataclasses.field(default=None, repr=False, compare=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the fields alone, for pickle and copy: `stages` is found again."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
     @functools.cached_property
     def stages(self) -> Mapping[str, int]:
         """Paths of the stages, in the order of computation, and their strides.
@@ -124,6 +128,15 @@ class Variant:
 
     def __post_init__(self) -> None:
         """Freeze the fields, so that no user of the table can change it for others; tell the facts their network."""
-        object.__setattr__(self, "fields", MappingProxyType(dict(self.fields)))
+        self.__setstate__({"fields": dict(self.fields)})
         build = functools.partial(self.network, **self.fields)
         object.__setattr__(self, "info", dataclasses.replace(self.info, build=build))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes for pickle and copy, which a read-only view would stop."""
+        return {"network": self.network, "fields": dict(self.fields), "info": self.info}
+
+    def __setstate__(self, values: dict[str, Any]) -> None:
+        """Set attributes, fields read-only."""
+        for name, value in values.items():
+            object.__setattr__(self, name, MappingProxyType(value) if name == "fields" else value)
