@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
+import functools
 from types import MappingProxyType
 from typing import Any
 
@@ -53,7 +54,7 @@ from cnnjax.models import (
     xception,
     zfnet,
 )
-from cnnjax.models.variant import ModelInfo, Variant
+from cnnjax.models.variant import ModelInfo, Variant, build_variant
 from cnnjax.nn import activation, he_fan_in, he_fan_out, torch_uniform
 
 __all__ = ["VARIANTS", "ModelInfo", "Variant", "create_model", "list_models", "model_info"]
@@ -64,7 +65,9 @@ def _merge(*tables: dict[str, Variant]) -> MappingProxyType[str, Variant]:
     for table in tables:
         if twice := merged.keys() & table.keys():
             raise ValueError(f"variants defined by two families: {sorted(twice)}")
-        merged |= table
+        for name, variant in table.items():
+            info = dataclasses.replace(variant.info, build=functools.partial(build_variant, name))
+            merged[name] = dataclasses.replace(variant, info=info)
     return MappingProxyType(merged)
 
 
