@@ -160,8 +160,11 @@ def looking_for_nans(function, x, w):
 
 
 def branching_in_a_loop(function, x, w):
+    def compute(x):
+        return with_gradients(function)(x, w)
+
     def body(x, _):
-        return x, lax.cond(x.sum() > jnp.inf, lambda x: with_gradients(function)(-x, w), with_gradients(function), x)
+        return x, lax.cond(x.sum() > jnp.inf, lambda x: compute(-x), compute, x)
 
     results = jax.jit(lambda x: lax.scan(body, x, length=2)[1])(x)
     return jax.tree.map(lambda leaf: leaf[1], results)
