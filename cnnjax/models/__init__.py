@@ -118,7 +118,9 @@ ACTIVATIONS: dict[str, Any] = {
     **{name: getattr(nn, name) for name in ("soft_sign", "softplus", "swish", "tanh")},
 }
 INITIALIZERS: dict[str, Any] = {
-    **{draw.__name__: draw for draw in (he_fan_in, he_fan_out, torch_uniform)},
+    "he_fan_in": he_fan_in,
+    "he_fan_out": he_fan_out,
+    "torch_uniform": torch_uniform,
     **{f"glorot_{kind}": getattr(nn.initializers, f"glorot_{kind}")() for kind in ("normal", "uniform")},
     **{f"he_{kind}": getattr(nn.initializers, f"he_{kind}")() for kind in ("normal", "uniform")},
     **{f"lecun_{kind}": getattr(nn.initializers, f"lecun_{kind}")() for kind in ("normal", "uniform")},
