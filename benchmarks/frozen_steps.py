@@ -64,7 +64,7 @@ def build(given: argparse.Namespace) -> tuple[nn.Module, Mapping[str, Any], dict
     """Return the network, its variables and a batch."""
     info = model_info(given.model)
     size = (given.image_size, given.image_size) if given.image_size else info.input_size
-    model = create_model(given.model, num_classes=info.num_classes or 1000)
+    model = create_model(given.model)
     random = np.random.default_rng(0)
     batch = {
         "image": jnp.asarray(random.standard_normal((given.batch_size, *size, info.channels)), jnp.float32),

@@ -61,8 +61,8 @@ def check_frozen(before: Any, after: Any, frozen: Selection) -> None:
     leaves nothing to compare with: take ``before = jax.device_get(state)`` first.
 
     Args:
-      before, after: Linen variables (``params`` and, where there is batch normalisation, ``batch_stats``), or objects
-        with these attributes, such as a `cnnjax.training.TrainState`.
+      before, after: Linen variables (``params`` and, where there is batch normalisation, ``batch_stats``), objects with
+        these attributes, such as a `cnnjax.training.TrainState`; or parameters alone, or a state of ``flax.nnx``.
       frozen: what is frozen, see `cnnjax.finetune.freeze`.
     Raises:
       AssertionError: something has changed; the paths are listed.
@@ -96,10 +96,12 @@ def check_frozen(before: Any, after: Any, frozen: Selection) -> None:
 
 def _collections(source: Any) -> tuple[Any, Any]:
     if isinstance(source, Mapping):
-        return source["params"], source.get("batch_stats", {})
-    return source.params, source.batch_stats
+        # Parameters alone, or a state of flax.nnx, in which parameters and statistics stand side by side.
+        return (source["params"], source.get("batch_stats", {})) if "params" in source else (source, {})
+    return (source.params, getattr(source, "batch_stats", {})) if hasattr(source, "params") else (source, {})
 
 
 def _same_bits(a: Any, b: Any) -> bool:
+    a, b = (jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x for x in (a, b))
     a, b = np.asarray(a), np.asarray(b)
     return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
+import functools
 from types import MappingProxyType
 from typing import Any
 
@@ -53,7 +54,8 @@ from cnnjax.models import (
     xception,
     zfnet,
 )
-from cnnjax.models.variant import ModelInfo, Variant
+from cnnjax.models.variant import ModelInfo, Variant, build_variant
+from cnnjax.nn import activation, he_fan_in, he_fan_out, torch_uniform
 
 __all__ = ["VARIANTS", "ModelInfo", "Variant", "create_model", "list_models", "model_info"]
 
@@ -63,7 +65,9 @@ def _merge(*tables: dict[str, Variant]) -> MappingProxyType[str, Variant]:
     for table in tables:
         if twice := merged.keys() & table.keys():
             raise ValueError(f"variants defined by two families: {sorted(twice)}")
-        merged |= table
+        for name, variant in table.items():
+            info = dataclasses.replace(variant.info, build=functools.partial(build_variant, name))
+            merged[name] = dataclasses.replace(variant, info=info)
     return MappingProxyType(merged)
 
 
@@ -105,6 +109,26 @@ VARIANTS = _merge(
 )
 
 
+# What fields of networks say of functions of images, and the names that such functions go by.
+ACTIVATION = "Callable[[jax.Array], jax.Array]"
+ACTIVATIONS: dict[str, Any] = {
+    **{name: getattr(activation, name) for name in ("arctan", "identity", "leaky_relu", "logistic", "softmax")},
+    **{name: getattr(nn, name) for name in ("celu", "elu", "gelu", "hard_sigmoid", "hard_swish", "hard_tanh")},
+    **{name: getattr(nn, name) for name in ("log_sigmoid", "relu", "relu6", "selu", "sigmoid", "silu")},
+    **{name: getattr(nn, name) for name in ("soft_sign", "softplus", "swish", "tanh")},
+}
+INITIALIZERS: dict[str, Any] = {
+    "he_fan_in": he_fan_in,
+    "he_fan_out": he_fan_out,
+    "torch_uniform": torch_uniform,
+    **{f"glorot_{kind}": getattr(nn.initializers, f"glorot_{kind}")() for kind in ("normal", "uniform")},
+    **{f"he_{kind}": getattr(nn.initializers, f"he_{kind}")() for kind in ("normal", "uniform")},
+    **{f"lecun_{kind}": getattr(nn.initializers, f"lecun_{kind}")() for kind in ("normal", "uniform")},
+    "orthogonal": nn.initializers.orthogonal(),
+    "zeros": nn.initializers.zeros,
+}
+
+
 def _variant(name: str) -> Variant:
     if name not in VARIANTS:
         near = difflib.get_close_matches(name, VARIANTS, n=3, cutoff=0.7)
@@ -136,35 +160,50 @@ def _frozen(value: Any) -> Any:
     return tuple(map(_frozen, value)) if isinstance(value, list | tuple) and not hasattr(value, "_fields") else value
 
 
-def create_model(name: str, *, num_classes: int = 1000, **fields: Any) -> nn.Module:
+def _named(variant: str, field: dataclasses.Field[Any], value: Any) -> Any:
+    """Return the function that a field takes, by its name, as a command line and JSON have it."""
+    kind = str(field.type)
+    if "Callable" not in kind and "Initializer" not in kind:
+        return _frozen(value)
+    named = {ACTIVATION: ACTIVATIONS, "Initializer": INITIALIZERS}.get(kind, {})
+    if isinstance(value, str) and value in named:
+        return named[value]
+    if not callable(value) and value is not None:
+        names = f" or one of {', '.join(sorted(named))}" if named else ""
+        raise ValueError(f"{field.name} of {variant} must be a function{names}, got {value!r}")
+    return value
+
+
+def create_model(name: str, *, num_classes: int | None = None, **fields: Any) -> nn.Module:
     """Return a named network as a ``flax.linen.Module``.
 
     Args:
       name: a variant, see `list_models`.
-      num_classes: outputs of the last layer; 0 for a network that returns the features before it. The published
-        number is ``model_info(name).num_classes``. For segmentation: outputs for each pixel; networks that restore
-        images have no classes.
+      num_classes: outputs of the last layer; 0 for a network that returns the features before it. None for the
+        published number, ``model_info(name).num_classes``. For segmentation: outputs for each pixel; networks that
+        restore images have no classes.
       **fields: other fields of the network, among them ``dtype`` (of the computation), ``param_dtype`` and
         ``axis_name`` (for synchronised batch norm); they take precedence over the variant's own. Lists in them become
-        tuples, so that they may come from JSON.
+        tuples, and names the functions that they are of (``activation="sigmoid"``), so that they may come from JSON.
     Returns:
       A module whose ``__call__`` takes float[batch, height, width, channels] and ``train=False``.
     Raises:
-      ValueError: an unknown name (near names are listed), an unknown field (the fields are listed), or a negative
-        ``num_classes``.
+      ValueError: an unknown name (near names are listed), an unknown field (the fields are listed), a field that takes
+        a function and is given something else, or a negative ``num_classes``.
     """
     variant = _variant(name)
-    known = {f.name for f in dataclasses.fields(variant.network)} - {"parent", "name"}
-    if unknown := sorted(fields.keys() - known):
+    known = {f.name: f for f in dataclasses.fields(variant.network) if f.name not in ("parent", "name")}
+    if unknown := sorted(fields.keys() - known.keys()):
         raise ValueError(
             f"{name} has no field {', '.join(map(repr, unknown))}; its fields are {', '.join(sorted(known))}"
         )
-    if not isinstance(num_classes, int) or num_classes < 0:
+    if num_classes is not None and (not isinstance(num_classes, int) or num_classes < 0):
         raise ValueError(
             f"num_classes must be a whole number of at least 0 (0: features instead of logits), got {num_classes!r}"
         )
     if "num_classes" in known:
-        fields["num_classes"] = num_classes
-    elif num_classes != 1000:
+        fields["num_classes"] = variant.info.num_classes if num_classes is None else num_classes
+    elif num_classes is not None:
         raise ValueError(f"{name} returns images and has no classes; leave num_classes out, got {num_classes}")
-    return variant.network(**{**variant.fields, **{field: _frozen(value) for field, value in fields.items()}})
+    given = {field: _named(name, known[field], value) for field, value in fields.items()}
+    return variant.network(**{**variant.fields, **given})

@@ -50,7 +50,7 @@ class ModelInfo:
       top1: ImageNet-1k validation accuracy of the reference weights, percent (None: there are none).
       result: a published result other than ``top1``, in words (None: there is none).
       weights: the reference weights that ``top1`` or ``result`` belongs to.
-      build: makes the network; set by `Variant`.
+      build: makes the network; set where the tables are merged.
     """
 
     family: str
@@ -72,6 +72,10 @@ class ModelInfo:
     result: str | None = None
     weights: str | None = None
     build: Callable[[], nn.Module] | None = dataclasses.field(default=None, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the fields alone, for pickle and copy: `stages` is found again."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     @functools.cached_property
     def stages(self) -> Mapping[str, int]:
@@ -123,7 +127,21 @@ class Variant:
     info: ModelInfo
 
     def __post_init__(self) -> None:
-        """Freeze the fields, so that no user of the table can change it for others; tell the facts their network."""
-        object.__setattr__(self, "fields", MappingProxyType(dict(self.fields)))
-        build = functools.partial(self.network, **self.fields)
-        object.__setattr__(self, "info", dataclasses.replace(self.info, build=build))
+        """Freeze the fields, so that no user of the table can change it for others."""
+        self.__setstate__({"fields": dict(self.fields)})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes for pickle and copy, which a read-only view would stop."""
+        return {"network": self.network, "fields": dict(self.fields), "info": self.info}
+
+    def __setstate__(self, values: dict[str, Any]) -> None:
+        """Set attributes, fields read-only."""
+        for name, value in values.items():
+            object.__setattr__(self, name, MappingProxyType(value) if name == "fields" else value)
+
+
+def build_variant(name: str) -> nn.Module:
+    """Return a variant's network, by its name, as what is pickled has to be found again."""
+    from cnnjax.models import VARIANTS
+
+    return VARIANTS[name].network(**VARIANTS[name].fields)

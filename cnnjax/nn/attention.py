@@ -11,6 +11,7 @@ from flax.typing import Dtype, Initializer
 
 from cnnjax.nn.conv import Conv
 from cnnjax.nn.initializers import torch_uniform
+from cnnjax.nn.precision import sum_dtype
 
 
 class SqueezeExcite(nn.Module):
@@ -46,6 +47,6 @@ class SqueezeExcite(nn.Module):
                 name=name,
             )
 
-        scale = x.mean((1, 2), keepdims=True, dtype=jnp.float32).astype(x.dtype)
+        scale = x.mean((1, 2), keepdims=True, dtype=sum_dtype(x.dtype)).astype(x.dtype)
         scale = self.activation(conv(self.squeeze_features, "squeeze_conv")(scale))
         return x * self.gate(conv(x.shape[-1], "excite_conv")(scale))

@@ -18,7 +18,16 @@ from jax import lax
 from jax.interpreters import ad, batching
 
 from cnnjax.nn import conv_cpu
-from cnnjax.nn.operation import operation, shape_of, shaped_like, vary_alike
+from cnnjax.nn.operation import (
+    divided_explicitly,
+    map_natively,
+    operation,
+    shape_of,
+    shaped_as,
+    shaped_like,
+    undivided,
+    vary_alike,
+)
 from cnnjax.nn.slices import Geometry
 
 Padding = str | Sequence[tuple[int, int]]
@@ -38,8 +47,8 @@ def conv_general_dilated(
 ) -> jax.Array:
     """Convolve. A drop-in for ``jax.lax.conv_general_dilated`` in the layout that Flax uses, channels last.
 
-    Same results, with all derivatives, to rounding. Another layout, an element type for the result, and integers go to
-    ``jax.lax`` as they are.
+    Same results, with all derivatives, to rounding. Another layout, an element type for the result, integers and
+    symbolic sizes go to ``jax.lax`` as they are.
 
     Args:
       lhs: float[batch, spatial..., channels].
@@ -54,6 +63,8 @@ def conv_general_dilated(
     rank = lhs.ndim - 2
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     plain = preferred_element_type in (None, lhs.dtype) and jnp.issubdtype(lhs.dtype, jnp.floating)
+    # Of the symbolic sizes that a program of `jax.export` may have, nothing is known to choose a form by.
+    plain &= all(isinstance(size, int) for size in lhs.shape[1:-1])
     if not plain or lhs.dtype != rhs.dtype or numbers != _channels_last(rank) or 0 in (*lhs.shape, *rhs.shape):
         return lax.conv_general_dilated(
             lhs,
@@ -161,7 +172,7 @@ def _native_input_gradient(cotangent: jax.Array, kernel: jax.Array, *, size: tup
 
 def _native_kernel_gradient(images: jax.Array, cotangent: jax.Array, *, window: tuple[int, ...], **params: Any) -> Any:
     channels = images.shape[-1] // params["feature_group_count"]
-    kernel = shaped_like(images, (*window, channels, cotangent.shape[-1]))
+    kernel = undivided(images, (*window, channels, cotangent.shape[-1]))
     return jax.linear_transpose(lambda kernel: _native(images, kernel, **params), kernel)(cotangent)[0]
 
 
@@ -191,7 +202,7 @@ def _cpu_kernel_gradient(images: jax.Array, cotangent: jax.Array, *, window: tup
 
 def _convolution_shape(images: Any, kernel: Any, **params: Any) -> Any:
     out = jax.eval_shape(functools.partial(_native, **params), shape_of(images), shape_of(kernel))
-    return images.update(shape=out.shape, weak_type=False)
+    return shaped_as(images, out)
 
 
 def _input_gradient_shape(
@@ -204,8 +215,7 @@ def _input_gradient_shape(
 def _kernel_gradient_shape(
     images: Any, cotangent: Any, *, window: tuple[int, ...], feature_group_count: int, **_: Any
 ) -> Any:
-    shape = (*window, images.shape[-1] // feature_group_count, cotangent.shape[-1])
-    return images.update(shape=shape, weak_type=False)
+    return undivided(images, (*window, images.shape[-1] // feature_group_count, cotangent.shape[-1]))
 
 
 # The first has the name and the parameters of the operation of jax.lax, for tools that read traced programs.
@@ -274,8 +284,10 @@ def _map_groups(primitive: Any, args: Any, dims: Any, params: Any, size: int) ->
     return _unfold(primitive.bind(first, second, **{**params, "feature_group_count": groups}), -1, size), 0
 
 
-def _batch(primitive: Any) -> None:
+def _batch(primitive: Any, native: Any) -> None:
     def rule(args: Any, dims: Any, **params: Any) -> tuple[jax.Array, int]:
+        if divided_explicitly(*args):
+            return map_natively(native, args, dims, params)
         size = next(arg.shape[dim] for arg, dim in zip(args, dims, strict=True) if dim is not None)
         if primitive is not kernel_gradient_p and dims[1] is None:
             return _map_batch(primitive, args, dims, params, size)
@@ -284,5 +296,9 @@ def _batch(primitive: Any) -> None:
     batching.primitive_batchers[primitive] = rule
 
 
-for _primitive in (convolution_p, input_gradient_p, kernel_gradient_p):
-    _batch(_primitive)
+for _primitive, _form in (
+    (convolution_p, _native),
+    (input_gradient_p, _native_input_gradient),
+    (kernel_gradient_p, _native_kernel_gradient),
+):
+    _batch(_primitive, _form)

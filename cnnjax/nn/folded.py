@@ -10,6 +10,7 @@ from jax import lax
 
 from cnnjax.nn.normalization import BatchNorm
 from cnnjax.nn.pooling import max_pool
+from cnnjax.nn.precision import sum_dtype
 
 
 class PointwiseKernel(nn.Module):
@@ -171,8 +172,9 @@ class PoolingBatchNorm(BatchNorm):
     ) -> jax.Array:
         """Normalise and pool ``x``; in training mode also move the running statistics."""
         scale, bias = self._scale_and_bias(x.shape[-1])
-        factor = jnp.ones(x.shape[-1], jnp.float32) if scale is None else scale.astype(jnp.float32)
-        sign = jnp.where(factor < 0, -1.0, 1.0)
+        dtype = sum_dtype(x.dtype)
+        factor = jnp.ones(x.shape[-1], dtype) if scale is None else scale.astype(dtype)
+        sign = jnp.where(factor < 0, -1.0, 1.0).astype(dtype)
         shape = (1, 1, 1, -1)
         x = x * sign.astype(x.dtype).reshape(shape)
 
@@ -180,9 +182,10 @@ class PoolingBatchNorm(BatchNorm):
             mean, var, count = self._batch_statistics(x, mask)
             return mean * sign, var, count
 
-        mean, var = self._statistics(x.shape[-1], use_running_average, measure)
-        maxima = max_pool(x, self.window, self.strides, self.padding).astype(jnp.float32)
+        statistics = self._statistics(x.shape[-1], use_running_average, measure)
+        mean, var = (value.astype(dtype) for value in statistics)
+        maxima = max_pool(x, self.window, self.strides, self.padding).astype(dtype)
         y = (maxima - (mean * sign).reshape(shape)) * (lax.rsqrt(var + self.epsilon) * factor * sign).reshape(shape)
         if bias is not None:
-            y = y + bias.astype(jnp.float32).reshape(shape)
+            y = y + bias.astype(dtype).reshape(shape)
         return y.astype(self.dtype or x.dtype)

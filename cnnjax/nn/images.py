@@ -15,7 +15,7 @@ def check_images(images: jax.Array, *, min_size: int = 1, size_step: int = 1) ->
       size_step: legal heights and widths are ``min_size`` plus multiples of it.
     Raises:
       TypeError: not a floating-point array.
-      ValueError: not four dimensions, smaller than ``min_size``, or between two legal sizes.
+      ValueError: not four dimensions, channels first, smaller than ``min_size``, or between two legal sizes.
     """
     if images.ndim != 4:
         raise ValueError(f"images must be float[batch, height, width, channels], got shape {images.shape}")
@@ -24,7 +24,13 @@ def check_images(images: jax.Array, *, min_size: int = 1, size_step: int = 1) ->
             f"images must be floating-point, got {images.dtype}; normalise them first, for example "
             "(images / 255 - mean) / std"
         )
-    height, width = images.shape[1:3]
+    height, width, channels = images.shape[1:]
+    # A square of many pixels behind 1 or 3 rows: as PyTorch orders the axes.
+    if height in (1, 3) and width == channels > 4:
+        raise ValueError(
+            f"images must be float[batch, height, width, channels], channels last, got shape {images.shape}, which "
+            "looks like channels first; turn it by jnp.moveaxis(images, 1, -1)"
+        )
     if height < min_size or width < min_size:
         raise ValueError(
             f"images of {height}x{width} pixels are too small for this network: the smallest legal size is "

@@ -8,11 +8,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cnnjax.nn.precision import sum_dtype
+
 
 class BatchNorm(nn.BatchNorm):
     """Normalise each channel over the batch, with running statistics as the published networks keep them.
 
-    y = scale * (x - mean) / sqrt(var + epsilon) + bias. Statistics are float32 whatever the compute type. Batches
+    y = scale * (x - mean) / sqrt(var + epsilon) + bias. Running statistics are float32, whatever x is. Batches
     are normalised with the biased variance, while the running variance takes the unbiased one, as PyTorch and the
     fused kernel of TensorFlow do and ``flax.linen.BatchNorm`` does not; set ``unbiased_running_var=False`` for Flax's
     rule. Variables are named as in ``flax.linen.BatchNorm``; of its fields, ``axis`` must stay -1 and
@@ -51,15 +53,16 @@ class BatchNorm(nn.BatchNorm):
         mean, var = self._statistics(x.shape[-1], use_running_average, lambda: self._batch_statistics(x, mask))
         scale, bias = self._scale_and_bias(x.shape[-1])
 
-        factor = jax.lax.rsqrt(var + self.epsilon)
+        dtype = sum_dtype(x.dtype)
+        factor = jax.lax.rsqrt(var.astype(dtype) + self.epsilon)
         if scale is not None:
-            factor = factor * scale.astype(jnp.float32)
-        shift = -mean * factor
+            factor = factor * scale.astype(dtype)
+        shift = -mean.astype(dtype) * factor
         if bias is not None:
-            shift = shift + bias.astype(jnp.float32)
+            shift = shift + bias.astype(dtype)
         # Scale and bias absorb the statistics while these are still vectors.
         ahead = range(x.ndim - 1)
-        y = x.astype(jnp.float32) * jnp.expand_dims(factor, ahead) + jnp.expand_dims(shift, ahead)
+        y = x.astype(dtype) * jnp.expand_dims(factor, ahead) + jnp.expand_dims(shift, ahead)
         return y.astype(self.dtype or x.dtype)
 
     def _statistics(
@@ -77,8 +80,8 @@ class BatchNorm(nn.BatchNorm):
         mean, var, count = measure()
         if not self.is_initializing():
             running = var * (count / jnp.maximum(count - 1, 1)) if self.unbiased_running_var else var
-            ra_mean.value = self.momentum * ra_mean.value + (1 - self.momentum) * mean
-            ra_var.value = self.momentum * ra_var.value + (1 - self.momentum) * running
+            ra_mean.value = self.momentum * ra_mean.value + (1 - self.momentum) * mean.astype(jnp.float32)
+            ra_var.value = self.momentum * ra_var.value + (1 - self.momentum) * running.astype(jnp.float32)
         return mean, var
 
     def _scale_and_bias(self, features: int) -> tuple[jax.Array | None, jax.Array | None]:
@@ -88,14 +91,14 @@ class BatchNorm(nn.BatchNorm):
 
     def _batch_statistics(self, x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Return mean, biased variance and the number of positions they were taken over."""
-        x = x.astype(jnp.float32)
+        x = x.astype(sum_dtype(x.dtype))
         axes = tuple(range(x.ndim - 1))
         axis_name = None if self.is_initializing() else self.axis_name
         if mask is None:
-            count = jnp.asarray(x.size // x.shape[-1], jnp.float32)
+            count = jnp.asarray(x.size // x.shape[-1], x.dtype)
             weight: jax.Array | float = 1.0
         else:
-            weight = jnp.broadcast_to(mask, (*x.shape[:-1], 1)).astype(jnp.float32)
+            weight = jnp.broadcast_to(mask, (*x.shape[:-1], 1)).astype(x.dtype)
             count = weight.sum()
         total = (x * weight).sum(axes)
         if axis_name is not None:
@@ -117,7 +120,7 @@ class BatchNorm(nn.BatchNorm):
 class LayerNorm(nn.LayerNorm):
     """Normalise each position over its channels.
 
-    y = scale * (x - mean) / sqrt(var + epsilon) + bias, computed in float32 whatever the compute type. Variables are
+    y = scale * (x - mean) / sqrt(var + epsilon) + bias, computed in float32 at least. Variables are
     named as in ``flax.linen.LayerNorm``, which refuses bfloat16 under strict type promotion; of its fields, those for
     other axes must stay as they are.
 
@@ -138,15 +141,15 @@ class LayerNorm(nn.LayerNorm):
                 f"{self.reduction_axes}, {self.feature_axes}, {self.axis_name} and {mask}"
             )
         shape = (1,) * (x.ndim - 1) + x.shape[-1:]
-        y = x.astype(jnp.float32)
+        y = x.astype(sum_dtype(x.dtype))
         y = y - y.mean(-1, keepdims=True)
         y = y * jax.lax.rsqrt((y * y).mean(-1, keepdims=True) + self.epsilon)
         if self.use_scale:
             scale = self.param("scale", self.scale_init, x.shape[-1:], self.param_dtype)
-            y = y * scale.astype(jnp.float32).reshape(shape)
+            y = y * scale.astype(y.dtype).reshape(shape)
         if self.use_bias:
             bias = self.param("bias", self.bias_init, x.shape[-1:], self.param_dtype)
-            y = y + bias.astype(jnp.float32).reshape(shape)
+            y = y + bias.astype(y.dtype).reshape(shape)
         return y.astype(self.dtype or x.dtype)
 
 
@@ -171,6 +174,6 @@ def local_response_norm(x: jax.Array, size: int, *, alpha: float, beta: float, k
         raise ValueError(f"size must be odd and positive, so that the neighbourhood is centred, got {size}")
     window = (1,) * (x.ndim - 1) + (size,)
     pads = ((0, 0),) * (x.ndim - 1) + ((size // 2, size // 2),)
-    values = x.astype(jnp.float32)
+    values = x.astype(sum_dtype(x.dtype))
     energy = jax.lax.reduce_window(values * values, 0.0, jax.lax.add, window, (1,) * x.ndim, pads)
     return (values * (k + alpha * energy) ** -beta).astype(x.dtype)

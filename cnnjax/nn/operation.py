@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Primitive
-from jax.interpreters import batching, mlir
+from jax.interpreters import batching, mlir, xla
 
 
 def operation(name: str, native: Callable[..., Any], cpu: Callable[..., Any], abstract: Callable[..., Any]) -> Any:
@@ -23,15 +23,25 @@ def operation(name: str, native: Callable[..., Any], cpu: Callable[..., Any], ab
     """
     primitive = Primitive(name)
 
-    @functools.cache
-    def compiled(**params: Any) -> Any:
-        return jax.jit(functools.partial(primitive.bind, **params))
+    def on_cpu(*arrays: Any, **params: Any) -> Any:
+        if not divided_explicitly(*arrays):
+            return cpu(*arrays, **params)
+        # XLA divides what the CPU's form does between devices; the type of the result is that of the native operation.
+        sharding = abstract(*map(jax.typeof, arrays), **params).sharding
+        with jax.sharding.use_abstract_mesh(sharding.mesh):
+            return jax.sharding.auto_axes(functools.partial(cpu, **params), out_sharding=sharding)(*arrays)
 
-    primitive.def_impl(lambda *arrays, **params: compiled(**params)(*arrays))
+    # As JAX's own operations are called: compiled under `jax.disable_jit` too, and reporting NaNs by its name.
+    primitive.def_impl(functools.partial(xla.apply_primitive, primitive))
     primitive.def_abstract_eval(abstract)
     mlir.register_lowering(primitive, mlir.lower_fun(native, multiple_results=False))
-    mlir.register_lowering(primitive, mlir.lower_fun(cpu, multiple_results=False), platform="cpu")
+    mlir.register_lowering(primitive, mlir.lower_fun(on_cpu, multiple_results=False), platform="cpu")
     return primitive
+
+
+def divided_explicitly(*arrays: Any) -> bool:
+    """Return whether a mesh with explicit axes, whose division between devices is in the types, has the arrays."""
+    return any(jax.typeof(array).sharding.mesh.explicit_axes for array in arrays)
 
 
 def vary_alike(*arrays: jax.Array) -> tuple[jax.Array, ...]:
@@ -44,9 +54,23 @@ def vary_alike(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     )
 
 
+def type_of(array: Any) -> Any:
+    """Return the abstract array of an array; of one that is abstract, itself."""
+    return array if isinstance(array, jax.core.ShapedArray) else jax.typeof(array)
+
+
 def shape_of(array: Any) -> jax.ShapeDtypeStruct:
-    """Return shape and type alone."""
-    return jax.ShapeDtypeStruct(array.shape, array.dtype)
+    """Return shape and type alone, and how explicit axes of a mesh divide it."""
+    kind = type_of(array)
+    return jax.ShapeDtypeStruct(
+        kind.shape, kind.dtype, sharding=kind.sharding if kind.sharding.mesh.explicit_axes else None
+    )
+
+
+def shaped_as(example: Any, out: jax.ShapeDtypeStruct) -> Any:
+    """Return the abstract array of a shape, type and division that varies over the same axes as an example."""
+    sharding = example.sharding if out.sharding is None else out.sharding
+    return example.update(shape=out.shape, dtype=out.dtype, sharding=sharding, weak_type=False)
 
 
 def shaped_like(example: jax.Array, shape: tuple[int, ...]) -> Any:
@@ -57,10 +81,26 @@ def shaped_like(example: jax.Array, shape: tuple[int, ...]) -> Any:
     return jax.typeof(example).update(shape=shape, weak_type=False)
 
 
-def map_over_batch(primitive: Any) -> None:
+def undivided(example: jax.Array, shape: tuple[int, ...]) -> Any:
+    """Return the abstract array of a shape, whole on each device of explicit axes, that else is `shaped_like`."""
+    kind = type_of(example)
+    if not kind.sharding.mesh.explicit_axes:
+        return kind.update(shape=shape, weak_type=False)
+    whole = jax.NamedSharding(kind.sharding.mesh, jax.P(*(None,) * len(shape)))
+    return kind.update(shape=shape, sharding=whole, weak_type=False)
+
+
+def map_natively(native: Callable[..., Any], arrays: Any, dims: Any, params: Any) -> tuple[Any, int]:
+    """Map what an operation lowers to: a merged axis may be divided in no way that a type can say."""
+    return jax.vmap(functools.partial(native, **params), dims)(*arrays), 0
+
+
+def map_over_batch(primitive: Any, native: Callable[..., Any]) -> None:
     """Let ``vmap`` of an operation whose arrays all have the batch in front be the operation on a larger batch."""
 
     def rule(arrays: Any, dims: Any, **params: Any) -> tuple[jax.Array, int]:
+        if divided_explicitly(*arrays):
+            return map_natively(native, arrays, dims, params)
         size = next(array.shape[dim] for array, dim in zip(arrays, dims, strict=True) if dim is not None)
         front = [
             jnp.broadcast_to(array[None], (size, *array.shape)) if dim is None else jnp.moveaxis(array, dim, 0)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cnnjax.nn.precision import sum_dtype
 from cnnjax.nn.window_pool import window_max, window_sum
 
 Padding = str | int | Sequence[tuple[int, int]]
@@ -96,23 +97,24 @@ def avg_pool(
         real values under the window (TensorFlow's rule).
       ceil_mode: as in `max_pool`; what it adds on the right never counts, as in PyTorch.
     Returns:
-      float[batch, out_height, out_width, channels], in the type of ``x``, summed in float32.
+      float[batch, out_height, out_width, channels], in the type of ``x``, summed in float32 at least.
     Raises:
       ValueError: the window is larger than the padded input.
     """
     window = _pair(window)
     strides = window if strides is None else _pair(strides)
     declared, pads = _pads(x.shape[1:3], window, strides, padding, ceil_mode)
-    total = window_sum(x.astype(jnp.float32), window, strides, pads)
+    dtype = sum_dtype(x.dtype)
+    total = window_sum(x.astype(dtype), window, strides, pads)
     if pads == [(0, 0), (0, 0)] or (count_include_pad and pads == declared):
         return (total / (window[0] * window[1])).astype(x.dtype)
     height, width = x.shape[1:3]
     if count_include_pad:
         (top, bottom), (left, right) = declared
-        ones = jnp.ones((1, top + height + bottom, left + width + right, 1), jnp.float32)
+        ones = jnp.ones((1, top + height + bottom, left + width + right, 1), dtype)
         rest = [(0, p[1] - d[1]) for p, d in zip(pads, declared, strict=True)]
         return (total / window_sum(ones, window, strides, rest)).astype(x.dtype)
-    return (total / window_sum(jnp.ones((1, height, width, 1), jnp.float32), window, strides, pads)).astype(x.dtype)
+    return (total / window_sum(jnp.ones((1, height, width, 1), dtype), window, strides, pads)).astype(x.dtype)
 
 
 def l2_pool(
@@ -134,22 +136,22 @@ def l2_pool(
       x: float[batch, height, width, channels].
       window, strides, padding, ceil_mode: as in `max_pool`.
     Returns:
-      float[batch, out_height, out_width, channels], in the type of ``x``, summed in float32.
+      float[batch, out_height, out_width, channels], in the type of ``x``, summed in float32 at least.
     Raises:
       ValueError: the window is larger than the padded input.
     """
     window = _pair(window)
     strides = window if strides is None else _pair(strides)
     _, pads = _pads(x.shape[1:3], window, strides, padding, ceil_mode)
-    squares = window_sum(jnp.square(x.astype(jnp.float32)), window, strides, pads)
+    squares = window_sum(jnp.square(x.astype(sum_dtype(x.dtype))), window, strides, pads)
     # Twice, because the root's slope at 0 would reach the gradient through the branch not taken.
     positive = squares > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0).astype(x.dtype)
 
 
 def global_avg_pool(x: jax.Array) -> jax.Array:
-    """Average over height and width in float32: float[batch, height, width, channels] -> [batch, channels]."""
-    return x.mean((1, 2), dtype=jnp.float32).astype(x.dtype)
+    """Average over height and width in float32 or more: float[batch, height, width, channels] -> [batch, channels]."""
+    return x.mean((1, 2), dtype=sum_dtype(x.dtype)).astype(x.dtype)
 
 
 def _windows(x: jax.Array, window: int) -> jax.Array:
@@ -204,12 +206,12 @@ def max_unpool(x: jax.Array, indices: jax.Array, window: int, size: tuple[int, i
 
 
 def _bins(inputs: int, outputs: int) -> np.ndarray:
-    """Return float32[outputs, inputs] whose rows average the bins that PyTorch cuts ``inputs`` positions into."""
+    """Return float64[outputs, inputs] whose rows average the bins that PyTorch cuts ``inputs`` positions into."""
     index = np.arange(outputs)
     starts, stops = index * inputs // outputs, -(-(index + 1) * inputs // outputs)
     position = np.arange(inputs)
     inside = (position >= starts[:, None]) & (position < stops[:, None])
-    return (inside / (stops - starts)[:, None]).astype(np.float32)
+    return inside / (stops - starts)[:, None]
 
 
 def adaptive_avg_pool(x: jax.Array, out_size: int | Sequence[int]) -> jax.Array:
@@ -224,7 +226,7 @@ def adaptive_avg_pool(x: jax.Array, out_size: int | Sequence[int]) -> jax.Array:
       x: float[batch, height, width, channels].
       out_size: height and width of the output.
     Returns:
-      float[batch, out_height, out_width, channels], in the type of ``x``, summed in float32.
+      float[batch, out_height, out_width, channels], in the type of ``x``, summed in float32 at least.
     """
     out_height, out_width = _pair(out_size)
     height, width = x.shape[1:3]
@@ -232,7 +234,8 @@ def adaptive_avg_pool(x: jax.Array, out_size: int | Sequence[int]) -> jax.Array:
         return x
     if height % out_height == 0 and width % out_width == 0:
         return avg_pool(x, (height // out_height, width // out_width))
-    y = x.astype(jnp.float32)
-    y = jnp.einsum("oh,nhwc->nowc", _bins(height, out_height), y, precision=lax.Precision.HIGHEST)
-    y = jnp.einsum("ow,nhwc->nhoc", _bins(width, out_width), y, precision=lax.Precision.HIGHEST)
+    dtype = sum_dtype(x.dtype)
+    y = x.astype(dtype)
+    y = jnp.einsum("oh,nhwc->nowc", _bins(height, out_height).astype(dtype), y, precision=lax.Precision.HIGHEST)
+    y = jnp.einsum("ow,nhwc->nhoc", _bins(width, out_width).astype(dtype), y, precision=lax.Precision.HIGHEST)
     return y.astype(x.dtype)

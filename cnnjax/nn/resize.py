@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from cnnjax.nn.precision import sum_dtype
+
 
 def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     """Interpolate linearly along height and width.
@@ -17,9 +19,9 @@ def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
       x: float[batch, height, width, channels].
       size: height and width of the result.
     Returns:
-      float[batch, *size, channels] in the type of ``x``, interpolated in float32.
+      float[batch, *size, channels] in the type of ``x``, interpolated in float32 at least.
     """
     shape = (x.shape[0], *size, x.shape[-1])
     if x.shape[1:3] == (1, 1):
         return jnp.broadcast_to(x, shape)
-    return jax.image.resize(x.astype(jnp.float32), shape, "bilinear", antialias=False).astype(x.dtype)
+    return jax.image.resize(x.astype(sum_dtype(x.dtype)), shape, "bilinear", antialias=False).astype(x.dtype)

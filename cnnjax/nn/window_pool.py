@@ -20,7 +20,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.interpreters import ad
 
-from cnnjax.nn.operation import map_over_batch, operation, shape_of, shaped_like, vary_alike
+from cnnjax.nn.operation import map_over_batch, operation, shape_of, shaped_as, shaped_like, vary_alike
+from cnnjax.nn.precision import sum_dtype
 from cnnjax.nn.slices import Geometry, apart, fused_sum, scatter, shifted, taps_of
 
 Pair = tuple[int, int]
@@ -150,11 +151,11 @@ def _max_gradient(x: jax.Array, cotangent: jax.Array, *, window: Pair, strides: 
 
 
 def _sum(x: jax.Array, *, size: Pair, window: Pair, strides: Pair, padding: Pads) -> jax.Array:
-    return fused_sum(_taps(x.astype(jnp.float32), window, strides, padding, 0.0)).astype(x.dtype)
+    return fused_sum(_taps(x.astype(sum_dtype(x.dtype)), window, strides, padding, 0.0)).astype(x.dtype)
 
 
 def _sum_gradient(cotangent: jax.Array, *, size: Pair, window: Pair, strides: Pair, padding: Pads) -> jax.Array:
-    arrays, geometry = [cotangent.astype(jnp.float32)], _geometry(strides, padding)
+    arrays, geometry = [cotangent.astype(sum_dtype(cotangent.dtype))], _geometry(strides, padding)
     images = scatter(arrays, window, size, geometry, lambda parts, tap: parts[0], cotangent.shape[-1])
     return images.astype(cotangent.dtype)
 
@@ -165,7 +166,7 @@ def _sum_gradient(cotangent: jax.Array, *, size: Pair, window: Pair, strides: Pa
 def _pooled_shape(x: Any, *_: Any, window: Pair, strides: Pair, padding: Pads, size: Pair | None = None) -> Any:
     del size
     out = jax.eval_shape(lambda x: _native_max(x, window=window, strides=strides, padding=padding), shape_of(x))
-    return x.update(shape=out.shape, weak_type=False)
+    return shaped_as(x, out)
 
 
 max_p = operation("window_max", _native_max, _max, _pooled_shape)
@@ -213,5 +214,11 @@ for _primitive, _transposed in ((max_tangent_p, max_gradient_p), (max_gradient_p
     ]
 ad.deflinear2(sum_p, lambda ct, x, **params: [sum_gradient_p.bind(ct, **params)])
 ad.deflinear2(sum_gradient_p, lambda ct, cotangent, **params: [sum_p.bind(ct, **params)])
-for _primitive in (max_p, max_tangent_p, max_gradient_p, sum_p, sum_gradient_p):
-    map_over_batch(_primitive)
+for _primitive, _form in (
+    (max_p, _native_max),
+    (max_tangent_p, _native_max_tangent),
+    (max_gradient_p, _native_max_gradient),
+    (sum_p, _native_sum),
+    (sum_gradient_p, _native_sum_gradient),
+):
+    map_over_batch(_primitive, _form)

@@ -205,7 +205,8 @@ class Checkpoints:
         nested = traverse_util.flatten_dict(_to_dict(target), keep_empty_nodes=True, sep="/")
         filled = {path: leaves.get(path, value) for path, value in nested.items()}
         if "rng" in filled:
-            filled["rng"] = jax.random.wrap_key_data(filled["rng"])
+            state: Any = target
+            filled["rng"] = jax.random.wrap_key_data(filled["rng"], impl=jax.random.key_impl(state.rng))
         return serialization.from_state_dict(target, traverse_util.unflatten_dict(filled, sep="/")), run
 
     def read(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -18,6 +18,22 @@ LOSSES = get_args(LossName)
 LossFunction = Callable[[jax.Array, Mapping[str, jax.Array]], jax.Array]
 
 
+def check_labels(labels: jax.Array, shape: tuple[int, ...]) -> None:
+    """Raise unless labels belong to logits of ``shape``, (batch, classes), one by one.
+
+    Nothing is broadcast: a label of one example would else be that of all.
+
+    Raises:
+      ValueError: neither whole numbers [batch] nor numbers [batch, classes].
+    """
+    whole = jnp.issubdtype(labels.dtype, jnp.integer)
+    if not (labels.shape == shape or (labels.shape == shape[:1] and whole)) or len(shape) != 2:
+        raise ValueError(
+            f"label must be int[{shape[0]}] or float{list(shape)} for outputs of shape {shape}, got "
+            f"{labels.dtype}{list(labels.shape)}"
+        )
+
+
 def soft_labels(labels: jax.Array, num_classes: int, label_smoothing: float = 0.0) -> jax.Array:
     """Return float32[batch, classes]: 1 - s + s / K at the label and s / K elsewhere, for smoothing s and K classes.
 
@@ -28,12 +44,11 @@ def soft_labels(labels: jax.Array, num_classes: int, label_smoothing: float = 0.
       num_classes: K.
       label_smoothing: s, from 0 to 1.
     Raises:
-      ValueError: labels of another shape.
+      ValueError: labels of another shape or type.
     """
+    check_labels(labels, (len(labels) if labels.ndim else 0, num_classes))
     if labels.ndim == 1:
         labels = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
-    if labels.ndim != 2 or labels.shape[-1] != num_classes:
-        raise ValueError(f"label must be int[batch] or float[batch, {num_classes}], got shape {labels.shape}")
     labels = labels.astype(jnp.float32)
     return labels if label_smoothing == 0 else optax.smooth_labels(labels, label_smoothing)
 
@@ -42,16 +57,33 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothing: floa
     """Return -sum(target * log softmax(logits)) of each example, with the target of `soft_labels`.
 
     Args:
-      logits: float[batch, classes].
+      logits: float[batch, classes], 2 classes or more.
       labels: int[batch], or float[batch, classes] that sum to 1.
       label_smoothing: from 0 to 1.
     Returns:
-      float32[batch], nats.
+      float32[batch], nats; of int labels below 0 (no label) 0, and of those from ``classes`` on NaN, so that they show.
+    Raises:
+      ValueError: labels of another shape or type, or a single logit.
     """
+    check_labels(labels, logits.shape)
+    if logits.shape[-1] < 2:
+        raise ValueError(
+            "cross_entropy of one logit is 0 whatever the label; give the network 2 classes, or take "
+            "binary_cross_entropy"
+        )
     logits = logits.astype(jnp.float32)
     if label_smoothing == 0 and labels.ndim == 1:
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    return optax.softmax_cross_entropy(logits, soft_labels(labels, logits.shape[-1], label_smoothing))
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
+    else:
+        losses = optax.softmax_cross_entropy(logits, soft_labels(labels, logits.shape[-1], label_smoothing))
+    return _of_labelled(losses, labels, logits.shape[-1])
+
+
+def _of_labelled(losses: jax.Array, labels: jax.Array, num_classes: int) -> jax.Array:
+    """Return 0 for int labels below 0, and NaN for those that no class has."""
+    if labels.ndim != 1:
+        return losses
+    return jnp.where(labels < 0, 0.0, jnp.where(labels < num_classes, losses, jnp.nan))
 
 
 def binary_cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0) -> jax.Array:
@@ -60,15 +92,24 @@ def binary_cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothin
     Serves images with several labels, and classification as in Wightman et al. 2021, arXiv:2110.00476, section 2.
 
     Args:
-      logits: float[batch, classes].
+      logits: float[batch, classes]. A single logit is that of class 1 against class 0.
       labels: int[batch], or float[batch, classes] from 0 to 1.
-      label_smoothing: s, from 0 to 1: t becomes (1 - s) t + s / K, as in `soft_labels`.
+      label_smoothing: s, from 0 to 1: t becomes (1 - s) t + s / K, as in `soft_labels`; of a single logit K is 2.
     Returns:
-      float32[batch], nats.
+      float32[batch], nats; of int labels that no class has as in `cross_entropy`.
+    Raises:
+      ValueError: labels of another shape or type.
     """
+    check_labels(labels, logits.shape)
     logits = logits.astype(jnp.float32)
-    targets = soft_labels(labels, logits.shape[-1], label_smoothing)
-    return optax.sigmoid_binary_cross_entropy(logits, targets).mean(-1)
+    classes = logits.shape[-1]
+    if classes == 1:
+        single = labels.reshape(-1, 1).astype(jnp.float32)
+        targets = single if label_smoothing == 0 else (1 - label_smoothing) * single + label_smoothing / 2
+        losses = optax.sigmoid_binary_cross_entropy(logits, targets)[:, 0]
+        return _of_labelled(losses, labels, 2)
+    targets = soft_labels(labels, classes, label_smoothing)
+    return _of_labelled(optax.sigmoid_binary_cross_entropy(logits, targets).mean(-1), labels, classes)
 
 
 def squared_error(outputs: jax.Array, target: jax.Array) -> jax.Array:

@@ -35,7 +35,8 @@ class Classification:
     """Accuracy: the share of examples whose highest logit is that of the label.
 
     Under soft labels (float[batch, classes]) an example counts as correct if no class is more probable than the one
-    that scores highest. The label is one of the top 5 if fewer than five logits are higher than its own.
+    that scores highest. The label is one of the top 5 if fewer than five logits are higher than its own. A single logit
+    is that of class 1 against class 0. Int labels below 0 are no labels and never right.
 
     Attributes:
       num_classes: top-5 accuracy is measured if there are more than 5.
@@ -57,8 +58,14 @@ class Classification:
     def sums(self, outputs: jax.Array, batch: Mapping[str, jax.Array], mask: jax.Array) -> Sums:
         """Count right answers; ``outputs`` are float[batch, classes]."""
         labels, best = batch["label"], outputs.argmax(-1)
+        single = outputs.shape[-1] == 1
+        if single:
+            best = (outputs[:, 0] > 0).astype(jnp.int32)
         if labels.ndim == 1:
             right, label = best == labels, labels
+        elif single:
+            label = (labels[:, 0] >= 0.5).astype(jnp.int32)
+            right = best == label
         else:
             right = jnp.take_along_axis(labels, best[:, None], 1)[:, 0] >= labels.max(-1)
             label = labels.argmax(-1)

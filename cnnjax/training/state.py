@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
+from flax import serialization, struct
 
 from cnnjax.training.initialization import InitName, redraw_kernels
 
@@ -63,16 +63,14 @@ class TrainState(struct.PyTreeNode):
           ema: also keep moving averages.
           init: draw the kernels by this rule, see `cnnjax.training.initialization`; None: as the network says.
         """
-        # XLA's CPU compiler takes seconds for each draw of more than one dimension, and a tenth of one unoptimised.
-        options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-        return cls._start(model, tx, rng, images, ema, options, init)
+        return cls._start(model, tx, rng, images, ema, init)
 
     @classmethod
     def abstract(
         cls, model: nn.Module, tx: optax.GradientTransformation, images: jax.ShapeDtypeStruct, *, ema: bool = False
     ) -> TrainState:
         """Return shapes and types of what `create` returns, to compile a step for; nothing is computed."""
-        return jax.eval_shape(lambda rng: cls._start(model, tx, rng, images, ema, None), jax.random.key(0))
+        return jax.eval_shape(lambda rng: cls._start(model, tx, rng, images, ema), jax.random.key(0))
 
     @classmethod
     def _start(
@@ -82,7 +80,6 @@ class TrainState(struct.PyTreeNode):
         rng: jax.Array,
         images: jax.Array | jax.ShapeDtypeStruct,
         ema: bool,
-        compiler_options: dict[str, Any] | None,
         init: InitName | None = None,
     ) -> TrainState:
         init_rng, run_rng = jax.random.split(rng)
@@ -94,7 +91,11 @@ class TrainState(struct.PyTreeNode):
                 params = redraw_kernels(params, jax.random.fold_in(key, 1), init)
             return params, variables.get("batch_stats", {}), tx.init(params)
 
-        params, batch_stats, opt_state = jax.jit(draw, compiler_options=compiler_options)(init_rng)
+        # XLA's CPU compiler takes seconds for each draw of more than one dimension, and a tenth of one unoptimised.
+        # What is part of a larger program is compiled as that is.
+        traced = isinstance(init_rng, jax.core.Tracer)
+        options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" and not traced else None
+        params, batch_stats, opt_state = jax.jit(draw, compiler_options=options)(init_rng)
         # A copy, because state and averages are donated to the same step.
         averages = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if ema else None
         return cls(
@@ -117,3 +118,29 @@ class TrainState(struct.PyTreeNode):
     def eval_variables(self) -> dict[str, Any]:
         """The variables to evaluate with: the moving averages where there are any."""
         return self.variables if self.ema is None else self.ema
+
+
+FIELDS = ("step", "params", "batch_stats", "opt_state", "ema", "nonfinite", "rng")
+
+
+def _plain(key: Any) -> Any:
+    """Return the numbers that a random key consists of; numbers stay."""
+    return jax.random.key_data(key) if jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) else key
+
+
+def _to_state_dict(state: TrainState) -> dict[str, Any]:
+    """Return the state as nested dictionaries of arrays for ``flax.serialization``, which knows no random keys."""
+    return {name: serialization.to_state_dict(getattr(state, name)) for name in FIELDS[:-1]} | {
+        "rng": _plain(state.rng)
+    }
+
+
+def _from_state_dict(state: TrainState, values: dict[str, Any]) -> TrainState:
+    if missing := sorted(set(FIELDS) - values.keys()):
+        raise ValueError(f"what was serialised lacks {', '.join(missing)}; it is no TrainState of this version")
+    fields = {name: serialization.from_state_dict(getattr(state, name), values[name], name) for name in FIELDS[:-1]}
+    key = jax.random.wrap_key_data(jnp.asarray(_plain(values["rng"])), impl=jax.random.key_impl(state.rng))
+    return state.replace(**fields, rng=key)
+
+
+serialization.register_serialization_state(TrainState, _to_state_dict, _from_state_dict, override=True)

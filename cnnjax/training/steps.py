@@ -28,10 +28,30 @@ def _identity(batch: Batch, keys: jax.Array | None) -> Batch:
     return batch
 
 
-def _mask(batch: Batch) -> jax.Array:
+def _real(batch: Batch) -> jax.Array:
+    """Return which examples are no padding."""
     if "mask" in batch:
         return batch["mask"].astype(bool)
     return jnp.ones(batch["image"].shape[:1], bool)
+
+
+def _mask(batch: Batch) -> jax.Array:
+    """Return which examples count in losses and metrics: real ones that have a label."""
+    real, label = _real(batch), batch.get("label")
+    if label is None or label.shape != real.shape or not jnp.issubdtype(label.dtype, jnp.integer):
+        return real
+    return real & (label >= 0)
+
+
+def _check_batch(batch: Batch) -> None:
+    """Raise unless there are images, and something for each of them under every other name."""
+    size = batch["image"].shape[0] if batch["image"].ndim else 0
+    if not size:
+        raise ValueError(f"a batch needs one example or more, got images of shape {batch['image'].shape}")
+    for name in ("label", "target", "mask"):
+        shape = batch[name].shape if name in batch else (size,)
+        if shape[:1] != (size,) or (name == "mask" and len(shape) > 1):
+            raise ValueError(f"{name} must be that of the {size} images of the batch, got shape {shape}")
 
 
 def _sums(
@@ -44,6 +64,8 @@ def _sums(
     """Return the sums over the real examples of a batch of the loss and of what comes with it."""
     mask = _mask(batch)
     losses = loss_function(loss, label_smoothing)(outputs, batch)
+    if losses.shape != mask.shape:
+        raise ValueError(f"a loss must return one number for each of {len(mask)} examples, got shape {losses.shape}")
     metrics = metrics or default_metrics(loss)
     return zero_sums(metrics) | {
         "loss_sum": jnp.where(mask, losses, 0).sum(),
@@ -86,7 +108,9 @@ def train_step(
       state: donate it.
       batch: ``image`` [batch, height, width, channels] as ``preprocess`` takes it, ``label`` int[batch] or
         float[batch, classes], and optionally ``mask`` [batch]: examples where it is 0 count nowhere, in batch
-        statistics neither. Regression has ``target`` [batch, ...] instead of ``label``.
+        statistics neither. Int labels below 0 are no labels: such examples count in batch statistics alone; labels from
+        ``classes`` on make the loss NaN (see `cnnjax.training.nonfinite`). Regression has ``target`` [batch, ...]
+        instead of ``label``.
       axis_name: mapped axis over which gradients, running statistics and metrics are averaged; None on one device.
       preprocess: maps (batch, keys) to a batch with float images. Augments if there are keys, key[batch].
       loss: a name (see `cnnjax.training.losses`), or what maps (outputs, batch) to float32[batch].
@@ -99,8 +123,10 @@ def train_step(
     Returns:
       The new state, and sums over the batch (see `cnnjax.training.metrics`), equal on all devices.
     Raises:
-      ValueError: ``accumulate`` does not divide the examples of a device.
+      ValueError: ``accumulate`` does not divide the examples of a device; a batch without examples, or with labels, a
+        mask or anything else of other shapes or types than these.
     """
+    _check_batch(batch)
     step_key = jax.random.fold_in(state.rng, state.step)
     dropout_key = jax.random.fold_in(step_key, DROPOUT)
     params = state.params
@@ -112,23 +138,25 @@ def train_step(
     if accumulate < 1 or size % accumulate:
         raise ValueError(f"accumulate must divide the {size} examples of a device, got {accumulate}")
     batch = preprocess(batch, example_keys(step_key, size, axis_name))
-    total = _sum_over_devices(_mask(batch).sum(dtype=jnp.int32), axis_name)
-    total = jnp.maximum(total, 1).astype(jnp.float32)
+    total, total_real = (
+        jnp.maximum(_sum_over_devices(mask.sum(dtype=jnp.int32), axis_name), 1).astype(jnp.float32)
+        for mask in (_mask(batch), _real(batch))
+    )
     loss_and_metrics = partial(_sums, loss, metrics, label_smoothing=label_smoothing)
 
     flat_params = _flatten("params", params)
     trainable = {path: leaf for path, leaf in flat_params.items() if path not in state.frozen}
     frozen_norms = {path.rpartition("/")[0] for path in state.frozen if path.startswith("batch_stats/")}
 
-    def part_gradients(part: Batch, dropout_key: jax.Array) -> tuple[dict[str, jax.Array], Any, Sums]:
-        """Return what adds up over parts of the batch: gradients, running statistics times their share, and sums."""
-        mask = _mask(part)
+    def part_gradients(part: Batch, dropout_key: jax.Array) -> tuple[tuple[dict[str, jax.Array], jax.Array], Any, Sums]:
+        """Return what adds up over parts of the batch: gradients and loss, running statistics by share, and sums."""
+        real = _real(part)
 
         def objective(trainable: dict[str, jax.Array]) -> tuple[jax.Array, tuple[Any, Sums]]:
             params = _unflatten("params", flat_params | trainable)
             with (
                 use_running_averages(lambda path: f"batch_stats/{path}" in frozen_norms),
-                nn.intercept_methods(_mask_batch_statistics(mask if "mask" in part else None)),
+                nn.intercept_methods(_mask_batch_statistics(real if "mask" in part else None)),
             ):
                 outputs, updates = state.apply_fn(
                     {"params": params, "batch_stats": state.batch_stats},
@@ -143,15 +171,15 @@ def train_step(
                 learned += aux_weight * loss_and_metrics(aux_logits, part)["loss_sum"]
             return learned / total, (updates.get("batch_stats", {}), sums)
 
-        grads, (batch_stats, sums) = jax.grad(objective, has_aux=True)(trainable)
+        (value, (batch_stats, sums)), grads = jax.value_and_grad(objective, has_aux=True)(trainable)
         if axis_name is not None or accumulate > 1:
             # Each part's statistics weigh as much as it has real examples.
-            share = mask.sum(dtype=jnp.int32).astype(jnp.float32) / total
+            share = real.sum(dtype=jnp.int32).astype(jnp.float32) / total_real
             batch_stats = jax.tree.map(lambda leaf: leaf * share, batch_stats)
-        return grads, batch_stats, sums
+        return (grads, value), batch_stats, sums
 
     if accumulate == 1:
-        grads, batch_stats, sums = part_gradients(batch, dropout_key)
+        learned, batch_stats, sums = part_gradients(batch, dropout_key)
     else:
         # Part i has examples i, i + accumulate, ...: a batch that is divided over devices need not be moved.
         parts = jax.tree.map(
@@ -164,11 +192,13 @@ def train_step(
 
         first = jax.eval_shape(part_gradients, jax.tree.map(lambda leaf: leaf[0], parts), keys[0])
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
-        (grads, batch_stats, sums), _ = jax.lax.scan(add_part, _varying(zeros, axis_name), (parts, keys))
-    grads, batch_stats, sums = _sum_over_devices((grads, batch_stats, sums), axis_name)
+        (learned, batch_stats, sums), _ = jax.lax.scan(add_part, _varying(zeros, axis_name), (parts, keys))
+    (grads, value), batch_stats, sums = _sum_over_devices((learned, batch_stats, sums), axis_name)
     sums |= {"gradient_norm_sum": jnp.asarray(optax.tree.norm(grads), jnp.float32), "steps": jnp.ones((), jnp.int32)}
     masked = dict.fromkeys(state.frozen & flat_params.keys(), optax.MaskedNode())
-    updates, opt_state = state.tx.update(_unflatten("params", masked | grads), state.opt_state, state.params)
+    # Optimizers that want it get the loss, others do not see it.
+    tx = optax.with_extra_args_support(state.tx)
+    updates, opt_state = tx.update(_unflatten("params", masked | grads), state.opt_state, state.params, value=value)
     old, flat_updates = _flatten("params", state.params), _flatten("params", updates)
     # What is frozen never meets the arithmetic that might change a bit of it.
     new = optax.apply_updates({path: old[path] for path in grads}, {path: flat_updates[path] for path in grads})
@@ -206,7 +236,10 @@ def eval_step(
       axis_name: mapped axis over which the sums are taken; None on one device.
       preprocess: called without keys, so it does not augment.
       loss, metrics: as in `train_step`.
+    Raises:
+      ValueError: as in `train_step`.
     """
+    _check_batch(batch)
     batch = preprocess(batch, None)
     outputs = state.apply_fn(state.eval_variables, batch["image"], train=False)
     return _sum_over_devices(_sums(loss, metrics, outputs, batch), axis_name)

@@ -1,0 +1,51 @@
+"""What `create_model` makes of names, of functions by name, and of images that are no images."""
+
+import copy
+import pickle
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+import cnnjax
+from cnnjax.models import VARIANTS
+from cnnjax.nn import check_images
+
+
+def test_the_number_of_classes_is_the_published_one():
+    for name, variant in VARIANTS.items():
+        model = cnnjax.create_model(name)
+        assert getattr(model, "num_classes", None) == variant.info.num_classes, name
+    assert cnnjax.create_model("lenet5", num_classes=1000).num_classes == 1000
+    with pytest.raises(ValueError, match="leave num_classes out, got 1000"):
+        cnnjax.create_model("dncnn17_grey", num_classes=1000)
+
+
+def test_functions_go_by_their_names():
+    assert cnnjax.create_model("alexnet", activation="sigmoid").activation is nn.sigmoid
+    assert cnnjax.create_model("alexnet", activation=jnp.sin).activation is jnp.sin
+    for value in ("sigmoyd", 3, ["relu"]):
+        with pytest.raises(ValueError, match="activation of alexnet must be a function or one of .*sigmoid"):
+            cnnjax.create_model("alexnet", activation=value)
+
+
+def test_public_facts_and_networks_are_pickled_and_copied():
+    info = cnnjax.model_info("lenet5")
+    stages = dict(info.stages)
+    for again in (pickle.loads(pickle.dumps(info)), copy.deepcopy(info)):
+        assert again == info
+        assert dict(again.stages) == stages
+    for variant in (pickle.loads(pickle.dumps(VARIANTS["lenet5"])), copy.deepcopy(VARIANTS["lenet5"])):
+        assert variant == VARIANTS["lenet5"]
+        with pytest.raises(TypeError):
+            variant.fields["x"] = 1
+    for name in cnnjax.list_models():
+        pickle.dumps(cnnjax.model_info(name))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 224, 224), (2, 1, 28, 28)])
+def test_channels_first_is_called_that(shape):
+    with pytest.raises(ValueError, match=r"channels last.*moveaxis\(images, 1, -1\)"):
+        check_images(jax.eval_shape(lambda: jnp.zeros(shape)))
+    check_images(jnp.moveaxis(jnp.zeros(shape), 1, -1))
