@@ -24,6 +24,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 )
 
 import jax  # noqa: E402
+import numpy as np  # noqa: E402
 import optax  # noqa: E402
 import pytest  # noqa: E402
 
@@ -97,6 +98,17 @@ def pytest_configure(config):
 def compile_quickly():
     """Return a function that compiles another one, whole, for arguments like those given."""
     return lambda function, *args: jax.jit(function).lower(*args).compile()
+
+
+@pytest.fixture(scope="session")
+def assert_users_get_the_same_bits():
+    """Return a function that compares what two programs compute: bit by bit as users compile them.
+
+    Compiled quickly, the same sums in differently shaped programs may round otherwise.
+    """
+    if USERS_PROGRAMS:
+        return np.testing.assert_array_equal
+    return functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
 
 
 # These take longest, and first, so that no worker is left alone with one at the end.

@@ -44,13 +44,14 @@ def single(make_tiny_state):
     return leaves(state, sums)
 
 
-def test_examples_on_the_device_change_no_bit(single, make_tiny_state):
+@pytest.mark.users
+def test_examples_on_the_device_change_no_bit(single, make_tiny_state, assert_users_get_the_same_bits):
     dispatcher = Dispatcher(Devices("jit", 1), STEP, 2, DATA)
     state, sums = make_tiny_state(), zero_sums()
     for places in (PLACES[:2], PLACES[2:4], PLACES[4:]):
         state, sums = dispatcher(state, sums, [{"index": each} for each in places])
     for ours, expected in zip(leaves(state, sums), single, strict=True):
-        np.testing.assert_array_equal(ours, expected)
+        assert_users_get_the_same_bits(ours, expected)
 
 
 def test_loops_take_the_same_steps_however_they_are_grouped_and_compile_once(single, make_tiny_state):
