@@ -1,9 +1,10 @@
 """Training: config, state, losses, steps, checkpoints and the loop around them."""
 
-from cnnjax.training.checkpoint import CheckpointError, CheckpointMismatchError, Checkpoints
+from cnnjax.runs.checkpoints import CheckpointError, CheckpointMismatchError, Checkpoints
 from cnnjax.training.command import run_command
 from cnnjax.training.config import ConfigError, TrainConfig
 from cnnjax.training.heads import several_heads
+from cnnjax.training.image_to_image import ImageToImageConfig, ImageToImageSetup
 from cnnjax.training.interruption import Interrupted
 from cnnjax.training.loop import TrainingError, fit
 from cnnjax.training.losses import absolute_error, cross_entropy, squared_error
@@ -18,24 +19,23 @@ from cnnjax.training.segmentation import (
     pixel_cross_entropy,
     segmentation_scores,
 )
-from cnnjax.training.setup import Setup
+from cnnjax.training.setup import ClassifierSetup
 from cnnjax.training.state import TrainState
 from cnnjax.training.steps import eval_step, train_step
-from cnnjax.training.task import TaskConfig, TaskSetup
 
 __all__ = [
     "RECIPES",
     "CheckpointError",
     "CheckpointMismatchError",
     "Checkpoints",
+    "ClassifierSetup",
     "ConfigError",
     "Devices",
+    "ImageToImageConfig",
+    "ImageToImageSetup",
     "Interrupted",
     "ProcessesError",
     "Recipe",
-    "Setup",
-    "TaskConfig",
-    "TaskSetup",
     "TrainConfig",
     "TrainState",
     "TrainingError",

@@ -13,7 +13,7 @@ from cnnjax.data import DataPipeline, load_dataset
 from cnnjax.pretrained import WeightsFileError
 from cnnjax.training import Checkpoints
 
-RUN = Path(__file__).parent / "data" / "run"
+RUN = Path(__file__).parents[1] / "pretrained" / "data" / "run"
 
 
 @pytest.fixture
