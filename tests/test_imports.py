@@ -13,12 +13,13 @@ ALLOWED = {
     "nn": set(),
     "signal": {"nn"},
     "models": {"nn"},
-    "data": set(),
-    "visualize": set(),
-    "pretrained": {"nn", "models"},
+    "data": {"lazy"},
+    "visualize": {"writing"},
+    "runs": {"nn", "models", "data", "lazy", "writing"},
+    "pretrained": {"nn", "models", "runs"},
     "restoration": {"models"},
-    "training": {"nn", "models", "data", "visualize", "pretrained"},
-    "finetune": {"nn", "models", "data", "training", "pretrained"},
+    "training": {"nn", "models", "data", "visualize", "runs", "lazy"},
+    "finetune": {"nn", "models", "data", "runs", "pretrained", "training", "writing"},
 }
 
 

@@ -29,7 +29,8 @@ def normalise(images: Any, mean: Sequence[float], std: Sequence[float]) -> jax.A
       ValueError: images of several channels, and not of ``len(mean)``.
     """
     if images.shape[-1] not in (1, len(mean)):
-        raise ValueError(f"the network takes images of {len(mean)} channels or grey ones, got shape {images.shape}")
+        grey = " or grey ones" if len(mean) > 1 else ""
+        raise ValueError(f"the network takes images of {len(mean)} channels{grey}, got shape {images.shape}")
     shift, scale = (jnp.asarray(values, jnp.float32).reshape(1, 1, 1, -1) for values in (mean, std))
     pixels = jnp.asarray(images).astype(jnp.float32) / 255
     if pixels.shape[-1] != len(mean):

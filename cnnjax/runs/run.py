@@ -77,7 +77,7 @@ class Run:
           ValueError: see `outputs`; the network is no classifier.
         """
         if self.task not in LABELLING:
-            raise ValueError(f"{self.config['model']} was trained for {self.task} and has no logits; take outputs")
+            raise ValueError(f"{self.config['model']} is a network for {self.task} and has no logits; take outputs")
         return self.outputs(images)
 
 
