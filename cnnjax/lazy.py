@@ -8,17 +8,17 @@ from typing import Any
 
 
 def lazy_names(package: str, modules: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
-    """Return the ``__getattr__`` of a package, which imports names from its modules on first use (PEP 562).
+    """Return the ``__getattr__`` of a package, which imports names from their modules on first use (PEP 562).
 
     Args:
       package: its name.
-      modules: module in the package -> names it gives.
+      modules: full name of a module -> names it gives.
     """
     homes = {name: module for module, names in modules.items() for name in names}
 
     def getattr_(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
+        return getattr(importlib.import_module(homes[name]), name)
 
     return getattr_

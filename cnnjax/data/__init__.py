@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 __getattr__ = lazy_names(
     __name__,
     {
-        "decode": ("BadImage",),
-        "load": ("load_dataset",),
-        "pipeline": ("BatchIterator", "BatchStream", "DataPipeline", "EvaluationBatches"),
+        "cnnjax.data.decode": ("BadImage",),
+        "cnnjax.data.load": ("load_dataset",),
+        "cnnjax.data.pipeline": ("BatchIterator", "BatchStream", "DataPipeline", "EvaluationBatches"),
     },
 )
 

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 __getattr__ = lazy_names(
     __name__,
-    {"checkpoints": ("CheckpointError", "CheckpointMismatchError", "Checkpoints"), "export": ("export_run",)},
+    {
+        "cnnjax.runs.checkpoints": ("CheckpointError", "CheckpointMismatchError", "Checkpoints"),
+        "cnnjax.runs.export": ("export_run",),
+    },
 )
 
 __all__ = [

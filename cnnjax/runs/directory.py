@@ -143,8 +143,7 @@ class RunDirectory:
                 "format": FORMAT,
                 "config": self.config.to_json(),
                 "resolved": dict(resolved),
-                "versions": {name: importlib.metadata.version(name) for name in PACKAGES}
-                | {"python": platform.python_version()},
+                "versions": {name: package_version(name) for name in PACKAGES} | {"python": platform.python_version()},
                 "git_commit": git_commit(),
             },
         )
@@ -250,6 +249,14 @@ def _same(one: Any, other: Any) -> bool:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def package_version(name: str) -> str | None:
+    """Return the version of an installed package; None of one that is not, as a source tree that runs in place."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def git_commit() -> str | None:
