@@ -264,7 +264,7 @@ def test_metrics_that_cannot_be_written_are_written_later_and_once(whole, config
 def test_another_config_is_refused_with_the_difference(whole, tmp_path):
     config = whole[0]
     expected = r"(?s)another config:\n  batch_size: 64 there, 32 now\n  seed: 0 there, 1 now"
-    with pytest.raises(ConfigError, match=expected):
+    with pytest.raises(WorkdirError, match=expected):
         run(dataclasses.replace(config, batch_size=32, seed=1))
     moved = tmp_path / "moved"
     shutil.copytree(config.workdir, moved)
