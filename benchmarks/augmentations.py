@@ -26,8 +26,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from cnnjax.data import Preprocess
 from cnnjax.data.augment import OPERATIONS, augment, parse_all
-from cnnjax.data.device import Preprocess
 from cnnjax.models import create_model, model_info
 from cnnjax.training import TrainState, make_optimizer, train_step
 

@@ -23,11 +23,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cnnjax.training import RECIPES, Checkpoints, Setup
+from cnnjax.runs import RunDirectory
+from cnnjax.training import RECIPES, Checkpoints, ClassifierSetup
 from cnnjax.training.interruption import Stop
 from cnnjax.training.loop import TrainingLoop
 from cnnjax.training.progress import RunProgress
-from cnnjax.training.rundir import RunDirectory
 
 
 def timed(function: Callable[[], object]) -> float:
@@ -48,7 +48,7 @@ def main() -> int:
     if arguments.repeats < 1:
         parser.error("--repeats must be at least 1")
     config = dataclasses.replace(RECIPES[arguments.recipe].config, data_dir=arguments.data_dir, parallel="single")
-    setup = Setup.create(config)
+    setup = ClassifierSetup.create(config)
     console = Console(stderr=True)
     seconds: dict[str, list[float]] = {"step": [], "log": [], "save": [], "write": []}
     with tempfile.TemporaryDirectory() as folder:

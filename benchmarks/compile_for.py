@@ -33,8 +33,8 @@ from jax.experimental import topologies
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
+from cnnjax.data import Preprocess
 from cnnjax.data.augment import Mirror
-from cnnjax.data.device import Preprocess
 from cnnjax.models import create_model, model_info
 from cnnjax.training import Devices, TrainState, for_platform, make_optimizer, make_schedule, train_step
 from cnnjax.training.metrics import zero_sums

@@ -24,12 +24,12 @@ import jax
 from rich.console import Console
 
 from cnnjax.data.resident import ResidentPipeline
-from cnnjax.training import RECIPES, Checkpoints, Setup
+from cnnjax.runs import RunDirectory
+from cnnjax.training import RECIPES, Checkpoints, ClassifierSetup
 from cnnjax.training.dispatch import Dispatcher
 from cnnjax.training.interruption import Stop
 from cnnjax.training.loop import TrainingLoop
 from cnnjax.training.metrics import zero_sums
-from cnnjax.training.rundir import RunDirectory
 
 
 def main() -> int:
@@ -55,7 +55,7 @@ def main() -> int:
         data_on_device=arguments.data_on_device,
         steps_per_dispatch=arguments.steps_per_dispatch,
     )
-    setup = Setup.create(config)
+    setup = ClassifierSetup.create(config)
     batches = setup.pipeline.train_batches(config.batch_size, arguments.steps, config.seed)
     drawn = list(batches)
     arrays = None

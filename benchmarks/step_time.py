@@ -26,8 +26,8 @@ import numpy as np
 from devices import find
 from rich.console import Console
 
+from cnnjax.data import Preprocess
 from cnnjax.data.augment import Mirror
-from cnnjax.data.device import Preprocess
 from cnnjax.models import create_model, list_models, model_info
 from cnnjax.training import Devices, TrainState, eval_step, for_platform, make_optimizer, train_step
 from cnnjax.training.metrics import zero_sums

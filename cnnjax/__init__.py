@@ -1,11 +1,11 @@
 """CNN architectures, training and fine-tuning in JAX and Flax."""
 
-from cnnjax import finetune, models, nn, pretrained, signal
+from cnnjax import finetune, models, nn, pretrained, runs, signal
 from cnnjax.models import ModelInfo, create_model, list_models, model_info
 from cnnjax.models.features import extract_features
 from cnnjax.models.folding import fold_batch_norm
 from cnnjax.models.summary import Summary, count_macs, summary
-from cnnjax.pretrained import load_run
+from cnnjax.runs import load_run
 
 __version__ = "0.1.0"
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "models",
     "nn",
     "pretrained",
+    "runs",
     "signal",
     "summary",
 ]

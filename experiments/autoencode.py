@@ -42,11 +42,12 @@ from rich.table import Table
 from cnnjax.data import DataError, DataPipeline, load_dataset
 from cnnjax.data.pipeline import WHOLE, Shard
 from cnnjax.models import create_model, model_info
-from cnnjax.pretrained.run_files import read_run
 from cnnjax.restoration import AddNoise, add_noise
-from cnnjax.training import ConfigError, TaskConfig, TaskSetup, fit, require_one, run_command
+from cnnjax.runs import load_run
+from cnnjax.training import ConfigError, ImageToImageConfig, ImageToImageSetup, fit, require_one, run_command
 from cnnjax.training.metrics import Regression
 from cnnjax.visualize import draw_panels
+from cnnjax.writing import write_json
 
 # What is drawn: test images of a row; pairs, and images on the way from one to the other; images of the plane, a side;
 # points at most.
@@ -57,7 +58,7 @@ MOST_PIXELS = 4096
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(TaskConfig):
+class Config(ImageToImageConfig):
     """Train an autoencoder, or go on with a run that was stopped."""
 
     model: str = "conv_autoencoder"
@@ -110,10 +111,10 @@ class Config(TaskConfig):
         """Whether the network has a short code."""
         return self.model == "conv_autoencoder"
 
-    def create_model(self) -> nn.Module:
-        """Return the network."""
-        fields: dict[str, Any] = {"latent_features": self.latent} if self.has_code else {}
-        return create_model(self.model, dtype=jnp.dtype(self.dtype), **fields)
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Fields of the network."""
+        return {"latent_features": self.latent} if self.has_code else {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,20 +163,24 @@ def open_data(config: Config) -> NoisyData:
     return NoisyData(DataPipeline.create(dataset, size), config.noise, config.seed)
 
 
-def setup(config: Config) -> TaskSetup:
+def setup(config: Config) -> ImageToImageSetup:
     """Build the run."""
     data = open_data(config)
     size, channels = data.images.image_size, data.images.dataset.image_shape[2]
-    return TaskSetup.create(
+    return ImageToImageSetup.create(
         config,
-        model=config.create_model(),
+        model=create_model(config.model, dtype=jnp.dtype(config.dtype), **config.fields),
         pipeline=data,
         image_shape=(size, size, channels),
         num_examples=len(data.images.train),
         preprocess=AddNoise(config.noise, config.noise),
         loss="mse",
         metrics=Regression(peak=1.0),
-        facts={"train_images": len(data.images.train), "test_images": len(data.images.test)},
+        facts={
+            "fields": config.fields,
+            "train_images": len(data.images.train),
+            "test_images": len(data.images.test),
+        },
     )
 
 
@@ -250,7 +255,8 @@ def report(config: Config, folder: Path) -> dict[str, Any]:
     image, target, label = (
         np.concatenate([batch[key] for batch in batches])[real] for key in ("image", "target", "label")
     )
-    network = Autoencoder(config.create_model(), read_run(folder), target.shape[1:])
+    run = load_run(folder, "last")
+    network = Autoencoder(run.model, run.variables, target.shape[1:])
     results = {"autoencoder": network("reconstruct", image)}
     train = data.images.train
     flat = (
@@ -359,7 +365,7 @@ def run(config: Config, console: Console) -> None:
     folder = config.run_directory
     file = folder / "autoencoding.json"
     if not file.exists():
-        file.write_text(json.dumps(report(config, folder), indent=2) + "\n")
+        write_json(file, report(config, folder))
     found = json.loads(file.read_text())
     table = Table(title=f"Mean squared error a pixel, {found['test_images']} test images")
     table.add_column("")

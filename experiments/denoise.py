@@ -40,9 +40,19 @@ from cnnjax.data.photographs import grid_patches, random_patch, read_image, resc
 from cnnjax.models import create_model, model_info
 from cnnjax.pretrained import load
 from cnnjax.restoration import FILTERS, AddNoise, Denoiser, add_noise, best_strength, psnr, ssim
-from cnnjax.training import ConfigError, TaskConfig, TaskSetup, TrainState, fit, require_one, run_command
+from cnnjax.runs.reader import run_config
+from cnnjax.training import (
+    ConfigError,
+    ImageToImageConfig,
+    ImageToImageSetup,
+    TrainState,
+    fit,
+    require_one,
+    run_command,
+)
 from cnnjax.training.metrics import Regression
 from cnnjax.visualize import draw_panels
+from cnnjax.writing import write_json
 
 # Training photographs are taken at these sizes, as shrunk ones hold more detail a pixel.
 SCALES = (1.0, 0.75, 0.5)
@@ -54,7 +64,7 @@ TEST_PATCHES = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainDenoiser(TaskConfig):
+class TrainDenoiser(ImageToImageConfig):
     """Train a denoiser, or go on with a run that was stopped."""
 
     model: str = "dncnn17_grey"
@@ -152,7 +162,7 @@ def photographs(config: TrainDenoiser) -> tuple[dict[str, np.ndarray], dict[str,
     return split_photographs(model_info(config.model).channels, config.data_dir, min_size=config.size)
 
 
-class DenoiserSetup(TaskSetup):
+class DenoiserSetup(ImageToImageSetup):
     """A denoiser's run, which starts with a network that leaves images as they are."""
 
     def initial_state(self) -> TrainState:
@@ -253,7 +263,7 @@ def train(config: TrainDenoiser, console: Console) -> None:
     else:
         variables = load(config.model, config.run_directory)
         found = compare(Denoiser(config.model, variables), images, config.seed, config.run_directory)
-        report.write_text(json.dumps(found, indent=2) + "\n")
+        write_json(report, found)
     table = Table(title=f"PSNR in dB and SSIM, mean of {', '.join(images)}")
     table.add_column("")
     for level in found:
@@ -266,7 +276,12 @@ def train(config: TrainDenoiser, console: Console) -> None:
 
 def denoise(config: Denoise, console: Console) -> None:
     """Denoise an image file."""
-    name = config.model or _model_of_run(config.weights)
+    name = config.model
+    if name is None:
+        run = run_config(Path(config.weights))
+        if run is None:
+            raise ConfigError(f"{config.weights} is no run of train (it has no config.json); give --model with weights")
+        name = str(run["config"]["model"])
     _check_model(name)
     image = read_image(config.image).astype(np.float32) / 255
     denoiser = Denoiser(name, load(name, config.weights), config.tile)
@@ -279,14 +294,6 @@ def denoise(config: Denoise, console: Console) -> None:
         before, after = psnr(np.clip(noisy, 0, 1), image), psnr(result, image)
         console.print(f"PSNR {before:.2f} dB with noise {config.sigma:g}, {after:.2f} dB denoised")
     console.print(f"The result is {output}", soft_wrap=True)
-
-
-def _model_of_run(weights: str) -> str:
-    file = Path(weights) / "config.json"
-    try:
-        return json.loads(file.read_text())["config"]["model"]
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{weights} is no run of train ({file} cannot be read); give --model with weights") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -25,8 +25,8 @@ from rich.table import Table
 
 from cnnjax import load_run
 from cnnjax.data import Section
-from cnnjax.pretrained import Run
-from cnnjax.training import Devices, Setup, TrainConfig, run_command
+from cnnjax.runs import Run
+from cnnjax.training import ClassifierSetup, Devices, TrainConfig, run_command
 from cnnjax.visualize import plot_confusion
 
 # Classes in the table; of more, those that are recognised worst.
@@ -43,7 +43,7 @@ def log_probabilities(run: Run, given: argparse.Namespace) -> tuple[np.ndarray, 
         image_size=run.preprocessing.size[0],
         parallel="single",
     )
-    pipeline = Setup.create(config).pipeline
+    pipeline = ClassifierSetup.create(config).pipeline
     if (count := run.config.get("test_examples")) is not None:
         pipeline = dataclasses.replace(pipeline, test=Section(pipeline.test, 0, count))
     devices = Devices.choose("single")

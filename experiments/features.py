@@ -22,7 +22,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,9 +47,11 @@ from cnnjax.data.source import ExampleSource, example_name
 from cnnjax.finetune import FeatureCache, cut, hash_variables
 from cnnjax.models import create_model, model_info
 from cnnjax.pretrained import image_format, load
+from cnnjax.runs import RunDirectory
 from cnnjax.training import ConfigError, Devices, TrainConfig, fit, require_one, run_command
+from cnnjax.training.config import FREE_FIELDS
 from cnnjax.training.parallel import ParallelMode
-from cnnjax.training.rundir import FREE_FIELDS, RunDirectory
+from cnnjax.writing import write_whole
 
 NETWORK_EPOCHS = 10
 # Points of the picture at most: t-SNE takes a minute for 5,000.
@@ -105,6 +107,15 @@ class Config:
         """Folder of the files."""
         return self.workdir or Path("runs") / f"features-{self.model}-{self.dataset.replace('/', '-')}"
 
+    @property
+    def free_fields(self) -> Set[str]:
+        """Flags that may change from one method to the next."""
+        return FREE_FIELDS | {"method", "embedding", "batch_size"}
+
+    def normal(self, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the flags of an older run, which are those of this version."""
+        return dict(saved)
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON holds them."""
         return {
@@ -117,7 +128,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     started = time.perf_counter()
     config.check()
     require_one("features.py")
-    directory = RunDirectory(config.folder, config, free=FREE_FIELDS | {"method", "embedding", "batch_size"})
+    directory = RunDirectory(config.folder, config)
     devices = Devices.choose(config.parallel)
     devices.check_batch_size(config.batch_size)
     dataset = load_dataset(config.dataset, config.data_dir).first(config.train_examples, config.test_examples)
@@ -361,9 +372,7 @@ def draw(
         # More names than fit beside the picture tell nothing.
         if len(names) <= 20:
             axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    part = path.with_name(f".{path.name}.part")
-    figure.savefig(part, dpi=120, format="png")
-    part.replace(path)
+    write_whole(path, lambda file: figure.savefig(file, dpi=120, format="png"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

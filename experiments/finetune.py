@@ -42,10 +42,11 @@ from cnnjax.data import DataPipeline, ImageDataset, Preprocess, load_dataset
 from cnnjax.data.source import ArraySplit
 from cnnjax.models import create_model, model_info
 from cnnjax.pretrained import ImageFormat, image_format, load
+from cnnjax.runs import RunDirectory
 from cnnjax.training import (
     ConfigError,
-    TaskConfig,
-    TaskSetup,
+    ImageToImageConfig,
+    ImageToImageSetup,
     TrainingError,
     TrainState,
     eval_step,
@@ -58,7 +59,6 @@ from cnnjax.training import (
 from cnnjax.training.metrics import Classification, means
 from cnnjax.training.nonfinite import skip_nonfinite
 from cnnjax.training.optim import OptimizerName
-from cnnjax.training.rundir import RunDirectory
 
 LABELS_A_CLASS = (1, 5, 20, 100)
 DRAWS = 5
@@ -70,7 +70,7 @@ DRAWN = "drawn"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(TaskConfig):
+class Config(ImageToImageConfig):
     """Fine-tune a network, or go on with a run that was stopped."""
 
     model: str = "lenet5"
@@ -176,7 +176,7 @@ def compile_init(model: nn.Module) -> Callable[[jax.Array, jax.Array], dict[str,
 
 
 @dataclasses.dataclass(frozen=True)
-class FineTuning(TaskSetup):
+class FineTuning(ImageToImageSetup):
     """A run that starts from given variables, parts of them frozen.
 
     Attributes:
@@ -225,7 +225,7 @@ class ThawingStep:
         return self._returned, sums
 
 
-def set_up(config: Config, console: Console) -> TaskSetup:
+def set_up(config: Config, console: Console) -> ImageToImageSetup:
     """Build the run of one network on one data set."""
     assert config.weights is not None
     info = model_info(config.model)

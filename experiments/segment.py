@@ -38,12 +38,11 @@ from cnnjax.data.photographs import read_image, split_photographs, to_grey
 from cnnjax.data.scenes import Scenes
 from cnnjax.data.source import ArraySplit, DataError, ExampleSource, to_memory
 from cnnjax.models import create_model
-from cnnjax.nn import pad_to_legal_size
-from cnnjax.pretrained.run_files import read_run
+from cnnjax.runs import load_run
 from cnnjax.training import (
     ConfigError,
-    TaskConfig,
-    TaskSetup,
+    ImageToImageConfig,
+    ImageToImageSetup,
     cross_entropy_and_dice,
     dice_loss,
     fit,
@@ -53,6 +52,7 @@ from cnnjax.training import (
 )
 from cnnjax.training.segmentation import Segmentation, confusion_matrix, segmentation_scores
 from cnnjax.visualize import draw_panels, overlay
+from cnnjax.writing import write_json
 
 LOSSES = {"cross_entropy": pixel_cross_entropy, "dice": dice_loss, "both": cross_entropy_and_dice}
 # Scenes in the picture.
@@ -60,7 +60,7 @@ SHOWN = 6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainSegmenter(TaskConfig):
+class TrainSegmenter(ImageToImageConfig):
     """Train a U-Net, or go on with a run that was stopped."""
 
     model: str = "unet_same"
@@ -152,20 +152,15 @@ def scenes(config: TrainSegmenter) -> tuple[Scenes, Scenes, tuple[str, ...]]:
     return split(dataset.train, train), split(dataset.test, test), ("background", *kinds)
 
 
-def setup(config: TrainSegmenter) -> TaskSetup:
+def setup(config: TrainSegmenter) -> ImageToImageSetup:
     """Build the run."""
     train, test, names = scenes(config)
     loss = LOSSES[config.loss]
-    return TaskSetup.create(
+    # No scene comes twice, so that there is nothing to learn by heart, and no need for dropout.
+    fields: dict[str, Any] = {"num_classes": len(names), "features": config.features, "dropout_rate": 0.0}
+    return ImageToImageSetup.create(
         config,
-        # No scene comes twice, so that there is nothing to learn by heart, and no need for dropout.
-        model=create_model(
-            config.model,
-            num_classes=len(names),
-            features=config.features,
-            dropout_rate=0.0,
-            dtype=jnp.dtype(config.dtype),
-        ),
+        model=create_model(config.model, dtype=jnp.dtype(config.dtype), **fields),
         pipeline=DrawnData(train.draw, test.many(config.test_scenes, config.seed)),
         image_shape=(config.size, config.size, config.channels),
         num_examples=config.scenes,
@@ -173,40 +168,8 @@ def setup(config: TrainSegmenter) -> TaskSetup:
         loss=lambda outputs, batch: loss(outputs, batch["label"]),
         metrics=Segmentation(len(names)),
         measure="foreground_iou",
-        facts={"label_names": list(names), "channels": config.channels},
+        facts={"fields": fields, "label_names": list(names), "channels": config.channels},
     )
-
-
-class Segmenter:
-    """A U-Net with its weights, for images of any size.
-
-    Args:
-      run: folder of a run of `train`.
-    Raises:
-      ConfigError: it is none.
-    """
-
-    def __init__(self, run: Path) -> None:
-        file = run / "config.json"
-        try:
-            found = json.loads(file.read_text())
-            config, facts = found["config"], found["resolved"]
-            fields: dict[str, Any] = {"num_classes": len(facts["label_names"]), "features": tuple(config["features"])}
-        except (OSError, ValueError, KeyError) as error:
-            raise ConfigError(f"{run} is no run of train ({file} cannot be read); give its --workdir") from error
-        self.label_names: list[str] = facts["label_names"]
-        self.channels: int = facts["channels"]
-        self._model = create_model(config["model"], **fields)
-        self._variables = read_run(run)
-        self._apply = jax.jit(self._model.apply)
-
-    def logits(self, images: np.ndarray) -> np.ndarray:
-        """Return float32[batch, height, width, classes] of uint8[batch, height, width, channels], whatever the size."""
-        if images.shape[-1] != self.channels:
-            raise ValueError(f"the network takes images of {self.channels} channels, got shape {images.shape}")
-        legal = {"min_size": self._model.min_size, "size_step": self._model.size_step}
-        padded = pad_to_legal_size(jnp.asarray(images, jnp.float32) / 255, **legal)
-        return np.asarray(self._apply(self._variables, padded))[:, : images.shape[1], : images.shape[2]]
 
 
 def train(config: TrainSegmenter, console: Console) -> None:
@@ -219,8 +182,10 @@ def train(config: TrainSegmenter, console: Console) -> None:
         _, test, names = scenes(config)
         examples = test.many(config.test_scenes, config.seed)
         images, labels = examples["image"], examples["label"]
-        segmenter = Segmenter(config.run_directory)
-        logits = np.concatenate([segmenter.logits(images[start : start + 20]) for start in range(0, len(images), 20)])
+        outputs = jax.jit(load_run(config.run_directory, "last").outputs)
+        logits = np.concatenate(
+            [np.asarray(outputs(images[start : start + 20])) for start in range(0, len(images), 20)]
+        )
         confusion = np.asarray(confusion_matrix(jnp.asarray(logits), jnp.asarray(labels), jnp.ones(len(labels), bool)))
         found = {
             **segmentation_scores(confusion),
@@ -229,7 +194,7 @@ def train(config: TrainSegmenter, console: Console) -> None:
             "confusion": confusion.tolist(),
         }
         draw(images, labels, logits.argmax(-1), config.run_directory / "overlays.png")
-        report.write_text(json.dumps(found, indent=2) + "\n")
+        write_json(report, found)
     found = json.loads(report.read_text())
     console.print(
         f"Test scenes, of whose pixels {found['foreground_share']:.1%} are foreground: IoU {found['iou']:.3f}, Dice "
@@ -256,20 +221,23 @@ def draw(images: np.ndarray, labels: np.ndarray, found: np.ndarray, path: Path) 
 
 def segment(config: Segment, console: Console) -> None:
     """Segment an image file."""
-    segmenter = Segmenter(config.weights)
+    run = load_run(config.weights, "last")
+    if run.task != "segmentation":
+        raise ConfigError(f"{config.weights} was trained for {run.task}; give the --workdir of a run of train")
+    channels = len(run.preprocessing.mean)
     pixels = read_image(config.image)
     shown = pixels
-    if pixels.shape[-1] != segmenter.channels:
-        pixels = to_grey(pixels) if segmenter.channels == 1 else np.repeat(pixels, 3, -1)
-        console.print(f"The image was made {'grey' if segmenter.channels == 1 else 'colour'}, as the network takes it")
-    found = segmenter.logits(pixels[None])[0].argmax(-1)
+    if pixels.shape[-1] != channels:
+        pixels = to_grey(pixels) if channels == 1 else np.repeat(pixels, 3, -1)
+        console.print(f"The image was made {'grey' if channels == 1 else 'colour'}, as the network takes it")
+    found = np.asarray(jax.jit(run.outputs)(pixels[None]))[0].argmax(-1)
     output = config.output or config.image.with_name(f"{config.image.stem}-segmented.png")
     Image.fromarray(overlay(shown, found)).save(output)
     if config.mask is not None:
         Image.fromarray(found.astype(np.uint8)).save(config.mask)
-    for index, count in enumerate(np.bincount(found.ravel(), minlength=len(segmenter.label_names))):
+    for index, count in enumerate(np.bincount(found.ravel(), minlength=len(run.label_names))):
         if count:
-            console.print(f"{count / found.size:7.2%}  {segmenter.label_names[index]}", highlight=False)
+            console.print(f"{count / found.size:7.2%}  {run.label_names[index]}", highlight=False)
     console.print(f"The picture is {output}", soft_wrap=True)
 
 

@@ -36,7 +36,7 @@ from rich.table import Table
 
 from cnnjax.data import load_dataset
 from cnnjax.training import RECIPES, ConfigError, Interrupted, TrainConfig, TrainingError, fit, run_command
-from cnnjax.training.rundir import write_json
+from cnnjax.writing import write_json
 
 FINISHED = "COMPLETE", "PRUNED"
 

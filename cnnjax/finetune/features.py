@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from cnnjax.finetune.paths import leaves_by_path
+from cnnjax.writing import write_json, write_whole
 
 # Examples a file: what a killed process computes again at most.
 SHARD = 512
@@ -80,7 +81,7 @@ class FeatureCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         if stray := sorted(path.name for path in self.folder.glob("*.npz")):
             raise ValueError(f"{self.folder} holds {stray[0]} but no features.json; delete it or give another folder")
-        _write(file, lambda stream: stream.write((json.dumps(ours, indent=2) + "\n").encode()))
+        write_json(file, ours)
 
     def split(self, name: str, num_examples: int, compute: Compute) -> tuple[np.ndarray, np.ndarray]:
         """Return features and labels of a split, from disk where they are there.
@@ -104,7 +105,7 @@ class FeatureCache:
                         f"compute({start}, {stop}) must return {stop - start} features and labels, got "
                         f"{len(features)} and {len(labels)}"
                     )
-                _write(file, partial(np.savez, features=features, labels=labels))
+                write_whole(file, partial(np.savez, features=features, labels=labels))
                 self.computed += stop - start
                 shard = features, labels
             shards.append(shard)
@@ -123,13 +124,3 @@ class FeatureCache:
             self.notices.append(f"{file} is damaged ({error}); its features are computed again")
             return None
         return features, labels
-
-
-def _write(file: Path, write: Callable[[Any], Any]) -> None:
-    """Write a file whole or not at all."""
-    part = file.with_name(f".{file.name}.part")
-    with part.open("wb") as stream:
-        write(stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    part.replace(file)

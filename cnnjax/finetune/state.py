@@ -13,7 +13,8 @@ import optax
 
 from cnnjax.finetune.batch_norm import frozen_statistics
 from cnnjax.finetune.masks import freeze, frozen_paths
-from cnnjax.finetune.paths import Selection, key_path, leaves_by_path, map_by_path, select
+from cnnjax.finetune.paths import Selection, leaves_by_path, map_by_path, select
+from cnnjax.runs.moments import move_moments, owner
 
 if TYPE_CHECKING:
     from cnnjax.training import TrainState
@@ -46,34 +47,15 @@ def carry_over(tx: optax.GradientTransformation, params: Any, opt_state: optax.O
       ValueError: the states share nothing, as those of different optimizers do.
     """
     fresh = tx.init(params)
-    old = {jax.tree_util.keystr(keys): leaf for keys, leaf in jax.tree_util.tree_flatten_with_path(opt_state)[0]}
-    new = {jax.tree_util.keystr(keys): keys for keys, _ in jax.tree_util.tree_flatten_with_path(fresh)[0]}
+    old, new = leaves_by_path(opt_state), leaves_by_path(fresh)
     if old and new and not old.keys() & new.keys():
         raise ValueError("the optimizer's states share nothing; carry_over is for one optimizer under two masks")
-    fits = {
-        name
-        for name, leaf in ((jax.tree_util.keystr(keys), leaf) for keys, leaf in _leaves(fresh))
-        if name in old and old[name].shape == leaf.shape and old[name].dtype == leaf.dtype
-    }
-    kept = jax.tree_util.tree_map_with_path(
-        lambda keys, leaf: old[name] if (name := jax.tree_util.keystr(keys)) in fits else leaf, fresh
-    )
+    for path in old.keys() & new.keys():
+        if old[path].shape != new[path].shape or old[path].dtype != new[path].dtype:
+            del old[path]
     paths = leaves_by_path(params).keys()
-    started = {_param_path(keys, paths) for name, keys in new.items() if name not in fits}
-    dropped = {_param_path(keys, paths) for keys, _ in _leaves(opt_state) if jax.tree_util.keystr(keys) not in new}
-    return CarryOver(kept, tuple(sorted(started)), tuple(sorted(dropped)))
-
-
-def _leaves(tree: Any) -> list[tuple[Any, Any]]:
-    return jax.tree_util.tree_flatten_with_path(tree)[0]
-
-
-def _param_path(keys: Sequence[Any], paths: Any) -> str:
-    """Return the parameter that a leaf of the optimizer's state belongs to, or else the leaf's own path."""
-    for start in range(len(keys)):
-        if (path := key_path(keys[start:])) in paths:
-            return path
-    return key_path(keys)
+    moved = move_moments(old, new, lambda path: owner(path, paths) or path)
+    return CarryOver(map_by_path(lambda path, leaf: moved.leaves.get(path, leaf), fresh), moved.started, moved.dropped)
 
 
 def frozen_variables(params: Any, batch_stats: Any, frozen: Selection) -> frozenset[str]:

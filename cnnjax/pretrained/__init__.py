@@ -10,21 +10,19 @@
 (128, 64, 1, 1)
 """
 
-from cnnjax.pretrained.arrays import WeightsFileError
 from cnnjax.pretrained.classes import imagenet_classes
 from cnnjax.pretrained.convert import from_state_dict, reference_shapes, sources, to_state_dict
-from cnnjax.pretrained.load import ImageFormat, image_format, load
-from cnnjax.pretrained.runs import Run, load_run
+from cnnjax.pretrained.load import image_format, load
+from cnnjax.runs.images import ImageFormat
+from cnnjax.runs.reader import WeightsFileError
 
 __all__ = [
     "ImageFormat",
-    "Run",
     "WeightsFileError",
     "from_state_dict",
     "image_format",
     "imagenet_classes",
     "load",
-    "load_run",
     "reference_shapes",
     "sources",
     "to_state_dict",

@@ -12,9 +12,7 @@ from typing import Any
 
 import numpy as np
 
-
-class WeightsFileError(ValueError):
-    """A file of weights that is damaged, of another kind, or not to be trusted; the message names it."""
+from cnnjax.runs.reader import WeightsFileError as WeightsFileError
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

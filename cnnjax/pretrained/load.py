@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -18,9 +17,10 @@ from cnnjax.pretrained.convert import IGNORED, from_state_dict, reference_shapes
 from cnnjax.pretrained.flax_files import read_flax
 from cnnjax.pretrained.hub import fetch
 from cnnjax.pretrained.keras_files import read_keras
-from cnnjax.pretrained.run_files import read_run, run_config, run_image_size
 from cnnjax.pretrained.safetensors_files import read_safetensors
 from cnnjax.pretrained.torch_files import read_torch
+from cnnjax.runs.images import ImageFormat, run_image_format
+from cnnjax.runs.reader import read_run, run_config, run_image_size
 
 READERS: dict[str, Any] = {
     ".safetensors": read_safetensors,
@@ -34,41 +34,6 @@ READERS: dict[str, Any] = {
 }
 
 
-class ImageFormat(NamedTuple):
-    """What images have to look like for a network's weights.
-
-    Attributes:
-      size: height and width, pixels.
-      mean, std: a channel, to normalise pixels in [0, 1] with.
-      label_names: of the classes, where the weights are a run's.
-      resize_size: of the shorter side before the centre is taken, pixels; None: the whole image is stretched.
-      interpolation: of the resize.
-    """
-
-    size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    label_names: tuple[str, ...] | None = None
-    resize_size: int | None = None
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-
-    def normalise(self, images: Any) -> jax.Array:
-        """Return what the network takes.
-
-        Args:
-          images: uint8[batch, height, width, channels], of this `size`.
-        Returns:
-          float32[batch, height, width, channels].
-        Raises:
-          ValueError: images of another size, or with other channels.
-        """
-        shape = (*self.size, len(self.mean))
-        if len(images.shape) != 4 or images.shape[1:] != shape:
-            raise ValueError(f"images must be [batch, {', '.join(map(str, shape))}], got {list(images.shape)}")
-        mean, std = (jnp.asarray(values, jnp.float32).reshape(1, 1, 1, -1) for values in (self.mean, self.std))
-        return (jnp.asarray(images).astype(jnp.float32) / 255 - mean) / std
-
-
 def image_format(name: str, source: str | os.PathLike[str]) -> ImageFormat:
     """Return what images the weights of a source were trained with: as the run says, or as published.
 
@@ -79,7 +44,7 @@ def image_format(name: str, source: str | os.PathLike[str]) -> ImageFormat:
       name: a variant, see `cnnjax.list_models`.
       source: see `load`.
     Raises:
-      WeightsFileError: a run whose ``config.json`` cannot be read, or of a network that maps images to images.
+      WeightsFileError: a run whose ``config.json`` cannot be read.
     """
     info = model_info(name)
     config = None if "://" in str(source) else run_config(Path(source))
@@ -87,21 +52,6 @@ def image_format(name: str, source: str | os.PathLike[str]) -> ImageFormat:
         resize_size = info.resize_size or round(min(info.input_size) / 0.875)
         return ImageFormat(info.input_size, info.mean, info.std, None, resize_size, info.interpolation)
     return run_image_format(config)
-
-
-def run_image_format(config: Mapping[str, Any]) -> ImageFormat:
-    """Return what images a run was trained with, from its ``config.json``."""
-    resolved = config["resolved"]
-    size = resolved["image_size"]
-    return ImageFormat(
-        (size, size),
-        tuple(resolved["mean"]),
-        tuple(resolved["std"]),
-        tuple(resolved["label_names"]),
-        # The oldest runs did not note them.
-        resolved.get("resize_size"),
-        resolved.get("interpolation", "bilinear"),
-    )
 
 
 def load(

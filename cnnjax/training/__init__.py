@@ -1,16 +1,12 @@
-"""Training: config, state, losses, steps, checkpoints and the loop around them."""
+"""Training: config, state, losses, steps, and the loop around them."""
 
-from cnnjax.training.checkpoint import CheckpointError, CheckpointMismatchError, Checkpoints
-from cnnjax.training.command import run_command
-from cnnjax.training.config import ConfigError, TrainConfig
+from typing import TYPE_CHECKING
+
+from cnnjax.lazy import lazy_names
 from cnnjax.training.heads import several_heads
-from cnnjax.training.interruption import Interrupted
-from cnnjax.training.loop import TrainingError, fit
 from cnnjax.training.losses import absolute_error, cross_entropy, squared_error
 from cnnjax.training.optim import make_optimizer, make_schedule
 from cnnjax.training.parallel import Devices, for_platform
-from cnnjax.training.processes import ProcessesError, connect, require_one
-from cnnjax.training.recipes import RECIPES, Recipe, parse_config
 from cnnjax.training.segmentation import (
     confusion_matrix,
     cross_entropy_and_dice,
@@ -18,24 +14,49 @@ from cnnjax.training.segmentation import (
     pixel_cross_entropy,
     segmentation_scores,
 )
-from cnnjax.training.setup import Setup
 from cnnjax.training.state import TrainState
 from cnnjax.training.steps import eval_step, train_step
-from cnnjax.training.task import TaskConfig, TaskSetup
+
+# Whole runs need Grain, Orbax, Rich and Tyro; state, step, losses and optimizers need JAX, Flax and Optax alone.
+if TYPE_CHECKING:
+    from cnnjax.runs.checkpoints import CheckpointError, CheckpointMismatchError, Checkpoints
+    from cnnjax.training.command import run_command
+    from cnnjax.training.config import ConfigError, TrainConfig
+    from cnnjax.training.image_to_image import ImageToImageConfig, ImageToImageSetup
+    from cnnjax.training.interruption import Interrupted
+    from cnnjax.training.loop import TrainingError, fit
+    from cnnjax.training.processes import ProcessesError, connect, require_one
+    from cnnjax.training.recipes import RECIPES, Recipe, parse_config
+    from cnnjax.training.setup import ClassifierSetup
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "cnnjax.runs.checkpoints": ("CheckpointError", "CheckpointMismatchError", "Checkpoints"),
+        "cnnjax.training.command": ("run_command",),
+        "cnnjax.training.config": ("ConfigError", "TrainConfig"),
+        "cnnjax.training.image_to_image": ("ImageToImageConfig", "ImageToImageSetup"),
+        "cnnjax.training.interruption": ("Interrupted",),
+        "cnnjax.training.loop": ("TrainingError", "fit"),
+        "cnnjax.training.processes": ("ProcessesError", "connect", "require_one"),
+        "cnnjax.training.recipes": ("RECIPES", "Recipe", "parse_config"),
+        "cnnjax.training.setup": ("ClassifierSetup",),
+    },
+)
 
 __all__ = [
     "RECIPES",
     "CheckpointError",
     "CheckpointMismatchError",
     "Checkpoints",
+    "ClassifierSetup",
     "ConfigError",
     "Devices",
+    "ImageToImageConfig",
+    "ImageToImageSetup",
     "Interrupted",
     "ProcessesError",
     "Recipe",
-    "Setup",
-    "TaskConfig",
-    "TaskSetup",
     "TrainConfig",
     "TrainState",
     "TrainingError",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from rich.console import Console
 
-from cnnjax.training.checkpoint import CheckpointError
+from cnnjax.runs.checkpoints import CheckpointError
 from cnnjax.training.interruption import Interrupted
 from cnnjax.training.loop import TrainingError
 from cnnjax.training.processes import ProcessesError

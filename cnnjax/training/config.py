@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,13 @@ from cnnjax.training.losses import LossName
 from cnnjax.training.optim import SCHEDULES, WITH_MOMENTUM, OptimizerName, ScheduleName
 from cnnjax.training.parallel import ParallelMode
 
+# Where a run lies may differ between its processes; what it runs on and shows, between two parts of it, too. Everything
+# else is part of what it computes.
+LOCAL_FIELDS: Set[str] = {"workdir", "data_dir", "memory_budget_mib", "process_id", "workers"}
+FREE_FIELDS: Set[str] = LOCAL_FIELDS | {
+    *("parallel", "coordinator", "num_processes", "coordinator_timeout", "skip_nonfinite", "tensorboard", "profile"),
+    *("steps_per_dispatch", "data_on_device"),
+}
 NormalizationName = Literal["auto", "data", "model"]
 
 
@@ -29,7 +36,8 @@ class RunConfig:
     """What every kind of run is asked to be: the flags that the loop and `cnnjax.training.setup.RunSetup` go by.
 
     A script's config is a frozen dataclass that has these fields, each a flag, in its own order and with its own
-    defaults: `TrainConfig` of classifiers, and `cnnjax.training.task.TaskConfig` of networks that map images to images.
+    defaults: `TrainConfig` of classifiers, and `cnnjax.training.image_to_image.ImageToImageConfig` of networks that map
+    images to images.
     """
 
     # What is trained, and where its files are.
@@ -116,6 +124,11 @@ class RunConfig:
     def run_directory(self) -> Path:
         """Folder of the run."""
         return self.workdir or Path("runs") / self.default_directory.replace("/", "-").replace(":", "-")
+
+    @property
+    def free_fields(self) -> Set[str]:
+        """Flags that may change between two parts of the run."""
+        return FREE_FIELDS
 
     @classmethod
     def normal(cls, saved: Mapping[str, Any]) -> dict[str, Any]:

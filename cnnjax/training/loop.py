@@ -14,17 +14,17 @@ import numpy as np
 from flax import serialization
 from rich.console import Console
 
+from cnnjax.runs.checkpoints import CheckpointError, Checkpoints
+from cnnjax.runs.directory import RunDirectory
 from cnnjax.training import processes
-from cnnjax.training.checkpoint import CheckpointError, Checkpoints
-from cnnjax.training.config import RunConfig, parse_steps
+from cnnjax.training.config import LOCAL_FIELDS, RunConfig, parse_steps
 from cnnjax.training.dispatch import Dispatcher
 from cnnjax.training.events import EventLog
 from cnnjax.training.interruption import Interrupted, Stop, stop_on_signals
 from cnnjax.training.metrics import means, zero_sums
 from cnnjax.training.nonfinite import KEPT, describe_bad_step, name_first, nonfinite_paths
 from cnnjax.training.progress import RunProgress, print_result
-from cnnjax.training.rundir import LOCAL_FIELDS, RunDirectory
-from cnnjax.training.setup import RunSetup, Setup
+from cnnjax.training.setup import ClassifierSetup, RunSetup
 from cnnjax.visualize import plot_curves
 
 ADVICE = "lower --learning-rate or lengthen --warmup-epochs"
@@ -35,7 +35,7 @@ class TrainingError(RuntimeError):
 
 
 def fit(
-    config: RunConfig, console: Console | None = None, create: Callable[[Any], RunSetup] = Setup.create
+    config: RunConfig, console: Console | None = None, create: Callable[[Any], RunSetup] = ClassifierSetup.create
 ) -> dict[str, Any]:
     """Train a network, or go on with a run that was stopped, and return its result.
 
@@ -49,6 +49,7 @@ def fit(
       compilation and evaluation), ``seconds`` (of the whole run), and what was trained where.
     Raises:
       ConfigError, DataError: the run cannot be built.
+      WorkdirError: its folder cannot hold it.
       CheckpointError: the last checkpoint cannot be written, or none can be read.
       TrainingError: the loss or the gradient is not finite.
       ProcessesError: other processes of the run disagree, failed or are gone.
@@ -57,8 +58,7 @@ def fit(
     started = time.perf_counter()
     first = processes.is_first()
     console = (console or Console()) if first else Console(quiet=True)
-    local = LOCAL_FIELDS
-    processes.agree({key: value for key, value in config.to_json().items() if key not in local})
+    processes.agree({key: value for key, value in config.to_json().items() if key not in LOCAL_FIELDS})
     directory = processes.together(lambda: RunDirectory(config.run_directory, config) if first else None)
     if (result := processes.from_first(lambda: directory and directory.result())) is not None:
         console.print("The run is complete; nothing is left to do. Give another --workdir to train again.")

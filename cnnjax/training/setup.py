@@ -186,7 +186,7 @@ def check_images(config: RunConfig, model: nn.Module, image_shape: tuple[int, in
 
 
 @dataclasses.dataclass(frozen=True)
-class Setup(RunSetup):
+class ClassifierSetup(RunSetup):
     """What a `TrainConfig` amounts to, for a classifier."""
 
     config: TrainConfig
@@ -194,7 +194,7 @@ class Setup(RunSetup):
     preprocess: Preprocess
 
     @classmethod
-    def create(cls, config: TrainConfig) -> Setup:
+    def create(cls, config: TrainConfig) -> ClassifierSetup:
         """Build everything that ``config`` names.
 
         Raises:

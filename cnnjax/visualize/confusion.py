@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from cnnjax.writing import write_whole
 
 # More names or numbers than that cannot be read.
 NAMED, NUMBERED = 60, 20
@@ -43,7 +44,4 @@ def plot_confusion(matrix: np.ndarray, names: Sequence[str], path: str | os.Path
         for row, column in np.argwhere(matrix):
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, matrix[row, column], ha="center", va="center", color=colour, fontsize=8)
-    target = Path(path)
-    part = target.with_name(f".{target.name}.part")
-    figure.savefig(part, dpi=120, format="png")
-    part.replace(target)
+    write_whole(path, lambda file: figure.savefig(file, dpi=120, format="png"))

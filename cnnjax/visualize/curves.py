@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
+
+from cnnjax.writing import write_whole
 
 
 def plot_curves(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], title: str) -> None:
@@ -53,7 +54,4 @@ def plot_curves(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[st
         panels[-1].plot(*zip(*sorted(rates), strict=True), color="tab:red")
         panels[-1].set(xlabel="step", ylabel="learning rate", ylim=(0, None))
         panels[-1].grid(alpha=0.3)
-    target = Path(path)
-    part = target.with_name(f".{target.name}.part")
-    figure.savefig(part, dpi=120, format="png")
-    part.replace(target)
+    write_whole(path, lambda file: figure.savefig(file, dpi=120, format="png"))

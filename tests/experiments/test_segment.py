@@ -5,11 +5,13 @@ import json
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
 
+import cnnjax
 from cnnjax.data import DataError, ImageDataset
 from cnnjax.data.source import ArraySplit
 from cnnjax.training import ConfigError, fit
@@ -97,8 +99,8 @@ def test_files_of_any_size_and_kind_are_segmented(run, folder, tmp_path, capsys)
 
 def test_padding_does_not_change_what_is_far_from_it(run):
     images = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 1), np.uint8)
-    segmenter = script.Segmenter(run)
-    whole, part = segmenter.logits(images), segmenter.logits(images[:, :31, :29])
+    outputs = jax.jit(cnnjax.load_run(run, "last").outputs)
+    whole, part = outputs(images), outputs(images[:, :31, :29])
     assert part.shape == (1, 31, 29, 3)
     # Two levels of two 3x3 convolutions see 16 pixels at most.
     np.testing.assert_allclose(part[:, :13, :13], whole[:, :13, :13], atol=1e-5)
@@ -106,9 +108,9 @@ def test_padding_does_not_change_what_is_far_from_it(run):
 
 def test_other_images_are_refused(run, tmp_path, capsys):
     with pytest.raises(ValueError, match=r"takes images of 1 channels, got shape \(1, 4, 4, 3\)"):
-        script.Segmenter(run).logits(np.zeros((1, 4, 4, 3), np.uint8))
+        cnnjax.load_run(run).outputs(np.zeros((1, 4, 4, 3), np.uint8))
     assert script.main(["apply", "--weights", str(tmp_path), "--image", "none.png"]) == 2
-    assert "is no run of train" in capsys.readouterr().err
+    assert "is no run: it has no config.json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from cnnjax import writing
 from cnnjax.data import DataError
-from cnnjax.training import CheckpointError, Checkpoints, ConfigError, TrainConfig, fit, rundir
+from cnnjax.runs import WorkdirError
+from cnnjax.training import CheckpointError, Checkpoints, ConfigError, TrainConfig, fit
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "train.py"
 
@@ -253,7 +255,7 @@ def test_metrics_that_cannot_be_written_are_written_later_and_once(whole, config
             raise OSError(errno.ENOSPC, "No space left on device")
         fsync(descriptor)
 
-    monkeypatch.setattr(rundir.os, "fsync", full)
+    monkeypatch.setattr(writing.os, "fsync", full)
     _, text = run(config)
     assert "metrics.jsonl (No space left on device); will be tried again" in text.replace("\n", "")
     assert_same_run(whole[0].workdir, config.workdir)
@@ -262,7 +264,7 @@ def test_metrics_that_cannot_be_written_are_written_later_and_once(whole, config
 def test_another_config_is_refused_with_the_difference(whole, tmp_path):
     config = whole[0]
     expected = r"(?s)another config:\n  batch_size: 64 there, 32 now\n  seed: 0 there, 1 now"
-    with pytest.raises(ConfigError, match=expected):
+    with pytest.raises(WorkdirError, match=expected):
         run(dataclasses.replace(config, batch_size=32, seed=1))
     moved = tmp_path / "moved"
     shutil.copytree(config.workdir, moved)
@@ -290,7 +292,7 @@ def edit_resolved(config, **changes):
 def test_flags_that_mean_other_images_now_are_refused(config, monkeypatch, name, value, expected):
     stop_after(config, monkeypatch, 14, KeyboardInterrupt())
     edit_resolved(config, **{name: value})
-    with pytest.raises(ConfigError, match=f"(?s)meant something else there:\n  {expected}.*--memory-budget-mib"):
+    with pytest.raises(WorkdirError, match=f"(?s)meant something else there:\n  {expected}.*--memory-budget-mib"):
         run(config)
 
 
@@ -383,7 +385,7 @@ def test_runs_that_cannot_be_are_refused_before_anything_is_made(config, changes
 
 def test_a_workdir_that_cannot_be_made_is_one_error(config, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="cannot be made"):
+    with pytest.raises(WorkdirError, match="cannot be made"):
         run(dataclasses.replace(config, workdir=tmp_path / "file" / "run"))
 
 

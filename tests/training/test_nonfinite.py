@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from cnnjax.training import Checkpoints, ConfigError, Devices, Setup, TrainConfig, TrainingError, fit, train_step
+from cnnjax.training import (
+    Checkpoints,
+    ClassifierSetup,
+    ConfigError,
+    Devices,
+    TrainConfig,
+    TrainingError,
+    fit,
+    train_step,
+)
 from cnnjax.training.metrics import zero_sums
 from cnnjax.training.nonfinite import name_first, nonfinite_paths, skip_nonfinite
 
@@ -81,7 +90,7 @@ def poisoned(steps, *, params_too=False):
     """Return what builds a run whose gradients at some steps are not finite, or, instead, whose parameters overflow."""
 
     def create(config):
-        setup = Setup.create(config)
+        setup = ClassifierSetup.create(config)
         step = partial(train_step, preprocess=setup.preprocess, metrics=setup.metrics)
 
         def poison(state, batch, *, axis_name=None):

@@ -11,8 +11,8 @@ import pytest
 from flax import serialization
 
 from cnnjax.finetune import check_frozen
+from cnnjax.runs import Checkpoints
 from cnnjax.training import TrainState
-from cnnjax.training.checkpoint import Checkpoints
 
 
 class Scale(nn.Module):

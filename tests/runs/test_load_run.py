@@ -10,10 +10,10 @@ import pytest
 
 import cnnjax
 from cnnjax.data import DataPipeline, load_dataset
-from cnnjax.pretrained import WeightsFileError
+from cnnjax.runs import WeightsFileError
 from cnnjax.training import Checkpoints
 
-RUN = Path(__file__).parent / "data" / "run"
+RUN = Path(__file__).parents[1] / "pretrained" / "data" / "run"
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import cnnjax
-from cnnjax import export
+from cnnjax.runs import export
 
-RUN = Path(__file__).parent / "pretrained" / "data" / "run"
+RUN = Path(__file__).parents[1] / "pretrained" / "data" / "run"
 
 
 @pytest.mark.extras

@@ -16,10 +16,10 @@ from cnnjax.data import Preprocess
 from cnnjax.data.augment import parse_all
 from cnnjax.data.drawn import DrawnData
 from cnnjax.restoration import AddNoise
-from cnnjax.training import ConfigError, TaskConfig, TaskSetup, TrainConfig, fit, progress
+from cnnjax.training import ConfigError, ImageToImageConfig, ImageToImageSetup, TrainConfig, fit, progress
 from cnnjax.training.config import RunConfig
+from cnnjax.training.image_to_image import Augmented
 from cnnjax.training.metrics import Regression
-from cnnjax.training.task import Augmented
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_noise_comes_after_augmentation_and_the_target_has_none(batch, keys):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(TaskConfig):
+class Config(ImageToImageConfig):
     model: str = "scale"
     dataset: str = "noise"
 
@@ -75,7 +75,7 @@ class Scale(nn.Module):
 
 def setup(config, size=4):
     test = np.random.default_rng(1).random((5, size, size, 1), np.float32)
-    return TaskSetup.create(
+    return ImageToImageSetup.create(
         config,
         model=Scale(),
         pipeline=DrawnData(
@@ -135,7 +135,7 @@ def test_a_task_stops_early_tolerates_bad_steps_and_writes_events(tmp_path):
 def test_every_kind_of_run_has_the_fields_that_the_loop_goes_by():
     fields = set(RunConfig.__annotations__)
     assert fields <= {field.name for field in dataclasses.fields(TrainConfig)}
-    assert fields <= {field.name for field in dataclasses.fields(TaskConfig)}
+    assert fields <= {field.name for field in dataclasses.fields(ImageToImageConfig)}
 
 
 def test_runs_have_a_folder_of_their_own():

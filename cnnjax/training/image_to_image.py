@@ -1,7 +1,7 @@
 """Runs of networks that map images to images: what their configs have in common, and what the loop needs of them.
 
-A script's config is a `TaskConfig` with flags of its own, and `TaskSetup.create` builds the run from it and from what
-is particular to the task: network, data, loss and metrics. `cnnjax.training.fit` does the rest.
+A script's config is an `ImageToImageConfig` with flags of its own, and `ImageToImageSetup.create` builds the run from
+it and from what is particular to the script: network, data, loss and metrics. `cnnjax.training.fit` does the rest.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from cnnjax.training.steps import Preprocess
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TaskConfig(RunConfig):
+class ImageToImageConfig(RunConfig):
     """A run; each field is a flag of the script."""
 
     model: str
@@ -102,8 +102,8 @@ class Augmented:
 
 
 @dataclasses.dataclass(frozen=True)
-class TaskSetup(RunSetup):
-    """What the training loop needs of a run of a `TaskConfig`.
+class ImageToImageSetup(RunSetup):
+    """What the training loop needs of a run of a `ImageToImageConfig`.
 
     Attributes:
       facts: what the config left open, for ``config.json``.
@@ -114,7 +114,7 @@ class TaskSetup(RunSetup):
     @classmethod
     def create(
         cls,
-        config: TaskConfig,
+        config: ImageToImageConfig,
         *,
         model: nn.Module,
         pipeline: Pipeline,

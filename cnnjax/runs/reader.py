@@ -8,72 +8,76 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from flax import traverse_util
 
-from cnnjax.models import list_models, model_info
-from cnnjax.pretrained.arrays import WeightsFileError
+from cnnjax.models import model_info
 
 # 0, of files without a number: before it was written down. 1: the state may have ``nonfinite``.
 FORMAT = 1
 
 
+class WeightsFileError(ValueError):
+    """A file of weights that is damaged, of another kind, or not to be trusted; the message names it."""
+
+
 def run_config(path: Path) -> dict[str, Any] | None:
-    """Return ``config.json`` of the run that a path is, or is the checkpoints of; None if it is of none."""
-    return _read_config(path, ("mean", "std", "image_size", "label_names"))
+    """Return ``config.json`` of the run that a path is, or is the checkpoints of; None if it is of none.
 
+    Runs of older versions are brought up to date: ``resolved`` has at least ``task``, ``fields`` (of the network, as
+    `cnnjax.create_model` takes them), ``image_size``, ``mean``, ``std`` and ``label_names``.
 
-def run_image_size(path: Path) -> int | None:
-    """Return the height of the images that a run was trained with, pixels; None if it was noted nowhere.
-
-    Args:
-      path: see `run_config`; runs that map images to images will do too.
+    Raises:
+      WeightsFileError: the file is not what a run writes, or of a newer version.
     """
-    config = _read_config(path, ())
-    if config is None:
-        return None
-    size = config["resolved"].get("image_size", config["resolved"].get("image_shape", (None,))[0])
-    return None if size is None else int(size)
-
-
-def _read_config(path: Path, needed: Sequence[str]) -> dict[str, Any] | None:
     for folder in (path, *path.parents[:2]):
         file = folder / "config.json"
         if path.is_dir() and file.is_file():
             try:
                 config = json.loads(file.read_text())
                 _check_format(file, config)
-                if needed:
-                    _check_task(folder, config["config"]["model"], config["resolved"])
-                _ = config["resolved"].keys(), [config["resolved"][name] for name in needed]
+                return config | {"resolved": _with_facts(config["config"], config["resolved"])}
             except WeightsFileError:
                 raise
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise WeightsFileError(f"{file} is not what a run writes ({error}); restore it") from error
-            return config
     return None
 
 
-def _check_task(run: Path, model: str, resolved: dict[str, Any]) -> None:
-    """Refuse runs of networks that map images to images, whose config.json says nothing of classes, mean and size."""
-    if "mean" in resolved or model not in list_models():
-        return
-    info = model_info(model)
-    if info.task == "classification":
-        return
-    use = {
-        "dncnn": f"denoise images with it by `python experiments/denoise.py apply --weights {run} --image IMAGE`",
-        "unet": f"segment images with it by `python experiments/segment.py apply --weights {run} --image IMAGE`",
-        "autoencoder": f"what it makes of images is in {run}, as `python experiments/autoencode.py` drew it",
-    }
-    raise WeightsFileError(
-        f"{run} is a run of {model}, a network for {info.task}, and not of experiments/train.py"
-        + (f"; {use[info.family]}" if info.family in use else "")
-    )
+def _with_facts(asked: dict[str, Any], resolved: dict[str, Any]) -> dict[str, Any]:
+    """Return ``resolved`` with what runs of older versions did not note."""
+    info = model_info(asked["model"])
+    if "mean" in resolved:
+        names = resolved["label_names"]
+        # The oldest runs were of one class per image, and could set no fields.
+        old = {"task": info.task, "num_classes": len(names), "image_size": resolved["image_size"]}
+        known = old | resolved
+        return known | {"fields": {"num_classes": known["num_classes"]} | resolved.get("fields", {})}
+    # Networks that map images to images got pixels in [0, 1].
+    *size, channels = resolved["image_shape"]
+    fields: dict[str, Any] = {}
+    if info.family == "unet":
+        fields = {"num_classes": len(resolved["label_names"]), "features": asked["features"], "dropout_rate": 0.0}
+    elif asked["model"] == "conv_autoencoder":
+        fields = {"latent_features": asked["latent"]}
+    facts = {"task": info.task, "fields": fields, "image_size": size, "label_names": None}
+    return facts | {"mean": [0.0] * channels, "std": [1.0] * channels} | resolved
+
+
+def run_image_size(path: Path) -> int | None:
+    """Return the height of the images that a run was trained with, pixels; None if there is no ``config.json``.
+
+    Args:
+      path: see `run_config`.
+    """
+    config = run_config(path)
+    if config is None:
+        return None
+    size = config["resolved"]["image_size"]
+    return int(size if isinstance(size, int) else size[0])
 
 
 def _check_format(file: Path, description: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +23,8 @@ import orbax.checkpoint as ocp
 from flax import serialization, traverse_util
 from orbax.checkpoint import checkpoint_managers
 
-from cnnjax.pretrained.run_files import FORMAT
+from cnnjax.runs.moments import move_moments, owner
+from cnnjax.runs.reader import FORMAT
 
 State = TypeVar("State")
 # The newest may turn out to be damaged, so that there is always one before it.
@@ -38,7 +39,7 @@ class CheckpointMismatchError(CheckpointError):
     """A checkpoint of another network or optimizer."""
 
 
-# What a state with other frozen parts may lack of a checkpoint, or have besides.
+# Prefix of the leaves that may differ when other parameters are frozen.
 OPTIMIZER = "opt_state/"
 
 
@@ -175,29 +176,32 @@ class Checkpoints:
             self._recover()
             raise
 
-    def restore(self, step: int, target: State) -> tuple[State, dict[str, Any]]:
+    def restore(self, step: int, target: State | Callable[[frozenset[str]], State]) -> tuple[State, dict[str, Any]]:
         """Return the state and the run's JSON object of a step.
 
         Args:
           step: one of `steps`.
-          target: a state of the same structure, shapes and types. Its values matter only where it has other parts
-            frozen than the checkpoint: there, what the optimizer keeps of newly thawed parameters is the target's
-            (zero after ``init``), what it has no place for is left out, and `notices` say of which parameters.
+          target: a state of the same structure, shapes and types, or a function that returns it, of what was frozen
+            when the checkpoint was written (paths with their collections, as ``frozen`` of a TrainState). Its values
+            matter only where it has other parts frozen than the checkpoint: there, what the optimizer keeps of newly
+            thawed parameters is the target's (zero after ``init``), what it has no place for is left out, and
+            `notices` say of which parameters.
         Raises:
           CheckpointError: damaged.
           CheckpointMismatchError: of another network or optimizer; the differing paths are listed with both shapes.
         """
         leaves, meta = self._read(step)
         run = meta["run"]
+        frozen = frozenset(meta.get("frozen", ()))
+        if callable(target):
+            target = target(frozen)
         expected = _flatten(target)
         for path in ADDED:
             if path in expected:
                 leaves.setdefault(path, np.array(expected[path]))
             else:
                 leaves.pop(path, None)
-        self.notices = _move_to_other_mask(
-            leaves, expected, frozenset(meta.get("frozen", ())), getattr(target, "frozen", frozenset())
-        )
+        leaves, self.notices = _move_to_other_mask(leaves, expected, frozen, getattr(target, "frozen", frozenset()))
         if problems := _differences(leaves, expected):
             raise CheckpointMismatchError(
                 f"checkpoint {step} in {self.directory} does not fit this model and optimizer:\n" + "\n".join(problems)
@@ -249,12 +253,16 @@ class Checkpoints:
                 raise CheckpointError(f"{problem}array {path} is not what was written")
         return leaves, meta
 
-    def restore_newest(self, target: State) -> tuple[int, State, dict[str, Any], list[str]] | None:
+    def restore_newest(
+        self, target: State | Callable[[frozenset[str]], State]
+    ) -> tuple[int, State, dict[str, Any], list[str]] | None:
         """Return the newest good checkpoint as (step, state, run, what is wrong with newer ones), or None if empty.
 
         Damaged ones are moved to the folder ``corrupt`` beside this one, since a run that goes on from before them will
         write these steps again.
 
+        Args:
+          target: see `restore`.
         Raises:
           CheckpointError: there are checkpoints, but every one is damaged; none is moved then.
           CheckpointMismatchError: see `restore`.
@@ -332,24 +340,20 @@ def _flatten(state: Any) -> dict[str, Any]:
 
 def _move_to_other_mask(
     leaves: dict[str, Any], expected: Mapping[str, Any], before: frozenset[str], now: frozenset[str]
-) -> list[str]:
-    """Fit the optimizer's part of ``leaves`` to a state with other frozen parts; return what was done, in words."""
-
-    def moments_of(params: frozenset[str], paths: Iterable[str]) -> dict[str, str]:
-        ends = [path.removeprefix("params/") for path in params if path.startswith("params/")]
-        mine = ((path, end) for path in paths if path.startswith(OPTIMIZER) for end in ends if path.endswith(f"/{end}"))
-        return dict(mine)
-
-    started = moments_of(before - now, expected.keys() - leaves.keys())
-    dropped = moments_of(now - before, leaves.keys() - expected.keys())
-    leaves |= {path: np.array(expected[path]) for path in started}
-    for path in dropped:
-        del leaves[path]
-    told = (
-        (started, "are trained again or for the first time, and their part of the optimizer's state starts anew"),
-        (dropped, "are frozen now, and their part of the optimizer's state is left out"),
+) -> tuple[dict[str, Any], list[str]]:
+    """Return ``leaves`` fitted to a state with other frozen parts in the optimizer's, and what was done, in words."""
+    changed = {path.removeprefix("params/") for path in before ^ now if path.startswith("params/")}
+    moved = move_moments(
+        leaves,
+        expected,
+        lambda path: owner(path, changed) if path.startswith(OPTIMIZER) else None,
     )
-    return [f"{', '.join(sorted(set(paths.values())))} {what}" for paths, what in told if paths]
+    told = (
+        (moved.started, "are trained again or for the first time, and their part of the optimizer's state starts anew"),
+        (moved.dropped, "are frozen now, and their part of the optimizer's state is left out"),
+    )
+    fitted = {path: np.asarray(leaf) for path, leaf in moved.leaves.items()}
+    return fitted, [f"{', '.join(paths)} {what}" for paths, what in told if paths]
 
 
 def _differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:

@@ -12,21 +12,29 @@ from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any, Protocol
 
-from cnnjax.pretrained.run_files import FORMAT
-from cnnjax.training.config import ConfigError, RunConfig
+from cnnjax.runs.reader import FORMAT
+from cnnjax.writing import sync_folder, write_json, write_whole
 
-# Where a run lies may differ between its processes; what it runs on and shows, between two parts of it, too. Everything
-# else is part of what it computes.
-LOCAL_FIELDS: Set[str] = {"workdir", "data_dir", "memory_budget_mib", "process_id", "workers"}
-FREE_FIELDS: Set[str] = LOCAL_FIELDS | {
-    *("parallel", "coordinator", "num_processes", "coordinator_timeout", "skip_nonfinite", "tensorboard", "profile"),
-    *("steps_per_dispatch", "data_on_device"),
-}
 PACKAGES = ("cnnjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 
 
+class WorkdirError(ValueError):
+    """A folder that cannot hold this run: of another one, damaged, in use, or not to be written."""
+
+
 class Config(Protocol):
-    """What a run was asked to do."""
+    """What a run was asked to do.
+
+    Attributes:
+      free_fields: fields that may change between two parts of the run.
+    """
+
+    @property
+    def free_fields(self) -> Set[str]:
+        """See the class."""
+
+    def normal(self, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields of a run of any version as this one has them, from what `to_json` gave."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON holds them."""
@@ -41,15 +49,13 @@ class RunDirectory:
     Args:
       path: where; nothing is made before `create`.
       config: of the run.
-      free: fields of the config that may change between two parts of the run.
     Raises:
-      ConfigError: ``path`` holds a run of another config; the differing fields are listed.
+      WorkdirError: ``path`` holds a run of another config; the differing fields are listed.
     """
 
-    def __init__(self, path: Path, config: Config, free: Set[str] = FREE_FIELDS) -> None:
+    def __init__(self, path: Path, config: Config) -> None:
         self.path = path
         self.config = config
-        self._free = free
         self._pending: list[str] = []
         if self.config_file.exists():
             self._compare()
@@ -92,15 +98,14 @@ class RunDirectory:
     def _compare(self) -> None:
         saved = self._read()["config"]
         ours = self.config.to_json()
-        if isinstance(self.config, RunConfig):
-            saved = saved | self.config.normal(saved)
+        saved = saved | self.config.normal(saved)
         differing = [
             f"  {field}: {saved.get(field, 'not there')!r} there, {ours.get(field, 'not there')!r} now"
-            for field in sorted((saved.keys() | ours.keys()) - self._free)
+            for field in sorted((saved.keys() | ours.keys()) - self.config.free_fields)
             if saved.get(field, None) != ours.get(field, None)
         ]
         if differing:
-            raise ConfigError(
+            raise WorkdirError(
                 f"workdir {str(self.path)!r} holds a run of another config:\n"
                 + "\n".join(differing)
                 + "\ngive the same flags to go on with it, or another --workdir to start afresh"
@@ -111,7 +116,7 @@ class RunDirectory:
             saved = json.loads(self.config_file.read_text())
             _ = saved["config"].keys(), saved.get("resolved", {}).keys()
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(
+            raise WorkdirError(
                 f"{self.config_file} cannot be read ({error}); restore it, or give another --workdir"
             ) from error
         return saved
@@ -122,14 +127,14 @@ class RunDirectory:
         Args:
           resolved: what the config left to the data and the network.
         Raises:
-          ConfigError: the folder cannot be made or written.
+          WorkdirError: the folder cannot be made or written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(f"workdir {str(self.path)!r} cannot be made: {error.strerror}; give another") from error
+            raise WorkdirError(f"workdir {str(self.path)!r} cannot be made: {error.strerror}; give another") from error
         if not os.access(self.path, os.W_OK | os.X_OK):
-            raise ConfigError(f"workdir {str(self.path)!r} cannot be written; change its permissions or give another")
+            raise WorkdirError(f"workdir {str(self.path)!r} cannot be written; change its permissions or give another")
         if self.config_file.exists():
             return
         write_json(
@@ -138,8 +143,7 @@ class RunDirectory:
                 "format": FORMAT,
                 "config": self.config.to_json(),
                 "resolved": dict(resolved),
-                "versions": {name: importlib.metadata.version(name) for name in PACKAGES}
-                | {"python": platform.python_version()},
+                "versions": {name: package_version(name) for name in PACKAGES} | {"python": platform.python_version()},
                 "git_commit": git_commit(),
             },
         )
@@ -155,7 +159,7 @@ class RunDirectory:
         Returns:
           What differs and may go on, in words: the version of the library that resizes.
         Raises:
-          ConfigError: anything else that both know of differs.
+          WorkdirError: anything else that both know of differs.
         """
         if not self.config_file.exists():
             return []
@@ -170,7 +174,7 @@ class RunDirectory:
             is_version = name == "resizer" and str(saved[name]).split()[0] == str(now[name]).split()[0]
             (notices if is_version else differing).append(line)
         if differing:
-            raise ConfigError(
+            raise WorkdirError(
                 f"workdir {str(self.path)!r} holds a run of the same flags that meant something else there:\n  "
                 + "\n  ".join(differing)
                 + "\ngo on with the data, the packages and the --memory-budget-mib that it began with, or give another "
@@ -202,7 +206,7 @@ class RunDirectory:
         """Drop the records after ``step``, which a run that goes on from there will write again."""
         kept = [record for record in self.records() if record["step"] <= step]
         if self.metrics_file.exists():
-            write_text(self.metrics_file, "".join(json.dumps(record) + "\n" for record in kept))
+            write_whole(self.metrics_file, "".join(json.dumps(record) + "\n" for record in kept))
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add a record to ``metrics.jsonl``, on the disk when this returns.
@@ -230,7 +234,7 @@ class RunDirectory:
             raise
         self._pending.clear()
         if size is None:
-            _sync_directory(self.path)
+            sync_folder(self.path)
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -247,6 +251,14 @@ def _short(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
+def package_version(name: str) -> str | None:
+    """Return the version of an installed package; None of one that is not, as a source tree that runs in place."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def git_commit() -> str | None:
     """Return the commit of the source that runs, ``-dirty`` if it was changed since; None outside a git checkout."""
     source = Path(__file__).parent
@@ -256,28 +268,3 @@ def git_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    _sync_directory(path.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    """Make sure that the names of new files outlive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

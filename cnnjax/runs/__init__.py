@@ -1,0 +1,35 @@
+"""What is on disk of a run, who wrote it, and how it is read."""
+
+from typing import TYPE_CHECKING
+
+from cnnjax.lazy import lazy_names
+from cnnjax.runs.directory import RunDirectory, WorkdirError
+from cnnjax.runs.images import ImageFormat
+from cnnjax.runs.reader import WeightsFileError
+from cnnjax.runs.run import Run, load_run
+
+# Orbax, with which checkpoints are written, takes seconds to import; runs are read without it.
+if TYPE_CHECKING:
+    from cnnjax.runs.checkpoints import CheckpointError, CheckpointMismatchError, Checkpoints
+    from cnnjax.runs.export import export_run
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "cnnjax.runs.checkpoints": ("CheckpointError", "CheckpointMismatchError", "Checkpoints"),
+        "cnnjax.runs.export": ("export_run",),
+    },
+)
+
+__all__ = [
+    "CheckpointError",
+    "CheckpointMismatchError",
+    "Checkpoints",
+    "ImageFormat",
+    "Run",
+    "RunDirectory",
+    "WeightsFileError",
+    "WorkdirError",
+    "export_run",
+    "load_run",
+]

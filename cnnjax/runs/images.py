@@ -1,0 +1,59 @@
+"""What images have to look like for a network's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+
+from cnnjax.data.preprocess import normalise
+
+
+class ImageFormat(NamedTuple):
+    """What images have to look like for a network's weights.
+
+    Attributes:
+      size: height and width, pixels.
+      mean, std: of each channel, to normalise pixels in [0, 1] with.
+      label_names: of the classes, where the weights are a run's.
+      resize_size: of the shorter side before the centre is taken, pixels; None: the whole image is stretched.
+      interpolation: of the resize.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    label_names: tuple[str, ...] | None = None
+    resize_size: int | None = None
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+    def normalise(self, images: Any) -> jax.Array:
+        """Return what the network takes, see `cnnjax.data.normalise`.
+
+        Args:
+          images: uint8[batch, height, width, channels], of this `size`; grey ones become coloured.
+        Returns:
+          float32[batch, height, width, channels].
+        Raises:
+          ValueError: images of another size, or with other channels.
+        """
+        shape = (*self.size, len(self.mean))
+        if len(images.shape) != 4 or images.shape[1:3] != self.size or images.shape[3] not in (1, len(self.mean)):
+            raise ValueError(f"images must be [batch, {', '.join(map(str, shape))}], got {list(images.shape)}")
+        return normalise(images, self.mean, self.std)
+
+
+def run_image_format(config: Mapping[str, Any]) -> ImageFormat:
+    """Return what images a run was trained with, from its ``config.json``, see `cnnjax.runs.reader.run_config`."""
+    resolved = config["resolved"]
+    size = resolved["image_size"]
+    return ImageFormat(
+        (size, size) if isinstance(size, int) else tuple(size),
+        tuple(resolved["mean"]),
+        tuple(resolved["std"]),
+        None if resolved["label_names"] is None else tuple(resolved["label_names"]),
+        # The oldest runs did not note them.
+        resolved.get("resize_size"),
+        resolved.get("interpolation", "bilinear"),
+    )
