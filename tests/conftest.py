@@ -116,7 +116,11 @@ LONGEST = {"test_kills.py", "test_processes.py", "test_golden.py", "test_fit.py"
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave out what is in other parts, and run the longest tests first."""
+    """Leave out what is in other parts or for programs compiled as users do alone, and run the longest tests first."""
+    only_users = [item for item in items if (mark := item.get_closest_marker("users")) and mark.kwargs.get("only")]
+    if not USERS_PROGRAMS and only_users:
+        config.hook.pytest_deselected(items=only_users)
+        items[:] = [item for item in items if item not in set(only_users)]
     part, parts = map(int, config.getoption("part").split("/"))
     others = [item for item in items if zlib.crc32(item.nodeid.encode()) % parts != part]
     if others:

@@ -162,7 +162,7 @@ def command(data_dir, workdir):
     flags = {
         "data-dir": data_dir,
         "workdir": workdir,
-        "epochs": 6,
+        "epochs": 3,
         "batch-size": 16,
         "parallel": "single",
         "log-steps": 10,
@@ -189,10 +189,10 @@ def finish(command):
 
 
 def test_a_process_that_is_stopped_by_signals_goes_on_to_the_same_bits(data_dir, tmp_path):
-    """Stop the real command three times in three ways, each time after some more steps."""
+    """Stop the real command in two ways, each time after some more steps; see test_kills.py for the third."""
     stopped = tmp_path / "stopped"
     metrics = stopped / "metrics.jsonl"
-    for number, lines in ((signal.SIGTERM, 9), (signal.SIGKILL, 22), (signal.SIGINT, 35)):
+    for number, lines in ((signal.SIGTERM, 6), (signal.SIGINT, 12)):
         with launch(command(data_dir, stopped)) as process:
             deadline = time.monotonic() + 120
             while not (metrics.exists() and len(metrics.read_text().splitlines()) >= lines):
@@ -201,11 +201,8 @@ def test_a_process_that_is_stopped_by_signals_goes_on_to_the_same_bits(data_dir,
                 time.sleep(0.01)
             process.send_signal(number)
             _, errors = process.communicate(timeout=60)
-        if number == signal.SIGKILL:
-            assert process.returncode == -number
-        else:
-            assert process.returncode == 128 + number, errors
-            assert "the same command again goes on from here" in errors
+        assert process.returncode == 128 + number, errors
+        assert "the same command again goes on from here" in errors
         assert not (stopped / "result.json").exists()
     assert "Going on from step" in finish(command(data_dir, stopped))
     whole = tmp_path / "whole"
@@ -332,6 +329,8 @@ def test_moving_averages_and_resuming_go_together(config, tmp_path, monkeypatch)
     assert all(0 <= line["test_raw_accuracy"] <= 1 for line in epochs)
 
 
+# Programs of other shapes round alike as users compile them, not as they are compiled quickly.
+@pytest.mark.users(only=True)
 def test_grouped_steps_and_examples_on_the_device_change_no_bit(whole, config, monkeypatch):
     """Even when the run is stopped and goes on the other way."""
     grouped = dataclasses.replace(config, steps_per_dispatch=3, data_on_device="yes")
