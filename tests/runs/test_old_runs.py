@@ -57,9 +57,7 @@ def unpack(name, folder):
     return run
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == "train" else pytest.param(name, marks=pytest.mark.exhaustive) for name in SHAPES]
-)
+@pytest.mark.parametrize("name", SHAPES)
 def test_runs_of_every_script_load(name, tmp_path):
     run = cnnjax.load_run(unpack(name, tmp_path))
     assert run.step == 2
@@ -81,7 +79,9 @@ def script(name):
     return module
 
 
-@pytest.mark.parametrize("name", ["train", "finetune", "segment", "autoencode", "denoise"])
+@pytest.mark.parametrize(
+    "name", [name if name == "train" else pytest.param(name, marks=pytest.mark.exhaustive) for name in SHAPES]
+)
 def test_runs_of_every_script_go_on(name, folder, monkeypatch):
     run = unpack(name, folder)
     monkeypatch.chdir(folder)
