@@ -14,6 +14,7 @@ ALLOWED = {
     "signal": {"nn"},
     "models": {"nn"},
     "data": {"lazy"},
+    "explain": {"nn", "models"},
     "visualize": {"writing"},
     "runs": {"nn", "models", "data", "lazy", "writing"},
     "pretrained": {"nn", "models", "runs"},
