@@ -93,7 +93,7 @@ class Layer:
       inputs: layers it is computed from, each in the shape in which it is taken.
       shape: of its values, without the batch.
       slot: where its values are in the program; -1 for the softmax that the page adds.
-      title: what it is, in a few words.
+      title, detail: what it is, in a few words, and the sizes of its window.
       steps: what happens to each value of the core, in turn: {"op": name, "args": [...]}. An argument is {"core": 0} for
         the core's value, {"input": n} for that of the nth input at the same place, {"step": n} for the result of a step
         before, {"number": value}, or {"array": name} for the number of a parameter at the same place.
@@ -107,6 +107,7 @@ class Layer:
     shape: tuple[int, ...]
     slot: int
     title: str = ""
+    detail: str = ""
     steps: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     arrays: dict[str, int | np.ndarray] = dataclasses.field(default_factory=dict)
     call: tuple[str, int] | None = None
@@ -152,7 +153,8 @@ class _Finder:
             if any(self._ref(operand) for operand in op.inputs):
                 self._take(op)
         for layer in self.layers:
-            layer.title = layer.title or _title(layer)
+            if not layer.title:
+                layer.title, layer.detail = _title(layer)
 
     def _ref(self, operand: Operand) -> Ref | None:
         return self.refs.get(operand) if isinstance(operand, int) else None
@@ -202,7 +204,7 @@ class _Finder:
         layer = self.layers[ref.layer]
         if ref.step is not None and ref.step != len(layer.steps) - 1:
             # A value on the way to another one, of which a function makes more than one use.
-            self._add(op, {"kind": "other", "name": layer.title or _title(layer)}, layer.inputs, slot)
+            self._add(op, {"kind": "other", "name": layer.title or _title(layer)[0]}, layer.inputs, slot)
         elif ref.full and not broadcast:
             ids = np.arange(math.prod(ref.shape), dtype=np.int32)
             ids = ids.reshape((1,) * (len(ref.full) - len(ref.shape)) + ref.shape)
@@ -429,32 +431,35 @@ def _fits(op: Op, shapes: Sequence[tuple[int, ...]]) -> bool:
     return len(_aligned(op, shapes)) > 1 and op.params["shape"][0] == 1
 
 
-def _title(layer: Layer) -> str:
+def _title(layer: Layer) -> tuple[str, str]:
+    """Return what a layer is: a word that the page translates, or a function's name, and sizes behind it."""
     kind, core = layer.core["kind"], layer.core
     if kind == "conv":
-        size = "x".join(map(str, core["window"]))
-        strides = "" if set(core["strides"]) == {1} else f"/{core['strides'][0]}"
-        name = "transposed conv" if max(core["input_dilation"]) > 1 else "conv"
-        if core["groups"] > 1:
-            name = "depthwise conv" if core["groups"] == layer.inputs[0].shape[-1] else f"conv, {core['groups']} groups,"
-        return f"{name} {size}{strides}"
-    if kind == "dense":
-        return "dense"
-    if kind in ("batch_norm", "layer_norm"):
-        return kind.replace("_", " ")
+        name = "conv"
+        if max(core["input_dilation"]) > 1:
+            name = "transposed conv"
+        elif core["groups"] > 1:
+            name = "depthwise conv" if core["groups"] == layer.inputs[0].shape[-1] else "grouped conv"
+        return name, _window(core)
     if kind in ("pool", "reduce"):
         mean = core["op"] == "sum" and any(step["op"] == "div" for step in layer.steps)
         name = "average" if mean else core["op"]
         if kind == "pool":
-            return f"{name} pool {'x'.join(map(str, core['window']))}"
-        return f"global {name}" if sorted(core["axes"]) == [0, 1] and len(layer.inputs[0].shape) == 3 else f"{name} over axes"
+            return f"{name} pool", _window(core)
+        whole = sorted(core["axes"]) == [0, 1] and len(layer.inputs[0].shape) == 3
+        return f"global {name}" if whole else name, ""
     if kind == "elementwise":
         if layer.call is not None:
-            return TITLES.get(layer.call[0], layer.call[0].replace("_", " "))
+            return TITLES.get(layer.call[0], layer.call[0].replace("_", " ")), ""
         ops = [step["op"] for step in layer.steps]
         name = next((op for op in TELLING if op in ops), ops[0])
-        return TITLES.get(name, name)
-    return str(core.get("name", kind)).replace("_", " ")
+        return TITLES.get(name, name), ""
+    return str(core.get("name", kind)).replace("_", " "), ""
+
+
+def _window(core: Mapping[str, Any]) -> str:
+    strides = "" if set(core["strides"]) == {1} else f"/{core['strides'][0]}"
+    return "x".join(map(str, core["window"])) + strides
 
 
 def add_softmax(layers: list[Layer], shape: tuple[int, ...]) -> None:
@@ -473,6 +478,7 @@ def describe_layer(layer: Layer, shapes: Mapping[str, tuple[int, ...]]) -> dict[
     return {
         "owner": layer.owner,
         "title": layer.title,
+        "detail": layer.detail,
         "core": jax.tree.map(lambda leaf: leaf if isinstance(leaf, str) else float(leaf) if isinstance(leaf, float) else int(leaf), layer.core),
         "inputs": [{"layer": ref.layer, "shape": list(ref.shape)} for ref in layer.inputs],
         "shape": list(layer.shape),
