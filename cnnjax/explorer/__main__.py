@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from cnnjax.explorer.network import Network
+from cnnjax.explorer.overlays import Overlays
 from cnnjax.explorer.page import one_file
 from cnnjax.explorer.pictures import Examples, examples_of_files, examples_of_run, photographs, prepare
 from cnnjax.explorer.server import Server
@@ -77,7 +78,8 @@ def _named(given: argparse.Namespace) -> Network:
     if given.weights is None:
         classes = given.num_classes or info.num_classes or 1000
         model = create_model(given.model, num_classes=classes)
-        variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, *info.input_size, info.channels)))
+        # Compiling all of the drawing takes longer than drawing.
+        variables = model.init(jax.random.key(0), jnp.zeros((1, *info.input_size, info.channels)))
         expected = ImageFormat(info.input_size, info.mean, info.std, None, info.resize_size, info.interpolation)
     else:
         expected = image_format(given.model, given.weights)
@@ -91,16 +93,18 @@ def _named(given: argparse.Namespace) -> Network:
 def explore(given: argparse.Namespace) -> None:
     """Serve the page, or write it into a file."""
     network, examples = open_network(given)
+    overlays = Overlays(network)
     if given.out is not None:
         count = min(given.examples, examples.count)
         pictures = [
             (prepare(pixels, network.preprocessing), label) for pixels, label in map(examples.read, range(count))
         ]
-        given.out.write_text(one_file(network, pictures, [{} for _ in pictures]), encoding="utf-8")
+        maps = [{method: overlays(pixels, method) for method in overlays.methods} for pixels, _ in pictures]
+        given.out.write_text(one_file(network, pictures, maps), encoding="utf-8")
         print(f"The page is {given.out}")
         return
     try:
-        server = Server(network, examples, given.port)
+        server = Server(network, examples, given.port, overlays)
     except OSError as error:
         raise OSError(f"port {given.port} cannot be used ({error.strerror}); give another --port, or 0") from error
     print(f"The page is {server.url} (stop it with Ctrl-C)", flush=True)

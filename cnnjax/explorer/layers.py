@@ -93,6 +93,7 @@ class Layer:
       inputs: layers it is computed from, each in the shape in which it is taken.
       shape: of its values, without the batch.
       slot: where its values are in the program; -1 for the softmax that the page adds.
+      path: of the module that returns its values; None if none does.
       title, detail: what it is, in a few words, and the sizes of its window.
       steps: what happens to each value of the core, in turn: {"op": name, "args": [...]}. An argument is {"core": 0} for
         the core's value, {"input": n} for that of the nth input at the same place, {"step": n} for the result of a step
@@ -106,6 +107,7 @@ class Layer:
     inputs: list[Ref]
     shape: tuple[int, ...]
     slot: int
+    path: str | None = None
     title: str = ""
     detail: str = ""
     steps: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -143,7 +145,7 @@ class _Finder:
         self.uses = collections.Counter(operand for op in program.ops for operand in op.inputs if isinstance(operand, int))
         self.uses.update(slot for slot in program.outputs if isinstance(slot, int))
         shape = _shape(program.shapes[program.image])
-        self.layers = [Layer("", {"kind": "image"}, [], shape, program.image, "image")]
+        self.layers = [Layer("", {"kind": "image"}, [], shape, program.image, title="image")]
         self.refs: dict[int, Ref] = {program.image: Ref(0, shape)}
         # Layers whose values others are computed from: nothing more is put into them.
         self.taken: set[int] = set()
@@ -155,6 +157,20 @@ class _Finder:
         for layer in self.layers:
             if not layer.title:
                 layer.title, layer.detail = _title(layer)
+        self._name_results()
+
+    def _name_results(self) -> None:
+        """Note which layers are what a module returns: the last one in it, if the module runs once."""
+        for (path, _), shape in zip(self.program.owners, self.program.returned, strict=True):
+            inside = [
+                number
+                for number, layer in enumerate(self.layers)
+                if number and (layer.owner == path or layer.owner.startswith(f"{path}/"))
+            ]
+            if not path or not inside or inside[-1] - inside[0] >= len(inside):
+                continue
+            if _shape(shape) == self.layers[inside[-1]].shape:
+                self.layers[inside[-1]].path = path
 
     def _ref(self, operand: Operand) -> Ref | None:
         return self.refs.get(operand) if isinstance(operand, int) else None
@@ -465,7 +481,7 @@ def _window(core: Mapping[str, Any]) -> str:
 def add_softmax(layers: list[Layer], shape: tuple[int, ...]) -> None:
     """Append the probabilities of the classes, which the networks leave to their users."""
     last = len(layers) - 1
-    layers.append(Layer("", {"kind": "softmax"}, [Ref(last, shape)], shape, -1, "softmax"))
+    layers.append(Layer("", {"kind": "softmax"}, [Ref(last, shape)], shape, -1, title="softmax"))
 
 
 def describe_layer(layer: Layer, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -477,6 +493,7 @@ def describe_layer(layer: Layer, shapes: Mapping[str, tuple[int, ...]]) -> dict[
     """
     return {
         "owner": layer.owner,
+        "path": layer.path,
         "title": layer.title,
         "detail": layer.detail,
         "core": jax.tree.map(lambda leaf: leaf if isinstance(leaf, str) else float(leaf) if isinstance(leaf, float) else int(leaf), layer.core),

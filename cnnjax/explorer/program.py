@@ -70,6 +70,7 @@ class Program:
     Attributes:
       ops: in the order of computation.
       owners: path and module of everything that runs.
+      returned: shape of what each of these returned.
       shapes: of the value in each slot.
       image: the image's slot.
       outputs: slots of what the network returns, flattened.
@@ -85,6 +86,7 @@ class Program:
         with record_calls() as calls:
             closed = jax.make_jaxpr(lambda variables, image: model.apply(variables, image))(variables, image)
         self.owners = [(call.path, call.module) for call in calls]
+        self.returned = [call.output_shape for call in calls]
         self.ops: list[Op] = []
         self.shapes: list[tuple[int, ...]] = []
         self._constants: dict[int, Any] = {}

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
@@ -22,7 +22,16 @@ MAX_UPLOAD = 8 << 20
 # Seconds after which a connection that says nothing is closed.
 IDLE_SECONDS = 60
 
-Overlay = Callable[[np.ndarray, str, int | None], np.ndarray]
+Unit = tuple[int, tuple[int, ...]]
+
+
+class Overlay(Protocol):
+    """What `cnnjax.explorer.overlays.Overlays` is to the server."""
+
+    methods: tuple[str, ...]
+
+    def __call__(self, pixels: np.ndarray, method: str, target: int | None, unit: Unit | None) -> np.ndarray:
+        """Return float32[height, width]."""
 
 
 class Refused(Exception):
@@ -41,23 +50,22 @@ class Server(ThreadingHTTPServer):
       network: the network.
       examples: pictures to offer.
       port: on 127.0.0.1; 0 for any that is free.
-      methods: names of overlays.
-      overlay: (picture, method, class or None for the best) -> float32[height, width].
+      overlay: draws what speaks for a class or a unit; None for no overlays.
     """
 
     daemon_threads = True
     request_queue_size = 64
 
     def __init__(
-        self, network: Network, examples: Examples, port: int = 0, methods: tuple[str, ...] = (), overlay: Overlay | None = None
+        self, network: Network, examples: Examples, port: int = 0, overlay: Overlay | None = None
     ) -> None:
         super().__init__((ADDRESS, port), Handler)
         self.network = network
         self.examples = examples
-        self.methods = methods
         self.overlay = overlay
+        self.methods = overlay.methods if overlay else ()
         self.files = page_files()
-        about = network.describe() | {"served": True, "whole": True, "examples": examples.count, "overlays": methods}
+        about = network.describe() | {"served": True, "whole": True, "examples": examples.count, "overlays": self.methods}
         self.about = json.dumps(about).encode()
         # Other names for this machine would let a page elsewhere that made one up read what is served here.
         self.hosts = {f"{name}:{self.server_port}" for name in (ADDRESS, "localhost")}
@@ -192,23 +200,26 @@ class Handler(BaseHTTPRequestHandler):
     def _overlay(self, picture: str, method: str) -> tuple[str, bytes]:
         if self.server.overlay is None or method not in self.server.methods:
             raise Refused(404, "not_found", f"overlays are {', '.join(self.server.methods) or 'none'}")
-        wanted = parse_qs(urlsplit(self.path).query).get("target", [""])[0]
-        if not re.fullmatch(r"\d{0,6}", wanted):
-            raise Refused(400, "bad_request", "target must be the number of a class")
+        query = parse_qs(urlsplit(self.path).query)
+        target, layer, place = (query.get(name, [""])[0] for name in ("target", "layer", "unit"))
+        if not re.fullmatch(r"\d{0,6}", target) or not re.fullmatch(r"\d{0,6}", layer):
+            raise Refused(400, "bad_request", "target and layer must be whole numbers")
+        unit = (int(layer), self._places("unit", place)) if layer else None
         pixels = self.server.network.picture(picture)
-        return self._numbers(self.server.overlay(pixels, method, int(wanted) if wanted else None), whole=True)
+        return self._numbers(self.server.overlay(pixels, method, int(target) if target else None, unit), whole=True)
+
+    @staticmethod
+    def _places(name: str, text: str) -> tuple[int, ...]:
+        if not re.fullmatch(r"\d{1,9}(,\d{1,9}){0,7}", text):
+            raise Refused(400, "bad_request", f"{name} must be whole numbers with commas between them")
+        return tuple(int(number) for number in text.split(","))
 
     def _numbers(self, array: np.ndarray, whole: bool = False) -> tuple[str, bytes]:
         """Return a box of an array, the whole of it if none is asked for."""
         query = parse_qs(urlsplit(self.path).query)
         if not whole and query:
-            corners = []
-            for name in ("start", "stop"):
-                text = query.get(name, [""])[0]
-                if not re.fullmatch(r"\d{1,9}(,\d{1,9}){0,7}", text):
-                    raise Refused(400, "bad_request", f"{name} must be whole numbers with commas between them")
-                corners.append([int(number) for number in text.split(",")])
-            array = part(array, *corners)
+            start, stop = (self._places(name, query.get(name, [""])[0]) for name in ("start", "stop"))
+            array = part(array, start, stop)
             every = query.get("every", ["1"])[0]
             if not re.fullmatch(r"[1-9]\d{0,5}", every):
                 raise Refused(400, "bad_request", "every must be a whole number of at least 1")

@@ -7,7 +7,7 @@ const source = embedded ? new FileSource(JSON.parse(embedded.textContent)) : new
 const columns = new Columns(byId("columns"), byId("wires"), (layer, index) => guard(chooseUnit(layer, index)));
 const unitPanel = new UnitPanel(byId("unit-body"), (layer, index) => guard(chooseUnit(layer, index)));
 const widget = new Widget(byId("widget-body"));
-const state = { picture: null, example: -1, target: null, unit: null, overlay: "" };
+const state = { picture: null, example: -1, target: null, unit: null, overlay: "", subject: "class" };
 let network = null;
 
 function say(text) {
@@ -44,6 +44,12 @@ function nextExample() {
   return source.example(state.example).then(showPicture);
 }
 
+// Return the unit that the overlay is of; null for a class, and false for one that cannot be explained.
+function explainedUnit() {
+  if (state.subject === "class" || state.overlay === "grad_cam" || !network.served) return null;
+  return state.unit && network.layers[state.unit.layer].path !== null ? state.unit : false;
+}
+
 // Draw the picture, and over it what speaks for the class.
 async function drawPicture() {
   const { picture, overlay } = state;
@@ -51,11 +57,11 @@ async function drawPicture() {
   image.src = picture.url;
   await image.decode();
   const [height, width] = network.size;
-  const unit = overlay === "unit_deconvnet" ? state.unit : null;
-  const asked = overlay && (overlay !== "unit_deconvnet" || unit);
-  const numbers = asked ? await source.overlay(picture, overlay, state.target, unit && { ...unit, index: unit.index.join() }) : null;
+  const unit = explainedUnit();
+  const numbers = overlay && unit !== false ? await source.overlay(picture, overlay, state.target, unit) : null;
   // Another picture or overlay may have been chosen meanwhile.
-  if (picture !== state.picture || overlay !== state.overlay) return;
+  if (picture !== state.picture || overlay !== state.overlay || String(unit) !== String(explainedUnit())) return;
+  showOverlayHint();
   const canvas = byId("picture");
   canvas.width = width;
   canvas.height = height;
@@ -100,7 +106,9 @@ async function showClasses(aloud) {
 
 function showOverlayHint() {
   const name = network.classes[state.target ?? state.best] ?? "";
-  byId("overlay-hint").textContent = state.overlay === "unit_deconvnet" ? "" : t(network.served ? "overlay_of" : "overlay_file", { class: name });
+  const unit = explainedUnit();
+  const hint = unit === false ? t("no_unit") : unit ? unitPanel.name(unit.layer, unit.index) : t(network.served ? "overlay_of" : "overlay_file", { class: name });
+  byId("overlay-hint").textContent = state.overlay ? hint : "";
 }
 
 async function chooseClass(number) {
@@ -116,7 +124,7 @@ async function chooseUnit(layer, index) {
   columns.mark(state.unit);
   await unitPanel.show(state.picture, layer, index);
   say(byId("unit-name")?.textContent ?? "");
-  if (state.overlay === "unit_deconvnet") await drawPicture();
+  if (state.overlay && state.subject === "unit") await drawPicture();
 }
 
 function buildOverlays() {
@@ -131,6 +139,15 @@ function buildOverlays() {
     };
     return element("label", {}, input, ` ${t(method || "overlay_none")}`);
   }));
+}
+
+function listenToSubjects() {
+  byId("overlay-subjects").hidden = !network.served;
+  for (const input of document.querySelectorAll('input[name="subject"]'))
+    input.onchange = () => {
+      state.subject = input.value;
+      guard(drawPicture());
+    };
 }
 
 // A pad to draw digits on, for networks of small grey images.
@@ -239,6 +256,7 @@ async function start() {
   });
   const wanted = navigator.language.slice(0, 2);
   if (LANGUAGES.includes(wanted)) language = byId("language").value = wanted;
+  listenToSubjects();
   if (!byId("draw-panel").hidden) buildPad();
   writePage();
   await nextExample();

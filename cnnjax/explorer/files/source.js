@@ -71,7 +71,7 @@ class ServerSource {
   }
 
   overlay(picture, method, target, unit) {
-    const at = unit ? `&layer=${unit.layer}&unit=${unit.index}` : "";
+    const at = unit ? `&layer=${unit.layer}&unit=${unit.index.join()}` : "";
     return this.numbers(`/overlay/${picture.name}/${method}?target=${target ?? ""}${at}`);
   }
 

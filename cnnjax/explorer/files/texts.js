@@ -26,7 +26,14 @@ const TEXTS = {
     "Este archivo contiene un conjunto de imágenes. La página servida también acepta dibujos y archivos.",
     "Este ficheiro contém um conjunto de imagens. A página servida também aceita desenhos e ficheiros.",
   ],
-  overlay: ["What speaks for the class?", "¿Qué habla a favor de la clase?", "O que fala a favor da classe?"],
+  overlay: ["What speaks for it?", "¿Qué habla a favor?", "O que fala a favor?"],
+  of_class: ["of the class", "de la clase", "da classe"],
+  of_unit: ["of the chosen unit", "de la unidad elegida", "da unidade escolhida"],
+  no_unit: [
+    "Choose a unit at the end of a module, such as of a convolution or of a folded stage: those can be explained.",
+    "Elige una unidad al final de un módulo, como una convolución o una etapa plegada: esas se pueden explicar.",
+    "Escolha uma unidade no fim de um módulo, como uma convolução ou uma etapa dobrada: essas podem ser explicadas.",
+  ],
   overlay_none: ["none", "nada", "nada"],
   overlay_of: ["For {class}. Click a bar for another class.", "Para {class}. Pulsa una barra para otra clase.", "Para {class}. Clique numa barra para outra classe."],
   overlay_file: ["For the best class, {class}.", "Para la mejor clase, {class}.", "Para a melhor classe, {class}."],
@@ -34,7 +41,6 @@ const TEXTS = {
   grad_cam: ["Grad-CAM", "Grad-CAM", "Grad-CAM"],
   occlusion: ["occlusion", "oclusión", "oclusão"],
   deconvnet: ["deconvnet", "deconvnet", "deconvnet"],
-  unit_deconvnet: ["deconvnet of the chosen unit", "deconvnet de la unidad elegida", "deconvnet da unidade escolhida"],
   classes: ["Five best classes", "Las cinco mejores clases", "As cinco melhores classes"],
   network: ["Network", "Red", "Rede"],
   network_hint: [
@@ -167,5 +173,5 @@ function writeTexts() {
 function digits(value) {
   const size = Math.abs(value);
   if (size !== 0 && (size >= 1e5 || size < 1e-4)) return value.toExponential(3).replace("-", "−").replace("e−", "e-").replace("e+", "e");
-  return String(Number(value.toPrecision(4))).replace("-", "−");
+  return (Number.isInteger(value) ? String(value) : value.toPrecision(4)).replace("-", "−");
 }

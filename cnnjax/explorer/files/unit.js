@@ -140,8 +140,9 @@ class UnitPanel {
       for (let n = 0; n < cells.length; n += wide) rows.push(element("tr", {}, ...cells.slice(n, n + wide)));
       return element("table", { class: "grid" }, element("caption", {}, title), element("tbody", {}, ...rows));
     };
-    const named = made.groups.length > 1 ? ` ${t("input_map", { n: group.channel, all: made.groups.length })}` : "";
-    const input = group.w ? t("input") + named : t("window");
+    const several = made.groups.length > 1;
+    const named = several ? t("input_map", { n: group.channel, all: made.groups.length }) : t("input");
+    const input = group.w ? named : t("window");
     const tables = [grid(input, group.x)];
     if (group.w) tables.push(element("span", { class: "sign" }, "×"), grid(high * wide > 64 ? t("weights") : t("kernel"), group.w), element("span", { class: "sign" }, "="), grid(t("products"), group.products));
     this.grids.replaceChildren(...tables);
