@@ -14,6 +14,7 @@ ALLOWED = {
     "signal": {"nn"},
     "models": {"nn"},
     "data": set(),
+    "explain": {"nn", "models"},
     "visualize": set(),
     "pretrained": {"nn", "models"},
     "restoration": {"models"},
