@@ -19,6 +19,7 @@ ALLOWED = {
     "pretrained": {"nn", "models"},
     "restoration": {"models"},
     "training": {"nn", "models", "data", "visualize", "pretrained"},
+    "explorer": {"nn", "models", "data", "explain", "pretrained", "training"},
     "finetune": {"nn", "models", "data", "training", "pretrained"},
 }
 

@@ -95,8 +95,8 @@ class Layer:
       slot: where its values are in the program; -1 for the softmax that the page adds.
       path: of the module that returns its values; None if none does.
       title, detail: what it is, in a few words, and the sizes of its window.
-      steps: what happens to each value of the core, in turn: {"op": name, "args": [...]}. An argument is {"core": 0} for
-        the core's value, {"input": n} for that of the nth input at the same place, {"step": n} for the result of a step
+      steps: what happens to each value of the core, in turn: {"op": name, "args": [...]}. An argument is {"core": 0}
+        for the core's value, {"input": n} for that of the nth input at the same place, {"step": n} for the result of a step
         before, {"number": value}, or {"array": name} for the number of a parameter at the same place.
       arrays: name -> slot of a parameter or what was made of one, or the array itself.
       call: name and number of the function it is all of, if it is all of one.
@@ -142,7 +142,9 @@ class _Finder:
         self.flat = {
             collection: traverse_util.flatten_dict(leaves, sep="/") for collection, leaves in variables.items()
         }
-        self.uses = collections.Counter(operand for op in program.ops for operand in op.inputs if isinstance(operand, int))
+        self.uses = collections.Counter(
+            operand for op in program.ops for operand in op.inputs if isinstance(operand, int)
+        )
         self.uses.update(slot for slot in program.outputs if isinstance(slot, int))
         shape = _shape(program.shapes[program.image])
         self.layers = [Layer("", {"kind": "image"}, [], shape, program.image, title="image")]
@@ -356,7 +358,9 @@ class _Finder:
         for slot, sources in zip(op.outputs, results, strict=True):
             moved = np.asarray(sources).reshape(_shape(self.program.shapes[slot]))
             before = self.layers[inputs[0].layer]
-            chained = len(inputs) == len(op.outputs) == 1 and before.core["kind"] == "move" and self.uses[before.slot] == 1
+            chained = (
+                len(inputs) == len(op.outputs) == 1 and before.core["kind"] == "move" and self.uses[before.slot] == 1
+            )
             if chained and before.title in ("rearrange", "flatten"):
                 # A shuffle is three moves, of which only the whole has a meaning.
                 known = np.asarray(before.arrays["sources"]).reshape(-1)
@@ -406,7 +410,7 @@ class _Finder:
             return False
         if layer.core["kind"] in ("batch_norm", "layer_norm", "other"):
             return False
-        if layer.core["kind"] == "elementwise" and layer.call is not None or op.call is not None:
+        if (layer.core["kind"] == "elementwise" and layer.call is not None) or op.call is not None:
             # Values inside a function are used nowhere else.
             if layer.core["kind"] != "elementwise":
                 return False
@@ -496,9 +500,13 @@ def describe_layer(layer: Layer, shapes: Mapping[str, tuple[int, ...]]) -> dict[
         "path": layer.path,
         "title": layer.title,
         "detail": layer.detail,
-        "core": jax.tree.map(lambda leaf: leaf if isinstance(leaf, str) else float(leaf) if isinstance(leaf, float) else int(leaf), layer.core),
+        "core": jax.tree.map(_plain, layer.core),
         "inputs": [{"layer": ref.layer, "shape": list(ref.shape)} for ref in layer.inputs],
         "shape": list(layer.shape),
         "steps": layer.steps,
         "arrays": {name: list(shape) for name, shape in shapes.items()},
     }
+
+
+def _plain(leaf: Any) -> str | int | float:
+    return leaf if isinstance(leaf, str | float) else int(leaf)

@@ -54,7 +54,11 @@ class Overlays:
         return jax.jit(lambda variables, image, _: call(model, variables, image, unit, layer=path))
 
     def __call__(
-        self, pixels: np.ndarray, method: str, target: int | None = None, unit: tuple[int, tuple[int, ...]] | None = None
+        self,
+        pixels: np.ndarray,
+        method: str,
+        target: int | None = None,
+        unit: tuple[int, tuple[int, ...]] | None = None,
     ) -> np.ndarray:
         """Return float32[height, width]: what speaks for a class or a unit is positive.
 

@@ -70,9 +70,7 @@ def one_file(network: Network, pictures: Sequence[tuple[np.ndarray, str]], overl
 
 def _count(network: Network, pictures: int) -> int:
     values = sum(int(np.prod(layer.shape)) for layer in network.layers)
-    fixed = sum(
-        int(np.prod(shape)) for layer in network.describe()["layers"] for shape in layer["arrays"].values()
-    )
+    fixed = sum(int(np.prod(shape)) for layer in network.describe()["layers"] for shape in layer["arrays"].values())
     return pictures * values + fixed
 
 

@@ -56,16 +56,19 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(
-        self, network: Network, examples: Examples, port: int = 0, overlay: Overlay | None = None
-    ) -> None:
+    def __init__(self, network: Network, examples: Examples, port: int = 0, overlay: Overlay | None = None) -> None:
         super().__init__((ADDRESS, port), Handler)
         self.network = network
         self.examples = examples
         self.overlay = overlay
         self.methods = overlay.methods if overlay else ()
         self.files = page_files()
-        about = network.describe() | {"served": True, "whole": True, "examples": examples.count, "overlays": self.methods}
+        about = network.describe() | {
+            "served": True,
+            "whole": True,
+            "examples": examples.count,
+            "overlays": self.methods,
+        }
         self.about = json.dumps(about).encode()
         # Other names for this machine would let a page elsewhere that made one up read what is served here.
         self.hosts = {f"{name}:{self.server_port}" for name in (ADDRESS, "localhost")}
@@ -80,8 +83,8 @@ class Handler(BaseHTTPRequestHandler):
     """Answers one browser.
 
     GET: the page's files, ``/network.json``, ``/example/<number>``, ``/picture/<name>``, ``/values/<picture>/<layer>``
-    and ``/fixed/<layer>/<name>`` (numbers, little endian, of the box from ``start`` to ``stop``, ``every`` so many channels), and
-    ``/overlay/<picture>/<method>``. POST ``/picture``: a picture file.
+    and ``/fixed/<layer>/<name>`` (numbers, little endian, of the box from ``start`` to ``stop``, of
+    every so many channels, ``every``), and ``/overlay/<picture>/<method>``. POST ``/picture``: a picture file.
     """
 
     server: Server
@@ -167,7 +170,9 @@ class Handler(BaseHTTPRequestHandler):
         if not length.isdecimal():
             raise Refused(411, "bad_request", "the length of the file has to be said before it is sent")
         if int(length) > MAX_UPLOAD:
-            raise Refused(413, "too_large", f"the file must be at most {MAX_UPLOAD >> 20} MB, got {int(length):,} bytes")
+            raise Refused(
+                413, "too_large", f"the file must be at most {MAX_UPLOAD >> 20} MB, got {int(length):,} bytes"
+            )
         pixels = decode(self.rfile.read(int(length)), self.server.network.preprocessing)
         return self._known(pixels, "")
 

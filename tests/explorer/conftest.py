@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cnnjax.explorer import Examples, Network, Server
+from cnnjax.explorer.overlays import Overlays
 from cnnjax.nn import BatchNorm, Conv, DepthwiseConv, avg_pool, max_pool
 from cnnjax.pretrained import ImageFormat
 
@@ -65,7 +66,7 @@ def examples():
 
 @pytest.fixture(scope="session")
 def served(network, examples):
-    with Server(network, examples) as server:
+    with Server(network, examples, overlay=Overlays(network)) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         yield server

@@ -23,14 +23,17 @@ def ask(server, path, method="GET", body=None, headers=None):
         connection.close()
 
 
-def picture_of(server, number=0):
-    return json.loads(ask(server, f"/example/{number}")[2])["picture"]
-
-
 def png(pixels):
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="png")
     return file.getvalue()
+
+
+TRUNCATED = png(np.zeros((9, 9), np.uint8))[:40]
+
+
+def picture_of(server, number=0):
+    return json.loads(ask(server, f"/example/{number}")[2])["picture"]
 
 
 def test_only_this_machine_is_served(served):
@@ -83,11 +86,23 @@ def test_other_pages_are_refused(served, headers):
 @pytest.mark.parametrize(
     "path",
     [
-        "/../pyproject.toml", "/..%2f..%2fpyproject.toml", "//etc/passwd", "/explorer.html", "/files/explorer.js", "/.git",
-        "/explorer.js/", "/example/99", "/example/-1", "/values/x/0", f"/values/{'0' * 20}/0", "/fixed/99/kernel",
-        "/fixed/1/nothing", "/overlay/x/saliency", f"/picture/{'f' * 20}",
+        "/../pyproject.toml",
+        "/..%2f..%2fpyproject.toml",
+        "//etc/passwd",
+        "/explorer.html",
+        "/files/explorer.js",
+        "/.git",
+        "/explorer.js/",
+        "/example/99",
+        "/example/-1",
+        "/values/x/0",
+        f"/values/{'0' * 20}/0",
+        "/fixed/99/kernel",
+        "/fixed/1/nothing",
+        "/overlay/x/saliency",
+        f"/picture/{'f' * 20}",
     ],
-)  # fmt: skip
+)
 def test_other_paths_are_refused(served, path):
     status, _, content = ask(served, path)
     assert status == 404
@@ -112,7 +127,7 @@ def test_pictures_of_any_size_and_colour(served):
     assert (shown.size, shown.mode) == ((16, 16), "L")
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture", b"<svg xmlns='http://www.w3.org/2000/svg'/>", png(np.zeros((9, 9), np.uint8))[:40]])
+@pytest.mark.parametrize("content", [b"", b"no picture", b"<svg xmlns='http://www.w3.org/2000/svg'/>", TRUNCATED])
 def test_other_files_are_refused_with_one_message(served, content):
     status, _, answer = ask(served, "/picture", "POST", content)
     told = json.loads(answer)

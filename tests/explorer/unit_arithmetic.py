@@ -55,7 +55,9 @@ def core_value(layer, inputs, arrays, index):
         kernel, groups = arrays["kernel"], core["groups"]
         per, first = x.shape[-1] // groups, index[2] // (kernel.shape[-1] // groups)
         return sum(
-            float(np.dot(x[place][first * per : (first + 1) * per].astype(float), kernel[tap][:, index[2]].astype(float)))
+            float(
+                np.dot(x[place][first * per : (first + 1) * per].astype(float), kernel[tap][:, index[2]].astype(float))
+            )
             for tap, place in window(core, x.shape[:2], index)
         )
     if kind == "dense":
