@@ -96,8 +96,8 @@ class Layer:
       path: of the module that returns its values; None if none does.
       title, detail: what it is, in a few words, and the sizes of its window.
       steps: what happens to each value of the core, in turn: {"op": name, "args": [...]}. An argument is {"core": 0}
-        for the core's value, {"input": n} for that of the nth input at the same place, {"step": n} for the result of a step
-        before, {"number": value}, or {"array": name} for the number of a parameter at the same place.
+        for the core's value, {"input": n} for that of the nth input at the same place, {"step": n} for the result of
+        a step before, {"number": value}, or {"array": name} for the number of a parameter at the same place.
       arrays: name -> slot of a parameter or what was made of one, or the array itself.
       call: name and number of the function it is all of, if it is all of one.
     """

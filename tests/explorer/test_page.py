@@ -101,7 +101,7 @@ def test_click_shows_window_kernel_and_products(pages, served, values):
     assert page.locator("#unit-grids td.now").count() == 3
     assert "13 of 25" in number(page, "#unit-progress")
     page.click("#unit-play")
-    page.wait_for_function("document.getElementById('unit-progress').textContent.startsWith('15')")
+    page.wait_for_function("() => document.getElementById('unit-progress').textContent.startsWith('15')")
 
 
 def draw(page, points):
@@ -144,7 +144,7 @@ def test_upload_that_is_no_image_gets_one_message(pages, served, tmp_path):
 def test_second_tab_keeps_its_own_picture(pages, served):
     first, second = pages(served.url), pages(served.url)
     second.click("#next")
-    second.wait_for_function("document.getElementById('picture-caption').textContent.includes('one')")
+    second.wait_for_function("() => document.getElementById('picture-caption').textContent.includes('one')")
     for page, picture in ((first, 0), (second, 1)):
         own = served.network.values(served.network.know(served.examples.read(picture)[0]))
         choose(page, len(own) - 1, (2,))
@@ -159,14 +159,14 @@ def test_overlays_and_keys_and_languages(pages, served):
         page.wait_for_function("old => document.getElementById('picture').toDataURL() !== old", arg=before)
     page.check('input[name="overlay"][value=""]')
     page.wait_for_function("old => document.getElementById('picture').toDataURL() === old", arg=before)
-    page.focus('canvas[tabindex="0"]')
+    page.focus('#columns canvas[tabindex="0"]')
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
     page.wait_for_selector("#unit-own")
     page.focus("#unit-own")
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("document.getElementById('unit-name').textContent.includes('column 5')")
+    page.wait_for_function("() => document.getElementById('unit-name').textContent.includes('column 5')")
     assert page.locator("#unit-name").inner_text().startswith("stem conv 5x5/2, map 1, row 4, column 5 = ")
     for language, word in (("es", "Red"), ("pt", "Rede"), ("en", "Network")):
         page.select_option("#language", language)
@@ -189,7 +189,7 @@ def test_all_maps_and_narrow_screens(pages, served):
     wide = next(n for n, layer in enumerate(served.network.layers) if layer.shape[-1] == 70)
     assert page.locator(f'canvas[data-layer="{wide}"]').count() == 14
     page.locator(".note button").first.click()
-    page.wait_for_function(f"document.querySelectorAll('canvas[data-layer=\"{wide}\"]').length === 70")
+    page.wait_for_function(f"() => document.querySelectorAll('canvas[data-layer=\"{wide}\"]').length === 70")
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
