@@ -130,6 +130,12 @@ def _shape(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(shape[1:]) if len(shape) > 1 and shape[0] == 1 else tuple(shape)
 
 
+def _slot(operand: Operand) -> int:
+    """Return the slot of an operand that is known to have one."""
+    assert isinstance(operand, int), "a number has no slot"
+    return operand
+
+
 def _squeezed(shape: Sequence[int]) -> list[int]:
     return [size for size in shape if size != 1]
 
@@ -268,14 +274,14 @@ class _Finder:
             return False
         core = {
             "kind": "conv",
-            "window": self.program.shapes[kernel][:2],
+            "window": self.program.shapes[_slot(kernel)][:2],
             "strides": op.params["window_strides"],
             "padding": op.params["padding"],
             "input_dilation": op.params["lhs_dilation"] or (1, 1),
             "kernel_dilation": op.params["rhs_dilation"] or (1, 1),
             "groups": op.params["feature_group_count"],
         }
-        self._add(op, core, [self.refs[images]], arrays={"kernel": kernel})
+        self._add(op, core, [self.refs[_slot(images)]], arrays={"kernel": kernel})
         return True
 
     def _dense(self, op: Op) -> bool:
@@ -285,10 +291,14 @@ class _Finder:
         left, right = op.inputs
         if self._ref(left) is None or self._ref(right) is not None or batch[0] or not isinstance(right, int):
             return False
-        rank = len(self.program.shapes[left])
-        if tuple(contracted[0]) != (rank - 1,) or tuple(contracted[1]) != (0,) or len(self.program.shapes[right]) != 2:
+        rank = len(self.program.shapes[_slot(left)])
+        if (
+            tuple(contracted[0]) != (rank - 1,)
+            or tuple(contracted[1]) != (0,)
+            or len(self.program.shapes[_slot(right)]) != 2
+        ):
             return False
-        self._add(op, {"kind": "dense"}, [self.refs[left]], arrays={"kernel": right})
+        self._add(op, {"kind": "dense"}, [self.refs[_slot(left)]], arrays={"kernel": right})
         return True
 
     def _pool(self, op: Op) -> bool:

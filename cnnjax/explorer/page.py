@@ -76,7 +76,7 @@ def _count(network: Network, pictures: int) -> int:
 
 def _packed(array: np.ndarray) -> dict[str, Any]:
     kind = "int32" if array.dtype == np.int32 else "float32"
-    content = base64.b64encode(np.ascontiguousarray(array.astype(f"<{kind[0]}4"))).decode()
+    content = base64.b64encode(array.astype(f"<{kind[0]}4").tobytes()).decode()
     return {"type": kind, "shape": list(array.shape), "data": content}
 
 
@@ -89,7 +89,7 @@ def _sampled(array: np.ndarray) -> dict[str, Any]:
     maps = array[::step, ::step, channels]
     low, high = float(maps.min()), float(maps.max())
     levels = np.round((maps - low) / (high - low or 1) * 255).astype(np.uint8)
-    content = base64.b64encode(np.ascontiguousarray(levels)).decode()
+    content = base64.b64encode(levels.tobytes()).decode()
     return {
         "type": "uint8",
         "shape": list(maps.shape),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import numpy as np
 from PIL import Image
@@ -17,7 +18,8 @@ from cnnjax.data.transforms import ResizeAndCentreCrop, Stretch
 from cnnjax.pretrained import ImageFormat, Run
 
 
-class Examples(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Examples:
     """Pictures that the page offers.
 
     Attributes:

@@ -92,6 +92,9 @@ class Handler(BaseHTTPRequestHandler):
     server_version = "cnnjax"
     sys_version = ""
     timeout = IDLE_SECONDS
+    # An answer leaves in one piece: of two, the second waits for the browser to acknowledge the first, 40 ms.
+    wbufsize = -1
+    disable_nagle_algorithm = True
     routes: ClassVar[tuple[tuple[str, str], ...]] = (
         (r"/network\.json", "_network"),
         (r"/example/(\d{1,9})", "_example"),

@@ -114,17 +114,29 @@ def draw(page, points):
     page.mouse.up()
 
 
+def prediction(page):
+    """Return the name of the picture that is shown, and the probabilities of its classes."""
+    return page.evaluate(
+        "async () => [state.picture.name,"
+        " Array.from(await source.values(state.picture, network.layers.length - 1, [0], [network.classes.length]))]"
+    )
+
+
 def test_drawing_changes_the_prediction(pages, served):
     page = pages(served.url)
-    seen = [page.locator("#classes").inner_text()]
-    for points in ([(0.5, 0.1), (0.5, 0.9)], [(0.1, 0.5), (0.9, 0.5)]):
-        draw(page, points)
-        page.wait_for_function("text => document.getElementById('classes').innerText !== text", arg=seen[-1])
-        seen.append(page.locator("#classes").inner_text())
+    name, before = prediction(page)
+    for points in ([(0.5, 0.1), (0.5, 0.9)], [(0.1, 0.5), (0.9, 0.5)], None):
+        if points is None:
+            page.focus("#pad")
+            page.keyboard.press("ArrowUp")
+        else:
+            draw(page, points)
+        page.wait_for_function("old => state.picture.name !== old", arg=name)
+        name, after = prediction(page)
+        assert after != before
+        np.testing.assert_allclose(after, served.network.values(name)[-1], rtol=1e-6)
+        before = after
     assert page.locator("#classes li").count() == 5
-    page.focus("#pad")
-    page.keyboard.press("ArrowUp")
-    page.wait_for_function("text => document.getElementById('classes').innerText !== text", arg=seen[-1])
 
 
 def test_upload_that_is_no_image_gets_one_message(pages, served, tmp_path):
