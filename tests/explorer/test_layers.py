@@ -88,7 +88,7 @@ def test_layers_of_lenet():
         ("head", "tanh", (120,), None),
         ("head/dense2", "dense", (84,), "head/dense2"),
         ("head", "tanh", (84,), None),
-        ("head/classifier", "dense", (10,), "head"),
+        ("head/classifier", "dense", (10,), "head/classifier"),
         ("", "softmax", (10,), None),
     ]
 

@@ -2,6 +2,26 @@
 // Where the page's numbers come from: the server, or the file that the page is.
 // Both answer the same questions. A picture is {name, label, url}.
 
+// A whole array of at most so many numbers is fetched at once, and boxes are taken out of it here.
+const WHOLE = 65536;
+
+const sizeOf = (shape) => shape.reduce((a, b) => a * b, 1);
+
+// Return the numbers of a box of an array, the last axis in steps.
+function box(numbers, shape, start, stop, every = 1) {
+  const strides = shape.map((_, axis) => sizeOf(shape.slice(axis + 1)));
+  const found = [];
+  const walk = (axis, offset) => {
+    if (axis === start.length) found.push(numbers[offset]);
+    else {
+      const step = axis === start.length - 1 ? every : 1;
+      for (let i = start[axis]; i < stop[axis]; i += step) walk(axis + 1, offset + i * strides[axis]);
+    }
+  };
+  walk(0, 0);
+  return numbers.constructor.from(found);
+}
+
 class ServerError extends Error {
   constructor(code, message) {
     super(message);
@@ -61,13 +81,18 @@ class ServerSource {
     return this.cache.get(path);
   }
 
+  async boxOf(path, shape, start, stop, every = 1) {
+    if (sizeOf(shape) <= WHOLE) return box(await this.numbers(path), shape, start, stop, every);
+    return this.numbers(`${path}?start=${start}&stop=${stop}&every=${every}`);
+  }
+
   // Return the numbers of a box of a layer's values, the last axis in steps.
   values(picture, layer, start, stop, every = 1) {
-    return this.numbers(`/values/${picture.name}/${layer}?start=${start}&stop=${stop}&every=${every}`);
+    return this.boxOf(`/values/${picture.name}/${layer}`, this.network.layers[layer].shape, start, stop, every);
   }
 
   fixed(layer, name, start, stop) {
-    return this.numbers(`/fixed/${layer}/${name}?start=${start}&stop=${stop}`);
+    return this.boxOf(`/fixed/${layer}/${name}`, this.network.layers[layer].arrays[name], start, stop);
   }
 
   overlay(picture, method, target, unit) {
@@ -113,18 +138,7 @@ class FileSource {
   }
 
   box(array, start, stop, every = 1) {
-    const numbers = this.unpack(array);
-    const strides = array.shape.map((_, axis) => array.shape.slice(axis + 1).reduce((a, b) => a * b, 1));
-    const found = [];
-    const walk = (axis, offset) => {
-      if (axis === start.length) found.push(numbers[offset]);
-      else {
-        const step = axis === start.length - 1 ? every : 1;
-        for (let i = start[axis]; i < stop[axis]; i += step) walk(axis + 1, offset + i * strides[axis]);
-      }
-    };
-    walk(0, 0);
-    return array.type === "int32" ? Int32Array.from(found) : Float32Array.from(found);
+    return box(this.unpack(array), array.shape, start, stop, every);
   }
 
   async values(picture, layer, start, stop, every = 1) {

@@ -4,7 +4,7 @@
 // Milliseconds between the steps that are played.
 const BEAT = 350;
 // Terms that are laid out at once; of more, those around the one that is looked at.
-const LAID_OUT = 400;
+const LAID_OUT = 128;
 
 class UnitPanel {
   // choose(layer, index) is called with another unit that is chosen.
