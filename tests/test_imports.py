@@ -20,6 +20,7 @@ ALLOWED = {
     "pretrained": {"nn", "models", "runs"},
     "restoration": {"models"},
     "training": {"nn", "models", "data", "visualize", "runs", "lazy"},
+    "explorer": {"nn", "models", "data", "explain", "runs", "pretrained", "training"},
     "finetune": {"nn", "models", "data", "runs", "pretrained", "training", "writing"},
 }
 
