@@ -112,7 +112,7 @@ class _Boxes:
         rows, columns = self._reach(self._variables, self._images, *map(jnp.asarray, place))
         row, column = np.flatnonzero(rows), np.flatnonzero(columns)
         if not len(row):
-            return 0, 0, *self._size
+            return 0, 0, self._size[0], self._size[1]
         return int(row[0]), int(column[0]), int(row[-1]) + 1, int(column[-1]) + 1
 
 

@@ -23,7 +23,7 @@ def _blurred(images: jax.Array, sigma: float) -> jax.Array:
     weights = weights / weights.sum()
     padded = jnp.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
     height, width = images.shape[1:3]
-    rows = sum(weights[tap] * padded[:, tap : tap + height] for tap in range(2 * reach + 1))
+    rows: Any = sum(weights[tap] * padded[:, tap : tap + height] for tap in range(2 * reach + 1))
     return jnp.asarray(sum(weights[tap] * rows[:, :, tap : tap + width] for tap in range(2 * reach + 1)))
 
 
@@ -107,7 +107,7 @@ def activation_maximization(
     if images is not None:
         start = check_images(images).astype(jnp.float32)
     else:
-        start = 0.1 * jax.random.normal(start_key, shape, jnp.float32)
+        start = 0.1 * jax.random.normal(start_key, tuple(shape or ()), jnp.float32)
     height, width = start.shape[1:3]
     scale = 1 / jnp.maximum(_frequencies(height, width), 1 / max(height, width))
     # So that a step changes a pixel by about the learning rate in both parametrisations.
