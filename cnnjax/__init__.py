@@ -1,6 +1,6 @@
 """CNN architectures, training and fine-tuning in JAX and Flax."""
 
-from cnnjax import finetune, models, nn, pretrained, runs, signal
+from cnnjax import explain, finetune, models, nn, pretrained, runs, signal
 from cnnjax.models import ModelInfo, create_model, list_models, model_info
 from cnnjax.models.features import extract_features
 from cnnjax.models.folding import fold_batch_norm
@@ -14,6 +14,7 @@ __all__ = [
     "__version__",
     "count_macs",
     "create_model",
+    "explain",
     "extract_features",
     "finetune",
     "fold_batch_norm",

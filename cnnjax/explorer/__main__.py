@@ -1,0 +1,123 @@
+"""Show what a network computes for a picture, unit by unit, on a page in the browser.
+
+    python -m cnnjax.explorer --workdir runs/lenet5-digits
+    python -m cnnjax.explorer --model efficientnet_lite0 --weights efficientnet-lite0-57934424.pth --images cat.png
+    python -m cnnjax.explorer --workdir runs/lenet5-digits --out lenet5.html
+
+Serves the page on 127.0.0.1, to this machine alone, until it is stopped with Ctrl-C. With ``--out`` it writes the page
+into one file instead, which opens without a network and without Python. Exit codes: 0, or 2 with the reason on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from cnnjax.explorer.network import Network
+from cnnjax.explorer.overlays import Overlays
+from cnnjax.explorer.page import one_file
+from cnnjax.explorer.pictures import Examples, examples_of_files, examples_of_run, photographs, prepare
+from cnnjax.explorer.server import Server
+from cnnjax.models import create_model, model_info
+from cnnjax.pretrained import image_format, imagenet_classes, load
+from cnnjax.runs import ImageFormat, load_run
+from cnnjax.training import run_command
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return what the command line asks for."""
+    parser = argparse.ArgumentParser(
+        prog="python -m cnnjax.explorer", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workdir", type=Path, help="a run of experiments/train.py")
+    parser.add_argument("--which", default="best", help="best, last, or a step of the run (default: %(default)s)")
+    parser.add_argument("--model", help="a variant, see python -m cnnjax.models")
+    parser.add_argument("--weights", help="a file, a run or a hub, see cnnjax.pretrained.load (default: drawn weights)")
+    parser.add_argument("--num-classes", type=int, help="of the weights (default: the published number)")
+    parser.add_argument("--images", type=Path, nargs="+", default=[], metavar="IMAGE", help="pictures to offer")
+    parser.add_argument("--port", type=int, default=8350, help="0 takes any that is free (default: %(default)s)")
+    parser.add_argument("--out", type=Path, metavar="FILE.html", help="write the page into one file, and stop")
+    parser.add_argument("--examples", type=int, default=8, help="pictures in that file (default: %(default)s)")
+    given = parser.parse_args(arguments)
+    if (given.workdir is None) == (given.model is None):
+        parser.error("give either --workdir, or --model with or without --weights")
+    if given.workdir is not None and (given.weights is not None or given.num_classes is not None):
+        parser.error("--weights and --num-classes go with --model")
+    if given.examples < 1:
+        parser.error(f"--examples must be at least 1, got {given.examples}")
+    if not 0 <= given.port <= 65535:
+        parser.error(f"--port must be from 0 to 65535, got {given.port}")
+    return given
+
+
+def open_network(given: argparse.Namespace) -> tuple[Network, Examples]:
+    """Return the network that the command line names, and pictures for it."""
+    if given.workdir is not None:
+        run = load_run(given.workdir, int(given.which) if given.which.isdecimal() else given.which)
+        if run.task != "classification":
+            raise ValueError(f"{given.workdir} was trained for {run.task}; take a run with one class per image")
+        name = f"{run.config['model']}, {run.config['dataset']}"
+        network = Network(name, run.model, run.variables, run.preprocessing, run.label_names)
+        examples = None if given.images else examples_of_run(run)
+    else:
+        network, examples = _named(given), None
+    if examples is None:
+        channels = len(network.preprocessing.mean)
+        examples = examples_of_files(given.images, channels) if given.images else photographs()
+    return network, examples
+
+
+def _named(given: argparse.Namespace) -> Network:
+    info = model_info(given.model)
+    if info.task != "classification":
+        raise ValueError(f"{given.model} is a network for {info.task}; take one whose task is classification")
+    if given.weights is None:
+        classes = given.num_classes or info.num_classes or 1000
+        model = create_model(given.model, num_classes=classes)
+        # Compiling all of the drawing takes longer than drawing.
+        variables = model.init(jax.random.key(0), jnp.zeros((1, *info.input_size, info.channels)))
+        expected = ImageFormat(info.input_size, info.mean, info.std, None, info.resize_size, info.interpolation)
+    else:
+        expected = image_format(given.model, given.weights)
+        classes = given.num_classes or len(expected.label_names or ()) or info.num_classes or 1000
+        model = create_model(given.model, num_classes=classes)
+        variables = load(given.model, given.weights, num_classes=classes)
+    names = expected.label_names or (imagenet_classes() if classes == 1000 else tuple(map(str, range(classes))))
+    return Network(given.model, model, variables, expected, names, trained=given.weights is not None)
+
+
+def explore(given: argparse.Namespace) -> None:
+    """Serve the page, or write it into a file."""
+    network, examples = open_network(given)
+    overlays = Overlays(network)
+    if given.out is not None:
+        count = min(given.examples, examples.count)
+        pictures = [
+            (prepare(pixels, network.preprocessing), label) for pixels, label in map(examples.read, range(count))
+        ]
+        maps = [{method: overlays(pixels, method) for method in overlays.methods} for pixels, _ in pictures]
+        given.out.write_text(one_file(network, pictures, maps), encoding="utf-8")
+        print(f"The page is {given.out}")
+        return
+    try:
+        server = Server(network, examples, given.port, overlays)
+    except OSError as error:
+        raise OSError(f"port {given.port} cannot be used ({error.strerror}); give another --port, or 0") from error
+    print(f"The page is {server.url} (stop it with Ctrl-C)", flush=True)
+    with server:
+        server.serve_forever()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    given = parse(arguments)
+    return run_command(lambda: explore(given))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
