@@ -106,8 +106,8 @@ def test_operations_of_policies(compile_quickly):
             assert (wrong > 0).mean() < 0.01, name  # Places on the border between two pixels.
         else:
             assert wrong.max() <= 1, name
-            # Grey levels on the border between two; programs that are compiled quickly take a few more the other way.
-            assert (wrong > 0).mean() < 0.04, name
+            # Grey levels on the border between two; sharpness sums nine products, which compilers order as they like.
+            assert (wrong > 0).mean() < (0.1 if name == "Sharpness" else 0.04), name
 
 
 @pytest.mark.parametrize("space", ["auto", "wide", "augmix"])

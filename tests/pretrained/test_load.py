@@ -346,7 +346,7 @@ def test_runs_of_networks_that_flatten_have_weights_for_their_size(tmp_path):
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(3, {"params": params}, {})
     resolved = {"image_size": size, "mean": [0.5] * channels, "std": [0.5] * channels, "label_names": list("abcde")}
-    (tmp_path / "config.json").write_text(json.dumps({"config": {}, "resolved": resolved}))
+    (tmp_path / "config.json").write_text(json.dumps({"config": {"model": name}, "resolved": resolved}))
     loaded = load(name, tmp_path, num_classes=5)["params"]
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
     other = load(name, tmp_path, num_classes=7, redraw_head=jax.random.key(0))["params"]
