@@ -23,8 +23,8 @@ def _blurred(images: jax.Array, sigma: float) -> jax.Array:
     weights = weights / weights.sum()
     padded = jnp.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
     height, width = images.shape[1:3]
-    rows: Any = sum(weights[tap] * padded[:, tap : tap + height] for tap in range(2 * reach + 1))
-    return jnp.asarray(sum(weights[tap] * rows[:, :, tap : tap + width] for tap in range(2 * reach + 1)))
+    rows = jnp.stack([weights[tap] * padded[:, tap : tap + height] for tap in range(2 * reach + 1)]).sum(0)
+    return jnp.stack([weights[tap] * rows[:, :, tap : tap + width] for tap in range(2 * reach + 1)]).sum(0)
 
 
 def _frequencies(height: int, width: int) -> jax.Array:
@@ -106,8 +106,8 @@ def activation_maximization(
     start_key, jitter_key = jax.random.split(key)
     if images is not None:
         start = check_images(images).astype(jnp.float32)
-    else:
-        start = 0.1 * jax.random.normal(start_key, tuple(shape or ()), jnp.float32)
+    if shape is not None:
+        start = 0.1 * jax.random.normal(start_key, shape, jnp.float32)
     height, width = start.shape[1:3]
     scale = 1 / jnp.maximum(_frequencies(height, width), 1 / max(height, width))
     # So that a step changes a pixel by about the learning rate in both parametrisations.
@@ -115,7 +115,7 @@ def activation_maximization(
 
     def to_pixels(values: Any) -> jax.Array:
         if parametrization == "fourier":
-            spectrum = jax.lax.complex(values[0], values[1]) * scale
+            spectrum = jax.lax.complex(values[0] * scale, values[1] * scale)
             found = jnp.fft.irfft2(spectrum, (height, width), axes=(1, 2), norm="ortho")
         else:
             found = values
@@ -131,8 +131,8 @@ def activation_maximization(
 
     values: Any = start
     if parametrization == "fourier":
-        spectrum = jnp.fft.rfft2(start, axes=(1, 2), norm="ortho") / scale
-        values = (spectrum.real, spectrum.imag)
+        spectrum = jnp.fft.rfft2(start, axes=(1, 2), norm="ortho")
+        values = (spectrum.real / scale, spectrum.imag / scale)
     tx = optax.adam(learning_rate)
     gradient: Callable[[Any, jax.Array], Any] = jax.grad(excitement)
 
