@@ -5,6 +5,7 @@ Programs are compiled as fast as XLA can, and kept in pytest's cache folder, whi
 """
 
 import functools
+import gc
 import importlib.metadata
 import os
 import shutil
@@ -14,7 +15,13 @@ import zlib
 USERS_PROGRAMS = "--users-programs" in sys.argv or "CNNJAX_USERS_PROGRAMS" in os.environ
 DEVICES = "--xla_force_host_platform_device_count=8"
 # Programs of most tests run once or twice: compiling fast matters, running fast does not.
-COMPILE_QUICKLY = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
+COMPILE_QUICKLY = [
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    # Programs this small are not worth dividing among threads, nor their loops worth widening.
+    "--xla_cpu_parallel_codegen_split_count=1",
+    "--xla_cpu_prefer_vector_width=128",
+]
 if tuple(int(part) for part in importlib.metadata.version("jaxlib").split(".")[:2]) < (0, 12):
     # Halves the time again. Later versions have one way to emit fusions, and stop at flags that they do not know.
     COMPILE_QUICKLY.append("--xla_cpu_use_fusion_emitters=false")
@@ -30,6 +37,8 @@ import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Traces are many small objects that stay: looking through them for cycles so often takes a tenth of the time.
+gc.set_threshold(50_000, 20, 50)
 
 
 def promoting(function):

@@ -32,24 +32,30 @@ def data_dir(tmp_path_factory):
     return tmp_path_factory.mktemp("tfds")
 
 
-@pytest.fixture
-def config(data_dir, tmp_path):
+def small_run(data_dir, workdir):
+    """Return the config of a run of 45 steps in two epochs, the second of which ends in the middle of a pass."""
     return TrainConfig(
-        data_dir=data_dir, workdir=tmp_path / "run", epochs=2, parallel="single", log_steps=10, checkpoint_steps=7
-    )
-
-
-@pytest.fixture(scope="module")
-def whole(data_dir, tmp_path_factory):
-    """Return the folder, the result and the text of a run that nothing stopped."""
-    config = TrainConfig(
         data_dir=data_dir,
-        workdir=tmp_path_factory.mktemp("whole") / "run",
+        workdir=workdir,
+        train_split="train[:179]",
+        test_split="test[:100]",
+        batch_size=8,
         epochs=2,
         parallel="single",
         log_steps=10,
         checkpoint_steps=7,
     )
+
+
+@pytest.fixture
+def config(data_dir, tmp_path):
+    return small_run(data_dir, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def whole(data_dir, tmp_path_factory):
+    """Return the folder, the result and the text of a run that nothing stopped."""
+    config = small_run(data_dir, tmp_path_factory.mktemp("whole") / "run")
     result, text = run(config)
     return config, result, text
 
@@ -162,10 +168,12 @@ def command(data_dir, workdir):
     flags = {
         "data-dir": data_dir,
         "workdir": workdir,
+        "train-split": "train[:320]",
+        "test-split": "test[:100]",
         "epochs": 3,
-        "batch-size": 16,
+        "batch-size": 8,
         "parallel": "single",
-        "log-steps": 10,
+        "log-steps": 5,
         "checkpoint-steps": 25,
     }
     return [sys.executable, str(SCRIPT), *(str(part) for key, value in flags.items() for part in (f"--{key}", value))]
@@ -192,7 +200,7 @@ def test_a_process_that_is_stopped_by_signals_goes_on_to_the_same_bits(data_dir,
     """Stop the real command in two ways, each time after some more steps; see test_kills.py for the third."""
     stopped = tmp_path / "stopped"
     metrics = stopped / "metrics.jsonl"
-    for number, lines in ((signal.SIGTERM, 6), (signal.SIGINT, 12)):
+    for number, lines in ((signal.SIGTERM, 4), (signal.SIGINT, 10)):
         with launch(command(data_dir, stopped)) as process:
             deadline = time.monotonic() + 120
             while not (metrics.exists() and len(metrics.read_text().splitlines()) >= lines):
@@ -260,7 +268,7 @@ def test_metrics_that_cannot_be_written_are_written_later_and_once(whole, config
 
 def test_another_config_is_refused_with_the_difference(whole, tmp_path):
     config = whole[0]
-    expected = r"(?s)another config:\n  batch_size: 64 there, 32 now\n  seed: 0 there, 1 now"
+    expected = r"(?s)another config:\n  batch_size: 8 there, 32 now\n  seed: 0 there, 1 now"
     with pytest.raises(WorkdirError, match=expected):
         run(dataclasses.replace(config, batch_size=32, seed=1))
     moved = tmp_path / "moved"
@@ -366,14 +374,14 @@ def test_a_run_stops_early_at_the_same_epoch_whether_or_not_it_was_interrupted(c
         ({"aux_weight": 0.3}, ConfigError, "aux_weight is 0.3, but lenet5 has no auxiliary heads"),
         ({"model_fields": ("depth=3",)}, ConfigError, "depth"),
         ({"zero_init_residual": True}, ConfigError, "zero_init_residual"),
-        ({"batch_size": 2000}, ConfigError, "at most 1438, the number of training images of digits, got 2000"),
+        ({"batch_size": 2000}, ConfigError, "at most 179, the number of training images of digits, got 2000"),
         ({"image_size": 8}, ConfigError, "lenet5 on digits: images of 8x8 pixels are too small.*12x12"),
         ({"dataset": "digit"}, DataError, "unknown data set 'digit'; did you mean digits"),
         ({"dataset": "cifar10"}, DataError, "not prepared"),
         ({"sync_batch_norm": True, "parallel": "pmap"}, ConfigError, "lenet5 has no batch norm to synchronise"),
         ({"model": "dncnn17_grey"}, ConfigError, "dncnn17_grey is a network for restoration"),
         ({"data_dir": Path("/nowhere")}, DataError, "'/nowhere' is not a folder"),
-        ({"warmup_epochs": 1.99, "batch_size": 1438}, ConfigError, "warm-up of 2 steps leaves nothing of a run of 2"),
+        ({"warmup_epochs": 1.99, "batch_size": 179}, ConfigError, "warm-up of 2 steps leaves nothing of a run of 2"),
     ],
 )
 def test_runs_that_cannot_be_are_refused_before_anything_is_made(config, changes, error, expected):

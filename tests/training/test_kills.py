@@ -79,7 +79,8 @@ def test_a_run_that_dies_at_random_moments_goes_on_to_the_same_bits(moments, tmp
     epochs = max(1, moments // 2)
     flags = {
         **{"data-dir": tmp_path / "data", "workdir": tmp_path / "whole", "parallel": "single", "epochs": epochs},
-        **{"batch-size": 64, "log-steps": 2, "checkpoint-steps": 3, "ema-decay": 0.9, "patience": 100},
+        **{"train-split": "train[:176]", "test-split": "test[:100]"},
+        **{"batch-size": 8, "log-steps": 2, "checkpoint-steps": 3, "ema-decay": 0.9, "patience": 100},
     }
     augment = ("--augment", "crop:2", "mixup:0.2")
     command = [
