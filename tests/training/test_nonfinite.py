@@ -82,7 +82,15 @@ def config(tmp_path_factory):
     folder = tmp_path_factory.mktemp("nonfinite")
     (folder / "data").mkdir()
     return TrainConfig(
-        data_dir=folder / "data", workdir=folder / "run", epochs=1, parallel="single", log_steps=10, checkpoint_steps=5
+        data_dir=folder / "data",
+        workdir=folder / "run",
+        train_split="train[:179]",
+        test_split="test[:50]",
+        batch_size=8,
+        epochs=1,
+        parallel="single",
+        log_steps=10,
+        checkpoint_steps=5,
     )
 
 

@@ -29,6 +29,10 @@ def lenet_state(tx=None):
     return TrainState.create(model, tx or optax.sgd(0.1, 0.9), jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
 
 
+# Operation by operation, they would take many times as long.
+evaluate, take = jax.jit(eval_step), jax.jit(train_step)
+
+
 def assert_close(a, b, tolerance=1e-5):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b)
 
@@ -46,16 +50,16 @@ def test_a_step_is_what_it_says():
         logits = state.apply_fn({"params": params}, data["image"], train=True)
         return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(16), data["label"]])
 
-    expected = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, jax.grad(loss)(state.params))
-    new, sums = jax.jit(train_step)(state, data)
+    value, grads = jax.jit(jax.value_and_grad(loss))(state.params)
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, grads)
+    new, sums = take(state, data)
     assert_close(new.params, expected)
     assert int(new.step) == 1
-    np.testing.assert_allclose(means(sums)["loss"], loss(state.params), rtol=1e-5)
-    flat = [np.ravel(leaf) for leaf in jax.tree.leaves(jax.grad(loss)(state.params))]
+    np.testing.assert_allclose(means(sums)["loss"], value, rtol=1e-5)
+    flat = [np.ravel(leaf) for leaf in jax.tree.leaves(grads)]
     np.testing.assert_allclose(means(sums)["gradient_norm"], np.linalg.norm(np.concatenate(flat)), rtol=1e-5)
-    assert means(sums)["accuracy"] * 16 == pytest.approx(
-        (state.apply_fn(state.variables, data["image"]).argmax(-1) == data["label"]).sum()
-    )
+    logits = jax.jit(state.apply_fn)(state.variables, data["image"])
+    assert means(sums)["accuracy"] * 16 == pytest.approx((logits.argmax(-1) == data["label"]).sum())
 
 
 def test_training_learns():
@@ -92,25 +96,25 @@ def test_the_last_batch_of_an_evaluation_compiles_nothing(make_tiny_state):
 
 def test_padding_counts_nowhere(make_tiny_state):
     state, data = make_tiny_state(), batch(16, 3, 8)
-    expected, expected_sums = jax.jit(train_step)(state, data)
+    expected, expected_sums = take(state, data)
     padded = {
         "image": jnp.concatenate([data["image"], jnp.full_like(data["image"][:5], 50.0)]),
         "label": jnp.concatenate([data["label"], jnp.zeros(5, jnp.int32)]),
         "mask": jnp.arange(21) < 16,
     }
-    new, sums = jax.jit(train_step)(state, padded)
+    new, sums = take(state, padded)
     assert_close(new.params, expected.params, 1e-4)
     assert_close(new.batch_stats, expected.batch_stats, 1e-4)
     assert_close(sums, expected_sums, 1e-4)
-    assert_close(eval_step(state, padded), eval_step(state, data), 1e-4)
+    assert_close(evaluate(state, padded), evaluate(state, data), 1e-4)
     # As soft labels, they are learned alike.
     soft = {**data, "label": jax.nn.one_hot(data["label"], 10)}
-    assert_close(jax.jit(train_step)(state, soft)[0].params, new.params, 1e-4)
+    assert_close(take(state, soft)[0].params, new.params, 1e-4)
 
 
 def test_eight_devices_take_the_step_of_one():
     state, data = lenet_state(), batch(32)
-    expected, expected_sums = jax.jit(train_step)(state, data)
+    expected, expected_sums = take(state, data)
     devices = Devices.choose("auto")
     assert (devices.mode, devices.count) == ("pmap", 8)
     step = devices.compile_train(train_step)
@@ -121,9 +125,8 @@ def test_eight_devices_take_the_step_of_one():
     assert_close(devices.unreplicate(new).params, expected.params)
     assert_close(devices.unreplicate(new).opt_state, expected.opt_state)
     assert_close(devices.unreplicate(sums), expected_sums)
-    evaluate = devices.compile_eval(eval_step)
-    evaluated = devices.unreplicate(evaluate(new, devices.shard(data)))
-    assert_close(evaluated, eval_step(expected, data), 1e-4)
+    evaluated = devices.unreplicate(devices.compile_eval(eval_step)(new, devices.shard(data)))
+    assert_close(evaluated, evaluate(expected, data), 1e-4)
 
 
 def test_uneven_masks_over_devices_still_weigh_every_example_equally(make_tiny_state):
@@ -166,13 +169,13 @@ def test_eight_devices_augment_as_one_does():
         new, sums = step(devices.replicate(state), devices.replicate(zero_sums()), devices.shard(data))
         seen[count] = devices.unreplicate((new.params, sums))
     assert_close(seen[1], seen[8])
-    plain, _ = jax.jit(train_step)(lenet_state(), data)
+    plain, _ = take(lenet_state(), data)
     assert not np.allclose(plain.params["head"]["classifier"]["bias"], seen[1][0]["head"]["classifier"]["bias"])
 
 
 def test_the_same_function_runs_under_shard_map():
     state, data = lenet_state(), batch(32)
-    expected, expected_sums = jax.jit(train_step)(state, data)
+    expected, expected_sums = take(state, data)
     mesh = Mesh(np.array(jax.devices()), ("batch",))
     split, whole = PartitionSpec("batch"), PartitionSpec()
     step = jax.jit(
@@ -219,10 +222,10 @@ def test_draws_depend_on_the_step_and_nothing_else():
             return nn.Dense(10, name="classifier")(x)
 
     state = TrainState.create(Dropping(), optax.sgd(0.1), jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
-    first, _ = train_step(state, batch())
-    again, _ = train_step(state, batch())
+    first, _ = take(state, batch())
+    again, _ = take(state, batch())
     assert_equal(first.params, again.params)
-    other, _ = train_step(state.replace(step=state.step + 1), batch())
+    other, _ = take(state.replace(step=state.step + 1), batch())
     assert (first.params["classifier"]["kernel"] != other.params["classifier"]["kernel"]).any()
     assert_equal(jax.random.key_data(first.rng), jax.random.key_data(state.rng))
 
@@ -235,8 +238,8 @@ def test_moving_averages_follow_and_are_what_is_evaluated(make_tiny_state):
     fresh = {"params": new.params, "batch_stats": new.batch_stats}
     assert_close(new.ema, jax.tree.map(lambda a, b: 0.9 * a + 0.1 * b, old, fresh))
     assert_close(
-        eval_step(new, data),
-        eval_step(new.replace(params=new.ema["params"], batch_stats=new.ema["batch_stats"], ema=None), data),
+        evaluate(new, data),
+        evaluate(new.replace(params=new.ema["params"], batch_stats=new.ema["batch_stats"], ema=None), data),
     )
 
 
