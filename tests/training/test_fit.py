@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -413,10 +414,11 @@ def test_runs_in_other_threads_leave_signals_alone(config):
         (["--data-dir", "nowhere"], "error: data directory 'nowhere' is not a folder"),
     ],
 )
-def test_errors_of_the_command_are_one_message_and_an_exit_code(flags, expected, tmp_path):
-    with launch([sys.executable, str(SCRIPT), *flags, "--workdir", str(tmp_path / "run")]) as process:
-        text, errors = process.communicate(timeout=120)
-    assert process.returncode == 2
+def test_errors_of_the_command_are_one_message_and_an_exit_code(flags, expected, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *flags, "--workdir", str(tmp_path / "run")])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    text, errors = capsys.readouterr()
     assert text == ""
     # The command-line library wraps its messages in a box.
     assert expected in " ".join(errors.replace("│", " ").split())
