@@ -415,7 +415,9 @@ def test_runs_in_other_threads_leave_signals_alone(config):
     ],
 )
 def test_errors_of_the_command_are_one_message_and_an_exit_code(flags, expected, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *flags, "--workdir", str(tmp_path / "run")])
+    # This process has met no others, and is too far on to look for them.
+    alone = ["--num-processes", "1", "--workdir", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *flags, *alone])
     with pytest.raises(SystemExit, match="2"):
         runpy.run_path(str(SCRIPT), run_name="__main__")
     text, errors = capsys.readouterr()
