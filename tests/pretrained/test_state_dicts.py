@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import one_each
 from flax import linen as nn
 from jax import lax
 
@@ -107,7 +106,8 @@ def test_unknown_sources_and_missing_rules():
         to_state_dict("resnet_50", {})
 
 
-@pytest.mark.parametrize("name", one_each())
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", cnnjax.list_models())
 def test_every_variant_has_a_name_for_every_array(name):
     for source in sources(name):
         shapes = reference_shapes(name, source=source)
