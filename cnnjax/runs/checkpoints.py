@@ -247,7 +247,7 @@ class Checkpoints:
         if _json_checksum(meta["run"]) != meta["run_checksum"]:
             raise CheckpointError(f"{problem}its description is not what was written")
         if leaves.keys() != meta["checksums"].keys():
-            raise CheckpointError(f"{problem}arrays are missing")
+            raise CheckpointError(f"{problem}its arrays are not those that were written")
         for path, leaf in leaves.items():
             if _checksum(leaf) != meta["checksums"][path]:
                 raise CheckpointError(f"{problem}array {path} is not what was written")

@@ -1,3 +1,4 @@
+import json
 import resource
 import shutil
 import subprocess
@@ -42,6 +43,23 @@ def test_what_is_read_is_what_was_written(state, tmp_path):
         assert (step, damaged) == (1, [])
         assert_equal(newest, state)
         assert "params/conv2/kernel" in checkpoints.read(1)[0]
+
+
+@pytest.mark.parametrize("change", ["array missing", "array too many"])
+def test_arrays_are_those_that_were_written(state, tmp_path, change):
+    """A description that lists another array than there are stands for a file of arrays that lost or gained one."""
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(1, state, {})
+        checkpoints.wait()
+        (file,) = (tmp_path / "checkpoints" / "1" / "run").iterdir()
+        meta = json.loads(file.read_text())
+        if change == "array missing":
+            meta["checksums"]["params/conv3/kernel"] = meta["checksums"]["params/conv2/kernel"]
+        else:
+            del meta["checksums"]["params/conv2/kernel"]
+        file.write_text(json.dumps(meta))
+        with pytest.raises(CheckpointError, match="its arrays are not those that were written"):
+            checkpoints.read(1)
 
 
 def test_a_restored_state_steps_to_the_same_bits(state, tmp_path):
