@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from cnnjax.lazy import lazy_names
+from cnnjax.state import TrainState
 from cnnjax.training.heads import several_heads
 from cnnjax.training.losses import absolute_error, cross_entropy, squared_error
 from cnnjax.training.optim import make_optimizer, make_schedule
@@ -14,7 +15,6 @@ from cnnjax.training.segmentation import (
     pixel_cross_entropy,
     segmentation_scores,
 )
-from cnnjax.training.state import TrainState
 from cnnjax.training.steps import eval_step, train_step
 
 # Whole runs need Grain, Orbax, Rich and Tyro; state, step, losses and optimizers need JAX, Flax and Optax alone.

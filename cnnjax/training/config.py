@@ -13,7 +13,7 @@ from typing import Any, Literal
 from cnnjax.data.augment import parse_all
 from cnnjax.data.files import OnBadImage
 from cnnjax.models import model_info
-from cnnjax.training.initialization import InitName
+from cnnjax.nn.initialization import InitName
 from cnnjax.training.losses import LossName
 from cnnjax.training.optim import SCHEDULES, WITH_MOMENTUM, OptimizerName, ScheduleName
 from cnnjax.training.parallel import ParallelMode

@@ -23,6 +23,7 @@ from cnnjax.data.resident import ResidentPipeline, fits_the_device
 from cnnjax.data.source import Task
 from cnnjax.data.transforms import ResizeAndCentreCrop, resizer
 from cnnjax.models import create_model, model_info
+from cnnjax.state import TrainState
 from cnnjax.training.config import ConfigError, RunConfig, TrainConfig
 from cnnjax.training.dispatch import Dispatcher
 from cnnjax.training.losses import LossFunction, LossName
@@ -30,7 +31,6 @@ from cnnjax.training.metrics import Classification, Metrics, Regression, means, 
 from cnnjax.training.nonfinite import skip_nonfinite
 from cnnjax.training.optim import make_optimizer, make_schedule
 from cnnjax.training.parallel import Devices, for_platform
-from cnnjax.training.state import TrainState
 from cnnjax.training.steps import Preprocess as StepPreprocess
 from cnnjax.training.steps import eval_step, train_step
 
