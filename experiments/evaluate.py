@@ -24,9 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cnnjax import load_run
-from cnnjax.data import Section
 from cnnjax.runs import Run
-from cnnjax.training import ClassifierSetup, Devices, TrainConfig, run_command
+from cnnjax.training import Devices, TrainConfig, run_command
+from cnnjax.training.classifier import open_dataset, open_pipeline
 from cnnjax.visualize import plot_confusion
 
 # Classes in the table; of more, those that are recognised worst.
@@ -36,16 +36,8 @@ SHOWN = 100
 def log_probabilities(run: Run, given: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
     """Return float32[images, classes] of the test images, and their labels."""
     config = TrainConfig.from_json(run.config)
-    # Fine-tuned networks may see other sizes than those trained here from the start, and fewer images.
-    config = dataclasses.replace(
-        config,
-        data_dir=given.data_dir or config.data_dir,
-        image_size=run.preprocessing.size[0],
-        parallel="single",
-    )
-    pipeline = ClassifierSetup.create(config).pipeline
-    if (count := run.config.get("test_examples")) is not None:
-        pipeline = dataclasses.replace(pipeline, test=Section(pipeline.test, 0, count))
+    config = dataclasses.replace(config, data_dir=given.data_dir or config.data_dir)
+    pipeline = open_pipeline(config, open_dataset(config), run.preprocessing.size[0])
     devices = Devices.choose("single")
 
     def log_softmax(variables: Any, images: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal
 
+from cnnjax import finetune
 from cnnjax.data.augment import parse_all
 from cnnjax.data.files import OnBadImage
 from cnnjax.models import model_info
@@ -26,6 +27,8 @@ FREE_FIELDS: Set[str] = LOCAL_FIELDS | {
     *("steps_per_dispatch", "data_on_device"),
 }
 NormalizationName = Literal["auto", "data", "model"]
+# In place of weights: parameters as the network's authors draw them.
+DRAWN = "drawn"
 
 
 class ConfigError(ValueError):
@@ -191,6 +194,15 @@ class TrainConfig(RunConfig):
     """Name of a network, see cnnjax.list_models()."""
     model_fields: tuple[str, ...] = ()
     """NAME=VALUE of the network's fields, such as stochastic_depth_rate=0.1."""
+    weights: str = DRAWN
+    """What the network starts from: a file, a run or a hub, see cnnjax.pretrained.load; drawn: nothing learnt yet.
+    Its classifier is drawn anew in any case."""
+    frozen: tuple[str, ...] = ()
+    """Patterns of the parameters that stay as they are, such as stem "stage[1-3]"."""
+    unfreeze: tuple[str, ...] = ()
+    """EPOCH=PATTERN,... of what begins to train then (epochs from 0), such as "0=head" "5=stage4"."""
+    learning_rate_scale: tuple[str, ...] = ()
+    """PATTERN=FACTOR of parts with another learning rate, such as "head=10"; the last that matches counts."""
     dataset: str = "digits"
     """digits, faces (both need no download), an image-classification set of TFDS, or your own: folder, csv, npz."""
     data_dir: Path | None = None
@@ -199,12 +211,17 @@ class TrainConfig(RunConfig):
     """Examples to train on, as TFDS writes them: train[:10%], train+validation."""
     test_split: str | None = None
     """Examples to test on; None: test, or else validation. "validation" holds out a tenth of train if need be."""
+    train_examples: int | None = None
+    """Take only the first images of the training split; None: all."""
+    test_examples: int | None = None
+    """Take only the first images of the test split; None: all."""
     on_bad_image: OnBadImage = "error"
     """Images that cannot be used: error refuses the set, skip leaves them out and lists them in config.json."""
     normalization: NormalizationName = "auto"
-    """Mean and deviation: data: of the training images; model: the network's; auto: data if they fit into memory."""
+    """Mean and standard deviation, data: of the training images; model: of those that the weights are from, or as
+    published if they are drawn; auto: model with --weights, else data if they fit into memory."""
     workdir: Path | None = None
-    """Folder of the run; None: runs/<model>-<dataset>."""
+    """Folder of the run; None: runs/<model>-<dataset>, with --weights runs/finetune-<model>-<dataset>."""
 
     # How long, and in which portions.
     epochs: float = 30
@@ -288,7 +305,8 @@ class TrainConfig(RunConfig):
 
     # What happens to images.
     image_size: int | None = None
-    """Pixels, height and width; None: as the data set has them if the network takes that, else the network's."""
+    """Pixels, height and width; None: as the weights were trained with; without --weights, as the data set has them if
+    the network takes that, else the network's."""
     augment: tuple[str, ...] = ("crop:2",)
     """Augmentations in their order, a name and, after a colon, its values (crop:4 mirror randaugment:2,9 mixup:0.2),
     see docs/augmentation.md; none if empty."""
@@ -370,7 +388,11 @@ class TrainConfig(RunConfig):
                 ),
                 ("decay_rate", 0 < self.decay_rate <= 1, "above 0 and at most 1"),
                 ("power", 0 < self.power < inf, "above 0 and finite"),
-                ("image_size", self.image_size is None or self.image_size >= 1, "at least 1"),
+                *(
+                    (name, (count := getattr(self, name)) is None or count >= 1, "at least 1")
+                    for name in ("image_size", "train_examples", "test_examples")
+                ),
+                ("init", self.init is None or self.weights == DRAWN, f"left out with weights {self.weights}"),
                 ("memory_budget_mib", self.memory_budget_mib >= 0, "at least 0"),
                 ("workers", self.workers >= 0, "at least 0"),
                 ("coordinator_timeout", 0 < self.coordinator_timeout < inf, "above 0 and finite"),
@@ -385,6 +407,10 @@ class TrainConfig(RunConfig):
             if (value := getattr(self, name)) != defaults[name]:
                 raise ConfigError(f"{why}: leave it out, got {value}")
         self.network_fields()
+        if self.frozen and self.unfreeze:
+            raise ConfigError("--frozen and --unfreeze both say what trains; give one of them")
+        # What they say is read now, so that it fails now.
+        _ = self.factors, self.unfreezing
 
     def network_fields(self) -> dict[str, Any]:
         """Return the fields of the network that the config sets, by name."""
@@ -398,6 +424,52 @@ class TrainConfig(RunConfig):
             except json.JSONDecodeError:
                 fields[name] = value
         return fields | {name: True for name in ("zero_init_residual", "remat") if getattr(self, name)}
+
+    @property
+    def fine_tuning(self) -> bool:
+        """Whether the network and what it takes are those of known weights, rather than of the data."""
+        return self.weights != DRAWN
+
+    @property
+    def default_directory(self) -> str:
+        """Folder of the run in runs/ unless ``workdir`` is given."""
+        return f"{'finetune-' if self.fine_tuning else ''}{self.model}-{self.dataset}"
+
+    @property
+    def factors(self) -> dict[str, float]:
+        """Learning-rate factors by pattern."""
+        found = {}
+        for text in self.learning_rate_scale:
+            pattern, separator, factor = text.rpartition("=")
+            try:
+                found[pattern] = float(factor)
+            except ValueError:
+                separator = ""
+            if not separator or not 0 < found[pattern] < math.inf:
+                raise ConfigError(
+                    "learning_rate_scale must be PATTERN=FACTOR with a factor above 0 (such as head=10; --frozen keeps "
+                    f"parameters as they are), got {text!r}"
+                )
+        return found
+
+    @property
+    def unfreezing(self) -> finetune.UnfreezeSchedule | None:
+        """What trains from which epoch on; None: the same throughout."""
+        phases: dict[int, tuple[str, ...]] = {}
+        for text in self.unfreeze:
+            epoch, separator, patterns = text.partition("=")
+            if not separator or not epoch.isdecimal() or not all(patterns.split(",")):
+                raise ConfigError(
+                    f"unfreeze must be EPOCH=PATTERN,... with epochs from 0 (such as 0=head 5=stage4), got {text!r}"
+                )
+            phases[int(epoch)] = phases.get(int(epoch), ()) + tuple(patterns.split(","))
+        if not phases:
+            return None
+        if 0 not in phases:
+            raise ConfigError(
+                f"unfreeze must say what trains from epoch 0 on, got {' '.join(self.unfreeze)}; add 0=head"
+            )
+        return finetune.unfreeze_schedule(phases)
 
     @property
     def peak_learning_rate(self) -> float:
