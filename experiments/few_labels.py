@@ -27,7 +27,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from rich.console import Console
 
 from cnnjax import finetune
@@ -44,7 +43,7 @@ from cnnjax.training import (
     run_command,
     train_step,
 )
-from cnnjax.training.config import RunConfig
+from cnnjax.training.flags import Flags, parse
 from cnnjax.training.metrics import means
 from cnnjax.training.nonfinite import skip_nonfinite
 
@@ -56,7 +55,7 @@ OLD, NEW = range(5), range(5, 10)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(RunConfig):
+class Config(Flags):
     """Measure what transfer is worth with few labels."""
 
     model: str = "lenet5"
@@ -264,7 +263,7 @@ def _draw(found: Mapping[str, Mapping[int, Sequence[float]]], path: Path, title:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    return run_command(lambda: study(tyro.cli(Config, args=arguments, description=__doc__), Console(highlight=False)))
+    return run_command(lambda: study(parse(Config, arguments, __doc__), Console(highlight=False)))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from cnnjax.training.config import DRAWN, ConfigError, TrainConfig
 from cnnjax.training.losses import LossName
 from cnnjax.training.metrics import Classification, Metrics, Regression
 from cnnjax.training.parallel import Devices, for_platform
-from cnnjax.training.setup import RunSetup, check_images, choose_devices
+from cnnjax.training.setup import Parts, RunSetup, check_images, choose_devices
 
 # Szegedy et al. 2014, arXiv:1409.4842, section 5; 0.4 is what torchvision's reference gives Inception v3's head.
 AUX_WEIGHT, AUX_WEIGHTS = 0.3, {"inception_v3": 0.4}
@@ -61,10 +61,10 @@ class ClassifierSetup(RunSetup):
           WeightsFileError: see `cnnjax.pretrained.load`.
         """
         devices = choose_devices(config)
-        if config.batch_size % (parts := config.accumulate * devices.count):
+        if config.batch_size % (divisor := config.accumulate * devices.count):
             raise ConfigError(
-                f"batch_size must be divisible by {parts}, accumulate times the {devices.count} devices, got "
-                f"{config.batch_size}; take {max(config.batch_size // parts, 1) * parts}"
+                f"batch_size must be divisible by {divisor}, accumulate times the {devices.count} devices, got "
+                f"{config.batch_size}; take {max(config.batch_size // divisor, 1) * divisor}"
             )
         info = model_info(config.model)
         if info.task != "classification":
@@ -98,9 +98,7 @@ class ClassifierSetup(RunSetup):
         metrics: Metrics = Classification(dataset.num_classes, config.per_class)
         if dataset.task == "regression":
             metrics = Regression()
-        setup = cls.build(
-            config,
-            devices=devices,
+        parts = Parts(
             model=model,
             pipeline=_place(pipeline, config.data_on_device, devices),
             image_shape=image_shape,
@@ -109,6 +107,11 @@ class ClassifierSetup(RunSetup):
             loss=config.loss,
             metrics=metrics,
             measure=config.measure,
+        )
+        setup = cls.build(
+            config,
+            devices,
+            parts,
             train_options={
                 "label_smoothing": config.label_smoothing,
                 "aux_weight": aux_weight(config, variables["params"]),

@@ -11,9 +11,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import tyro
-
 from cnnjax.training.config import OF_SCHEDULES, ConfigError, TrainConfig, unused_flags
+from cnnjax.training.flags import parse
 from cnnjax.training.optim import OPTIMIZERS, SCHEDULES
 
 
@@ -395,8 +394,7 @@ def parse_config(
         recipe = vars(find_recipe(name).config)
         # What a run starts from is no part of a recipe.
         flags |= {flag: value for flag, value in recipe.items() if flag != "weights"}
-    default = config(**_without_unused(flags, given, _defaults(config)))
-    found = tyro.cli(config, args=arguments, default=default, description=description)
+    found = parse(config, arguments, description, _without_unused(flags, given, _defaults(config)))
     # Values that are the defaults were not refused with the others.
     for name, why in unused_flags(vars(found)).items():
         if name in given:
@@ -405,9 +403,8 @@ def parse_config(
 
 
 def _defaults(config: type[TrainConfig]) -> dict[str, Any]:
-    """Return the defaults of all flags by name, with Tyro's mark for those that have none."""
-    defaults = ((field.name, field.default) for field in dataclasses.fields(config))
-    return {name: tyro.MISSING if value is dataclasses.MISSING else value for name, value in defaults}
+    """Return the defaults of all flags by name."""
+    return {field.name: field.default for field in dataclasses.fields(config)}
 
 
 def _given(arguments: Sequence[str]) -> dict[str, str]:

@@ -7,7 +7,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, Protocol, Self
+from typing import Any, NotRequired, Protocol, Self, TypedDict
 
 import flax.linen as nn
 import jax
@@ -41,17 +41,36 @@ class Pipeline(Protocol):
         """Yield every test example once, in padded batches with a ``mask``."""
 
 
+class Parts(TypedDict):
+    """What is particular to a run, besides its config.
+
+    Attributes:
+      model: the network.
+      pipeline: its data; examples of a `ResidentPipeline` live on the devices.
+      image_shape: height, width and channels of what the network gets.
+      num_examples: training examples per epoch.
+      preprocess, loss, metrics: of the steps, see `cnnjax.training.train_step`.
+      measure: the test metric by which the best checkpoint is kept, such as "accuracy"; of "loss", the default, less is
+        better.
+    """
+
+    model: nn.Module
+    pipeline: Pipeline
+    image_shape: tuple[int, int, int]
+    num_examples: int
+    preprocess: StepPreprocess
+    loss: LossName | LossFunction
+    metrics: Metrics
+    measure: NotRequired[str]
+
+
 @dataclasses.dataclass(frozen=True)
 class RunSetup(abc.ABC):
     """What a config amounts to: the network, the data, the optimizer, the devices and the compiled steps.
 
     Attributes:
       config: what the run was asked to be.
-      image_shape: height, width and channels of what the network gets.
-      num_examples: training examples an epoch.
-      preprocess: of the steps.
-      metrics: what is measured besides the loss.
-      measure: the test metric by which the best checkpoint is kept, such as "accuracy"; of "loss", less is better.
+      model, pipeline, image_shape, num_examples, preprocess, metrics, measure: see `Parts`.
       schedule: learning rate by step.
       num_steps: length of the run.
       train: (state, sums, batch) -> (state, sums), compiled on the first call; donates both.
@@ -80,13 +99,9 @@ class RunSetup(abc.ABC):
     def build(
         cls,
         config: RunConfig,
-        *,
         devices: Devices,
-        pipeline: Pipeline,
-        num_examples: int,
-        preprocess: StepPreprocess,
-        loss: LossName | LossFunction,
-        metrics: Metrics,
+        parts: Parts,
+        *,
         train_options: Mapping[str, Any] | None = None,
         steps_per_dispatch: int = 1,
         **fields: Any,
@@ -94,28 +109,32 @@ class RunSetup(abc.ABC):
         """Return the setup of a run, with what follows from its config: schedule, optimizer and compiled steps.
 
         Args:
-          config, devices, num_examples: see the class.
-          pipeline: the data; examples of a `ResidentPipeline` live on the devices.
-          preprocess, loss, metrics: of `train_step` and `eval_step`.
+          config, devices: see the class.
+          parts: see `Parts`.
           train_options: what else `train_step` takes.
           steps_per_dispatch: steps in one call of the device.
-          **fields: the other attributes.
+          **fields: attributes that a subclass adds.
         Raises:
           ConfigError: the schedule does not fit a run of this length.
         """
+        num_examples, pipeline = parts["num_examples"], parts["pipeline"]
         num_steps = math.ceil(config.epochs * num_examples / config.batch_size)
         schedule = make_config_schedule(config, num_steps, num_examples / config.batch_size)
-        options: dict[str, Any] = {"preprocess": preprocess, "loss": loss, "metrics": metrics}
+        options: dict[str, Any] = {"preprocess": parts["preprocess"], "metrics": parts["metrics"]}
+        options["loss"] = parts["loss"]
         step = skip_nonfinite(partial(train_step, **options, **(train_options or {})), config.skip_nonfinite)
         arrays = pipeline.arrays if isinstance(pipeline, ResidentPipeline) else None
         stacked = arrays is not None or steps_per_dispatch > 1
         return cls(
             config=config,
             devices=devices,
+            model=parts["model"],
             pipeline=pipeline,
+            image_shape=parts["image_shape"],
             num_examples=num_examples,
-            preprocess=preprocess,
-            metrics=metrics,
+            preprocess=parts["preprocess"],
+            metrics=parts["metrics"],
+            measure=parts.get("measure", "loss"),
             schedule=schedule,
             tx=make_optimizer(config.optimizer, schedule, **config.optimizer_options()),
             num_steps=num_steps,
