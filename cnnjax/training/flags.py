@@ -84,9 +84,8 @@ def groups_of(config: type[Any]) -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = {}
     for field in dataclasses.fields(config):
-        first = [base for base in config.__mro__ if base is not Flags and field.name in inspect.get_annotations(base)][
-            -1
-        ]
+        bases = [base for base in config.__mro__ if base is not Flags]
+        first = [base for base in bases if field.name in inspect.get_annotations(base)][-1]
         title = OWN if issubclass(first, Flags) else getattr(first, "title", OWN)
         found.setdefault(title, []).append(field.name)
     return found
