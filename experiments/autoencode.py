@@ -35,7 +35,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.table import Table
 
@@ -45,6 +44,7 @@ from cnnjax.models import create_model, model_info
 from cnnjax.restoration import AddNoise, add_noise
 from cnnjax.runs import load_run
 from cnnjax.training import ConfigError, ImageToImageConfig, ImageToImageSetup, fit, require_one, run_command
+from cnnjax.training.flags import parse
 from cnnjax.training.metrics import Regression
 from cnnjax.visualize import draw_panels
 from cnnjax.writing import write_json
@@ -74,13 +74,9 @@ class Config(ImageToImageConfig):
     noise: float = 0.0
     """Standard deviation of the noise on the images that go in, grey levels of 255."""
     epochs: float = 60
-    """Passes over the training images."""
     batch_size: int = 64
-    """Images a step, over all devices."""
     learning_rate: float = 2e-3
-    """After warm-up."""
     warmup_epochs: float = 0.5
-    """Linear rise of the learning rate from 0."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values before anything is built."""
@@ -379,7 +375,7 @@ def run(config: Config, console: Console) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    return run_command(lambda: run(tyro.cli(Config, args=arguments, description=__doc__), Console()))
+    return run_command(lambda: run(parse(Config, arguments, __doc__), Console()))
 
 
 if __name__ == "__main__":

@@ -23,14 +23,13 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -50,6 +49,7 @@ from cnnjax.training import (
     require_one,
     run_command,
 )
+from cnnjax.training.flags import parse_command
 from cnnjax.training.metrics import Regression
 from cnnjax.visualize import draw_panels
 from cnnjax.writing import write_json
@@ -88,9 +88,7 @@ class TrainDenoiser(ImageToImageConfig):
     batch_size: int = 8
     """Patches a step, over all devices."""
     learning_rate: float = 2e-3
-    """After warm-up."""
     warmup_epochs: float = 0.25
-    """Linear rise of the learning rate from 0."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values before anything is built."""
@@ -298,10 +296,10 @@ def denoise(config: Denoise, console: Console) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    commands: dict[str, Callable[..., Any]] = {"train": TrainDenoiser, "apply": Denoise}
+    commands = {"train": TrainDenoiser, "apply": Denoise}
 
     def command() -> None:
-        config = tyro.extras.subcommand_cli_from_dict(commands, args=arguments, description=__doc__)
+        config = parse_command(commands, arguments, __doc__)
         if isinstance(config, TrainDenoiser):
             train(config, Console())
         else:

@@ -3,9 +3,9 @@
     python experiments/evaluate.py --workdir runs/lenet5-digits
     python experiments/evaluate.py --workdir runs/resnet20-cifar10 --which last --data-dir DIR
 
-Prints accuracy, top-5 accuracy and a table of the classes, and draws the confusion matrix; ``evaluation-<step>.json``
-and ``confusion-<step>.png`` are in ``--workdir``, or in ``--output``. Every test image counts once. Exit codes: 0, or 2
-with the reason on stderr.
+Prints accuracy, top-5 accuracy and a table of the classes, and draws the confusion matrix; for networks that predict
+numbers, it prints the mean errors of each. ``evaluation-<step>.json`` and ``confusion-<step>.png`` are in
+``--workdir``, or in ``--output``. Every test image counts once. Exit codes: 0, or 2 with the reason on stderr.
 """
 
 from __future__ import annotations
@@ -24,42 +24,38 @@ from rich.console import Console
 from rich.table import Table
 
 from cnnjax import load_run
-from cnnjax.data import Section
 from cnnjax.runs import Run
-from cnnjax.training import ClassifierSetup, Devices, TrainConfig, run_command
+from cnnjax.runs.run import LABELLING
+from cnnjax.training import Devices, TrainConfig, run_command
+from cnnjax.training.classifier import open_dataset, open_pipeline
 from cnnjax.visualize import plot_confusion
 
 # Classes in the table; of more, those that are recognised worst.
 SHOWN = 100
 
 
-def log_probabilities(run: Run, given: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
-    """Return float32[images, classes] of the test images, and their labels."""
+def outputs_and_labels(run: Run, given: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+    """Return float32[images, classes or numbers] of the test images, and their labels.
+
+    They are logarithms of probabilities, or the numbers that the network predicts.
+    """
     config = TrainConfig.from_json(run.config)
-    # Fine-tuned networks may see other sizes than those trained here from the start, and fewer images.
-    config = dataclasses.replace(
-        config,
-        data_dir=given.data_dir or config.data_dir,
-        image_size=run.preprocessing.size[0],
-        parallel="single",
-    )
-    pipeline = ClassifierSetup.create(config).pipeline
-    if (count := run.config.get("test_examples")) is not None:
-        pipeline = dataclasses.replace(pipeline, test=Section(pipeline.test, 0, count))
+    config = dataclasses.replace(config, data_dir=given.data_dir or config.data_dir)
+    pipeline = open_pipeline(config, open_dataset(config), run.preprocessing.size[0])
     devices = Devices.choose("single")
 
-    def log_softmax(variables: Any, images: jax.Array) -> jax.Array:
-        logits: Any = run.model.apply(variables, run.preprocessing.normalise(images))
-        return jax.nn.log_softmax(logits)
+    def outputs_of(variables: Any, images: jax.Array) -> jax.Array:
+        found: Any = run.model.apply(variables, run.preprocessing.normalise(images))
+        return found if run.task == "regression" else jax.nn.log_softmax(found)
 
-    apply = devices.compile_apply(log_softmax)
+    apply = devices.compile_apply(outputs_of)
     outputs, labels = [], []
     for batch in pipeline.test_batches(min(given.batch_size, len(pipeline.test))):
         real = batch["mask"].astype(bool)
         # Networks for colours can be fine-tuned on grey images.
         images = np.repeat(batch["image"], len(run.preprocessing.mean) // batch["image"].shape[-1], axis=-1)
         outputs.append(apply(run.variables, images)[real])
-        labels.append(batch["label"][real])
+        labels.append(batch[pipeline.label_key][real])
     return np.concatenate(outputs), np.concatenate(labels)
 
 
@@ -95,14 +91,47 @@ def table(matrix: np.ndarray, names: Sequence[str]) -> Table:
     return rows
 
 
+def measure_errors(outputs: np.ndarray, targets: np.ndarray) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return mean errors over all numbers, and the absolute errors and deviations by number.
+
+    Args:
+      outputs, targets: float32[images, numbers].
+    """
+    errors = outputs.astype(np.float64) - targets
+    numbers = {
+        "test_images": len(targets),
+        "test_mse": float((errors**2).mean()),
+        "test_mae": float(np.abs(errors).mean()),
+    }
+    return numbers, {"mae": np.abs(errors).mean(0), "mean_error": errors.mean(0), "std": targets.std(0)}
+
+
+def error_table(errors: dict[str, np.ndarray], names: Sequence[str]) -> Table:
+    """Return a row per number: its mean absolute error, its mean error, and how much it varies in the test images."""
+    columns = ("number", "mean absolute error", "mean error", "standard deviation")
+    rows = Table(*columns, box=None, padding=(0, 2, 0, 0))
+    for index, name in enumerate(names):
+        rows.add_row(name, *(f"{errors[key][index]:.4g}" for key in ("mae", "mean_error", "std")))
+    return rows
+
+
 def evaluate(given: argparse.Namespace) -> None:
     """Print and draw what the command line asks for."""
     run = load_run(given.workdir, int(given.which) if given.which.isdecimal() else given.which)
-    if run.task != "classification":
+    if run.task == "multilabel":
         raise ValueError(f"{given.workdir} was trained for {run.task}; only runs with one class an image are evaluated")
-    numbers, matrix = measure(*log_probabilities(run, given))
+    if run.task not in LABELLING:
+        raise ValueError(f"{given.workdir} was trained for {run.task}; {run.used_by(given.workdir)}")
+    outputs, labels = outputs_and_labels(run, given)
     console = Console(highlight=False)
-    console.print(table(matrix, run.label_names))
+    if run.task == "regression":
+        numbers, errors = measure_errors(outputs, labels)
+        console.print(error_table(errors, run.label_names))
+        more = {name: values.tolist() for name, values in errors.items()}
+    else:
+        numbers, matrix = measure(outputs, labels)
+        console.print(table(matrix, run.label_names))
+        more = {"confusion": matrix.tolist()}
     console.print(f"{run.config['model']} on {run.config['dataset']} after step {run.step}:")
     for name, value in numbers.items():
         text = (
@@ -111,10 +140,11 @@ def evaluate(given: argparse.Namespace) -> None:
         console.print(f"  {name.replace('_', ' ')}: {text}")
     folder = given.output or given.workdir
     folder.mkdir(parents=True, exist_ok=True)
-    result = {"step": run.step, **numbers, "label_names": run.label_names, "confusion": matrix.tolist()}
+    result = {"step": run.step, **numbers, "label_names": run.label_names, **more}
     (folder / f"evaluation-{run.step}.json").write_text(json.dumps(result) + "\n")
-    title = f"{run.config['model']} on {run.config['dataset']}, {numbers['test_accuracy']:.2%}"
-    plot_confusion(matrix, run.label_names, folder / f"confusion-{run.step}.png", title)
+    if run.task == "classification":
+        title = f"{run.config['model']} on {run.config['dataset']}, {numbers['test_accuracy']:.2%}"
+        plot_confusion(matrix, run.label_names, folder / f"confusion-{run.step}.png", title)
     console.print(f"Files are in {folder}", soft_wrap=True)
 
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +30,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from rich.console import Console
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
@@ -50,6 +49,7 @@ from cnnjax.pretrained import image_format, load
 from cnnjax.runs import RunDirectory
 from cnnjax.training import ConfigError, Devices, TrainConfig, fit, require_one, run_command
 from cnnjax.training.config import FREE_FIELDS
+from cnnjax.training.flags import Flags, parse
 from cnnjax.training.parallel import ParallelMode
 from cnnjax.writing import write_whole
 
@@ -60,7 +60,7 @@ LINE_INTERVAL = 10.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Flags):
     """What describes which images, and what learns from it."""
 
     model: str = "lenet5"
@@ -92,43 +92,37 @@ class Config:
     parallel: ParallelMode = "auto"
     """jit, pmap: all devices, see README; single: one device; auto: pmap if there are several devices."""
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         """Refuse impossible values before anything is built."""
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError(f"seed must be from 0 to 2**32 - 1, got {self.seed}")
-        info = model_info(self.model)
+        self.require(
+            [
+                ("batch_size", self.batch_size >= 1, "at least 1"),
+                ("seed", 0 <= self.seed < 2**32, "from 0 to 2**32 - 1"),
+            ]
+        )
+        try:
+            info = model_info(self.model)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         if info.task != "classification":
             raise ConfigError(f"{self.model} is a network for {info.task}; take one whose task is classification")
 
     @property
-    def folder(self) -> Path:
-        """Folder of the files."""
-        return self.workdir or Path("runs") / f"features-{self.model}-{self.dataset.replace('/', '-')}"
+    def default_directory(self) -> str:
+        """Folder of the files in runs/ unless ``workdir`` is given."""
+        return f"features-{self.model}-{self.dataset}"
 
     @property
     def free_fields(self) -> Set[str]:
         """Flags that may change from one method to the next."""
         return FREE_FIELDS | {"method", "embedding", "batch_size"}
 
-    def normal(self, saved: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the flags of an older run, which are those of this version."""
-        return dict(saved)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON holds them."""
-        return {
-            key: str(value) if isinstance(value, Path) else value for key, value in dataclasses.asdict(self).items()
-        }
-
 
 def run(config: Config, console: Console) -> dict[str, Any]:
     """Describe the images, learn from it, and return the result of the method."""
     started = time.perf_counter()
-    config.check()
     require_one("features.py")
-    directory = RunDirectory(config.folder, config)
+    directory = RunDirectory(config.run_directory, config)
     devices = Devices.choose(config.parallel)
     devices.check_batch_size(config.batch_size)
     dataset = load_dataset(config.dataset, config.data_dir).first(config.train_examples, config.test_examples)
@@ -164,7 +158,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
         "std": list(expected.std),
     }
     directory.create({**identity, "label_names": list(dataset.label_names)})
-    cache = FeatureCache(config.folder / "features", identity)
+    cache = FeatureCache(config.run_directory / "features", identity)
     network_pass = _NetworkPass(network, variables, preprocess, devices, config.batch_size, pipeline, console)
     features, labels = {}, {}
     for split, source, named in (
@@ -186,7 +180,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     with threadpool_limits(1):
         result, predicted = learn(config.method, features, labels, dataset.num_classes, config.seed)
         places = embed(config.embedding, features["test"][:POINTS], config.seed)
-    picture = config.folder / f"{config.method}-{config.embedding}.png"
+    picture = config.run_directory / f"{config.method}-{config.embedding}.png"
     shown = labels["test"][:POINTS], predicted[:POINTS]
     title = f"{config.model}{'' if config.at is None else ' to ' + config.at} on {config.dataset}: {config.embedding}"
     draw(places, *shown, dataset.label_names, config.method, title, picture)
@@ -201,13 +195,13 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     for name, value in result.items():
         text = f"{value:,.4f}" if isinstance(value, float) else f"{value}"
         console.print(f"  {name.replace('_', ' ')}: {text}")
-    console.print(f"Files are in {config.folder}", soft_wrap=True)
+    console.print(f"Files are in {config.run_directory}", soft_wrap=True)
     return result
 
 
 def _train(config: Config, console: Console) -> Path:
     """Train the network on the data set, or find that it was, and return its workdir."""
-    folder = config.folder / "network"
+    folder = config.run_directory / "network"
     if (folder / "result.json").exists():
         return folder
     console.print(f"Without --weights: {config.model} learns {config.dataset} first, in {folder}", soft_wrap=True)
@@ -377,7 +371,7 @@ def draw(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    return run_command(lambda: run(tyro.cli(Config, args=arguments, description=__doc__), Console(highlight=False)))
+    return run_command(lambda: run(parse(Config, arguments, __doc__), Console(highlight=False)))
 
 
 if __name__ == "__main__":

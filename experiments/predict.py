@@ -4,8 +4,8 @@
     python experiments/predict.py --model efficientnet_lite0 --weights efficientnet-lite0-57934424.pth cat.png
     python experiments/predict.py --model resnet50 --weights torchvision://resnet50/IMAGENET1K_V2 cat.png
 
-Prints the most likely classes, and draws each picture beside their probabilities. Pictures go to the network as those
-it was tested with did. Exit codes: 0, or 2 with the reason on stderr.
+Prints the most likely classes, and draws each picture beside their probabilities; for networks that predict numbers,
+these. Pictures go to the network as those it was tested with did. Exit codes: 0, or 2 with the reason on stderr.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from cnnjax import load_run
 from cnnjax.data.transforms import ResizeAndCentreCrop, Stretch
 from cnnjax.models import create_model, model_info
 from cnnjax.pretrained import ImageFormat, image_format, imagenet_classes, load
+from cnnjax.runs.run import LABELLING
 from cnnjax.training import run_command
 
 
@@ -46,25 +47,30 @@ def class_names(known: Sequence[str] | None, count: int) -> Sequence[str]:
     return imagenet_classes() if count == 1000 else [f"class {index}" for index in range(count)]
 
 
-def draw(found: Sequence[tuple[Image.Image, Sequence[str], Sequence[float]]], output: Path) -> None:
-    """Draw each picture, and beside it a bar for each of its classes."""
+def draw(
+    found: Sequence[tuple[Image.Image, Sequence[str], Sequence[float]]], output: Path, *, probabilities: bool
+) -> None:
+    """Draw each picture, and beside it a bar for each of its classes or numbers."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.5 * len(found)), layout="constrained")
     FigureCanvasAgg(figure)
-    for (left, right), (image, names, probabilities) in zip(
-        figure.subplots(len(found), 2, squeeze=False), found, strict=True
-    ):
+    for (left, right), (image, names, values) in zip(figure.subplots(len(found), 2, squeeze=False), found, strict=True):
         grey = image.mode in ("L", "1", "I;16")
         left.imshow(image, cmap="gray" if grey else None, interpolation="nearest" if max(image.size) < 100 else None)
         left.axis("off")
-        bars = right.barh(range(len(names)), probabilities, color="tab:blue")
-        right.bar_label(bars, [f"{100 * value:.1f} %" for value in probabilities], padding=3)
+        bars = right.barh(range(len(names)), values, color="tab:blue")
+        texts = [f"{100 * value:.1f} %" if probabilities else f"{value:.4g}" for value in values]
+        right.bar_label(bars, texts, padding=3)
         right.set_yticks(range(len(names)), names)
         right.invert_yaxis()
-        right.set(xlim=(0, 1.15), xlabel="probability")
-        right.set_xticks([0, 0.25, 0.5, 0.75, 1])
+        if probabilities:
+            right.set(xlim=(0, 1.15), xlabel="probability")
+            right.set_xticks([0, 0.25, 0.5, 0.75, 1])
+        else:
+            right.set(xlabel="predicted value")
+            right.margins(x=0.2)
         right.spines[["top", "right"]].set_visible(False)
     figure.savefig(output, dpi=120)
 
@@ -90,13 +96,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(lambda: predict(given))
 
 
-def network(given: argparse.Namespace) -> tuple[Any, dict[str, Any], ImageFormat]:
-    """Return the network, its variables, and what it expects."""
+def network(given: argparse.Namespace) -> tuple[Any, dict[str, Any], ImageFormat, bool]:
+    """Return the network, its variables, what it expects, and whether it classifies rather than predicts numbers."""
     if given.workdir is not None:
         run = load_run(given.workdir, int(given.which) if given.which.isdecimal() else given.which)
-        if run.task != "classification":
+        if run.task == "multilabel":
             raise ValueError(f"{given.workdir} was trained for {run.task}; take a run with one class an image")
-        return run.model, run.variables, run.preprocessing
+        if run.task not in LABELLING:
+            raise ValueError(f"{given.workdir} was trained for {run.task}; {run.used_by(given.workdir)}")
+        return run.model, run.variables, run.preprocessing, run.task == "classification"
     info = model_info(given.model)
     if info.task != "classification":
         raise ValueError(f"{given.model} is a network for {info.task}; take one whose task is classification")
@@ -106,6 +114,7 @@ def network(given: argparse.Namespace) -> tuple[Any, dict[str, Any], ImageFormat
         create_model(given.model, num_classes=classes),
         load(given.model, given.weights, num_classes=classes),
         expected,
+        True,
     )
 
 
@@ -116,21 +125,26 @@ def predict(given: argparse.Namespace) -> None:
         with Image.open(path) as image:
             image.load()
         opened.append(image)
-    model, variables, expected = network(given)
-    apply: Any = jax.jit(lambda variables, images: jax.nn.softmax(model.apply(variables, expected.normalise(images))))
+    model, variables, expected, classifies = network(given)
+
+    @jax.jit
+    def apply(variables: Any, images: np.ndarray) -> jax.Array:
+        outputs: Any = model.apply(variables, expected.normalise(images))
+        return jax.nn.softmax(outputs) if classifies else outputs
+
     found = []
     for path, image in zip(given.images, opened, strict=True):
-        probabilities = np.asarray(apply(variables, prepare(image, expected)[None])[0])
-        best = np.argsort(-probabilities)[: given.top]
-        names = class_names(expected.label_names, len(probabilities))
+        values = np.asarray(apply(variables, prepare(image, expected)[None])[0])
+        shown = np.argsort(-values)[: given.top] if classifies else np.arange(len(values))
+        names = class_names(expected.label_names, len(values))
         if len(given.images) > 1:
             print(f"{path}:")
-        for index in best:
-            print(f"{probabilities[index]:7.2%}  {names[index]}")
-        shown = image if image.mode == "L" else image.convert("RGB")
-        found.append((shown, [names[index] for index in best], [float(probabilities[index]) for index in best]))
+        for index in shown:
+            print(f"{values[index]:7.2%}  {names[index]}" if classifies else f"{values[index]:12.6g}  {names[index]}")
+        picture = image if image.mode == "L" else image.convert("RGB")
+        found.append((picture, [names[index] for index in shown], [float(values[index]) for index in shown]))
     output = given.output or given.images[0].with_name(f"{given.images[0].stem}-predicted.png")
-    draw(found, output)
+    draw(found, output, probabilities=classifies)
     print(f"The picture is {output}")
 
 

@@ -21,14 +21,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from PIL import Image
 from rich.console import Console
 
@@ -50,6 +49,7 @@ from cnnjax.training import (
     require_one,
     run_command,
 )
+from cnnjax.training.flags import parse_command
 from cnnjax.training.segmentation import Segmentation, confusion_matrix, segmentation_scores
 from cnnjax.visualize import draw_panels, overlay
 from cnnjax.writing import write_json
@@ -88,9 +88,7 @@ class TrainSegmenter(ImageToImageConfig):
     epochs: float = 6
     """Epochs of --scenes scenes."""
     learning_rate: float = 2e-3
-    """After warm-up."""
     warmup_epochs: float = 0.25
-    """Linear rise of the learning rate from 0."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values before anything is built."""
@@ -243,10 +241,10 @@ def segment(config: Segment, console: Console) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    commands: dict[str, Callable[..., Any]] = {"train": TrainSegmenter, "apply": Segment}
+    commands = {"train": TrainSegmenter, "apply": Segment}
 
     def command() -> None:
-        config = tyro.extras.subcommand_cli_from_dict(commands, args=arguments, description=__doc__)
+        config = parse_command(commands, arguments, __doc__)
         if isinstance(config, TrainSegmenter):
             train(config, Console())
         else:

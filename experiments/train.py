@@ -15,20 +15,21 @@ asked, with the reason on stderr; 130 (SIGINT) or 143 (SIGTERM) it was stopped a
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from cnnjax.training import connect, fit, parse_config, run_command
 
 
-def train() -> None:
+def train(arguments: Sequence[str] | None = None) -> None:
     """Train what the command line says, with the other processes of the run if there are any."""
-    config = parse_config(description=__doc__)
+    config = parse_config(arguments, __doc__)
     connect(config.coordinator, config.process_id, config.num_processes, config.coordinator_timeout)
     fit(config)
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    return run_command(train)
+    return run_command(lambda: train(arguments))
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ ALLOWED = {
     "runs": {"nn", "models", "data", "lazy", "writing"},
     "pretrained": {"nn", "models", "runs"},
     "restoration": {"models"},
-    "training": {"nn", "models", "data", "visualize", "runs", "lazy"},
+    "finetune": {"nn", "models", "runs", "pretrained", "state", "writing"},
+    "training": {"nn", "models", "data", "visualize", "runs", "pretrained", "finetune", "state", "lazy"},
     "explorer": {"nn", "models", "data", "explain", "runs", "pretrained", "training"},
-    "finetune": {"nn", "models", "data", "runs", "pretrained", "training", "writing"},
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,9 +13,7 @@ from flax import traverse_util
 
 from cnnjax.models import VARIANTS
 from cnnjax.models.calls import record_calls
-
-# Last layers, of auxiliary heads too.
-CLASSIFIERS = re.compile(r"(head|aux\d+)/(\w+_)?classifier")
+from cnnjax.models.classifiers import classifier_of, draw_classifiers
 
 
 class MultiHeadNetwork(nn.Module):
@@ -181,26 +178,23 @@ def replace_head(
     if not hasattr(model, "num_classes"):
         raise ValueError(f"{type(model).__name__} has no field num_classes, and so no head to replace")
     params = traverse_util.flatten_dict(variables["params"], sep="/")
-    classifiers = sorted({path for path in (name.rpartition("/")[0] for name in params) if CLASSIFIERS.fullmatch(path)})
+    classifiers = {path for path in map(classifier_of, params) if path is not None}
     if not classifiers:
         raise ValueError("the variables have no trainable head/classifier to replace; give those of the whole network")
-    inputs = {}
+    shapes = {name: leaf.shape for name, leaf in params.items()}
     if isinstance(outputs, Mapping):
         if not outputs:
             raise ValueError("replace_head needs at least one head, got an empty dictionary")
         new_model: nn.Module = MultiHeadNetwork(model.clone(num_classes=0), tuple(sorted(outputs.items())))
         layers: dict[str, nn.Module] = {f"head_{name}/classifier": nn.Dense(count) for name, count in outputs.items()}
-        inputs = dict.fromkeys(layers, (1, params["head/classifier/kernel"].shape[-2]))
+        # They all get what the one before them got.
+        dense = (shapes["head/classifier/kernel"][-2], 1)
+        shapes = {f"{path}/kernel": dense for path in layers}
     else:
         new_model = model.clone(num_classes=outputs)
         layers = _layers(new_model, classifiers)
-        for path, layer in layers.items():
-            *window, features, _ = params[f"{path}/kernel"].shape
-            inputs[path] = (1, *window, features * getattr(layer, "feature_group_count", 1))
-    kept = {name: leaf for name, leaf in params.items() if name.rpartition("/")[0] not in classifiers}
-    for path, subkey in zip(layers, jax.random.split(key, len(layers)), strict=True):
-        drawn = layers[path].init(subkey, jnp.zeros(inputs[path]))["params"]
-        kept |= {f"{path}/{leaf}": value for leaf, value in drawn.items()}
+    kept = {name: leaf for name, leaf in params.items() if classifier_of(name) is None}
+    kept |= draw_classifiers(layers, shapes, key)
     return new_model, {**variables, "params": traverse_util.unflatten_dict(kept, sep="/")}
 
 

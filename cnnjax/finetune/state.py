@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,9 +15,7 @@ from cnnjax.finetune.batch_norm import frozen_statistics
 from cnnjax.finetune.masks import freeze, frozen_paths
 from cnnjax.finetune.paths import Selection, leaves_by_path, map_by_path, select
 from cnnjax.runs.moments import move_moments, owner
-
-if TYPE_CHECKING:
-    from cnnjax.training import TrainState
+from cnnjax.state import TrainState
 
 
 class CarryOver(NamedTuple):
@@ -90,9 +88,6 @@ def train_state(
     Raises:
       ValueError: see `freeze`.
     """
-    # The training package brings checkpoints and data readers along, and ``import cnnjax`` is to stay light.
-    from cnnjax.training import TrainState
-
     params, batch_stats = (jax.tree.map(jnp.array, variables.get(name, {})) for name in ("params", "batch_stats"))
     frozen_tx = freeze(tx, params, frozen)
     return TrainState(

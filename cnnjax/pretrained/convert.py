@@ -18,12 +18,12 @@ from flax import traverse_util
 
 from cnnjax.models import VARIANTS, create_model, list_models, model_info
 from cnnjax.models.calls import record_calls
+from cnnjax.models.classifiers import classifier_of, draw_classifiers
 from cnnjax.pretrained.layouts import Layout, default_layout, leaf_names
 from cnnjax.pretrained.names import SOURCES, Absent, Rules
 
 # Counters of a library's own that no network reads.
 IGNORED = re.compile(r"(.*[./])?(num_batches_tracked|seed_generator_state)")
-CLASSIFIERS = re.compile(r"(head|aux\d+)/(\w+_)?classifier(/\w+)?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,11 +121,11 @@ def from_state_dict(
     if channels != plan.channels:
         plan = _plan(name, source, model, channels, image_size)
     given = {key: value for key, value in state_dict.items() if not IGNORED.fullmatch(key)}
-    redrawn = {entry.path for entry in plan.entries if redraw_head is not None and CLASSIFIERS.fullmatch(entry.path)}
+    redrawn = {entry.path for entry in plan.entries if redraw_head is not None and classifier_of(entry.path)}
     optional = {entry.name for entry in plan.entries if entry.path in redrawn} | plan.constants.keys()
     if num_classes == 0:
         whole = _plan(name, source, _model(name, None, fields), image_size=image_size)
-        optional |= {entry.name for entry in whole.entries if CLASSIFIERS.fullmatch(entry.path)}
+        optional |= {entry.name for entry in whole.entries if classifier_of(entry.path)}
     wanted = [entry for entry in plan.entries if entry.path not in redrawn]
     stored = [(entry.name, entry) for entry in wanted if isinstance(entry.name, str)]
     shapes = [(entry.source_shape, np.shape(given.get(key, 0))) for key, entry in stored]
@@ -402,13 +402,10 @@ def _draw(
 ) -> dict[tuple[str, ...], jax.Array]:
     """Return freshly initialised classifiers, each made by its own layer."""
     layers, arrays = _trace(name, model, channels, image_size)
-    drawn: dict[tuple[str, ...], jax.Array] = {}
-    for path, layer in layers.items():
-        # A classifier of fixed codes has no kernel, and nothing to draw.
-        if CLASSIFIERS.fullmatch(path) and ("params", f"{path}/kernel") in arrays:
-            *window, inputs, _ = arrays["params", f"{path}/kernel"].shape
-            inputs *= getattr(layer, "feature_group_count", 1)
-            key, subkey = jax.random.split(key)
-            params = layer.init(subkey, jnp.zeros((1, *window, inputs)))["params"]
-            drawn |= {("params", *path.split("/"), leaf): value for leaf, value in params.items()}
-    return drawn
+    # A classifier of fixed codes has no kernel, and nothing to draw.
+    classifiers = {
+        path: layers[path] for path in layers if classifier_of(path) and ("params", f"{path}/kernel") in arrays
+    }
+    shapes = {path: value.shape for (collection, path), value in arrays.items() if collection == "params"}
+    drawn = draw_classifiers(classifiers, shapes, key)
+    return {("params", *path.split("/")): value for path, value in drawn.items()}

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from cnnjax.data.preprocess import normalise
-from cnnjax.models import create_model
+from cnnjax.models import create_model, model_info
 from cnnjax.nn import pad_to_legal_size
 from cnnjax.runs.images import ImageFormat, run_image_format
 from cnnjax.runs.reader import WeightsFileError, find_checkpoint, read_run, run_config
@@ -69,6 +69,19 @@ class Run:
         pixels = normalise(images, self.preprocessing.mean, self.preprocessing.std)
         maps: Any = self.model.apply(self.variables, pad_to_legal_size(pixels, **legal))
         return maps[:, :height, :width]
+
+    def used_by(self, workdir: str | os.PathLike[str]) -> str:
+        """Return what uses a run whose network returns images, in words.
+
+        Args:
+          workdir: its folder.
+        """
+        command = f"apply --weights {workdir} --image IMAGE"
+        return {
+            "dncnn": f"`python experiments/denoise.py {command}` denoises images with it",
+            "unet": f"`python experiments/segment.py {command}` segments images with it",
+            "autoencoder": f"`python experiments/autoencode.py` drew what it makes of images in {workdir}",
+        }.get(model_info(self.config["model"]).family, "cnnjax.load_run reads it")
 
     def logits(self, images: Any) -> jax.Array:
         """Return float32[batch, classes or outputs] of uint8[batch, height, width, channels].

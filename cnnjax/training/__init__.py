@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from cnnjax.lazy import lazy_names
+from cnnjax.state import TrainState
 from cnnjax.training.heads import several_heads
 from cnnjax.training.losses import absolute_error, cross_entropy, squared_error
 from cnnjax.training.optim import make_optimizer, make_schedule
@@ -14,12 +15,12 @@ from cnnjax.training.segmentation import (
     pixel_cross_entropy,
     segmentation_scores,
 )
-from cnnjax.training.state import TrainState
 from cnnjax.training.steps import eval_step, train_step
 
 # Whole runs need Grain, Orbax, Rich and Tyro; state, step, losses and optimizers need JAX, Flax and Optax alone.
 if TYPE_CHECKING:
     from cnnjax.runs.checkpoints import CheckpointError, CheckpointMismatchError, Checkpoints
+    from cnnjax.training.classifier import ClassifierSetup
     from cnnjax.training.command import run_command
     from cnnjax.training.config import ConfigError, TrainConfig
     from cnnjax.training.image_to_image import ImageToImageConfig, ImageToImageSetup
@@ -27,12 +28,12 @@ if TYPE_CHECKING:
     from cnnjax.training.loop import TrainingError, fit
     from cnnjax.training.processes import ProcessesError, connect, require_one
     from cnnjax.training.recipes import RECIPES, Recipe, parse_config
-    from cnnjax.training.setup import ClassifierSetup
 
 __getattr__ = lazy_names(
     __name__,
     {
         "cnnjax.runs.checkpoints": ("CheckpointError", "CheckpointMismatchError", "Checkpoints"),
+        "cnnjax.training.classifier": ("ClassifierSetup",),
         "cnnjax.training.command": ("run_command",),
         "cnnjax.training.config": ("ConfigError", "TrainConfig"),
         "cnnjax.training.image_to_image": ("ImageToImageConfig", "ImageToImageSetup"),
@@ -40,7 +41,6 @@ __getattr__ = lazy_names(
         "cnnjax.training.loop": ("TrainingError", "fit"),
         "cnnjax.training.processes": ("ProcessesError", "connect", "require_one"),
         "cnnjax.training.recipes": ("RECIPES", "Recipe", "parse_config"),
-        "cnnjax.training.setup": ("ClassifierSetup",),
     },
 )
 

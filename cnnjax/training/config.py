@@ -6,14 +6,16 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+from cnnjax import finetune
 from cnnjax.data.augment import parse_all
 from cnnjax.data.files import OnBadImage
 from cnnjax.models import model_info
-from cnnjax.training.initialization import InitName
+from cnnjax.nn.initialization import InitName
+from cnnjax.training.flags import ConfigError, Flags
 from cnnjax.training.losses import LossName
 from cnnjax.training.optim import SCHEDULES, WITH_MOMENTUM, OptimizerName, ScheduleName
 from cnnjax.training.parallel import ParallelMode
@@ -26,48 +28,97 @@ FREE_FIELDS: Set[str] = LOCAL_FIELDS | {
     *("steps_per_dispatch", "data_on_device"),
 }
 NormalizationName = Literal["auto", "data", "model"]
+# In place of weights: parameters as the network's authors draw them.
+DRAWN = "drawn"
 
 
-class ConfigError(ValueError):
-    """A config that cannot be run."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataFlags:
+    """What is learnt from."""
+
+    title: ClassVar[str] = "data"
+
+    dataset: str
+    """What is learnt from."""
+    data_dir: Path | None = None
+    """Folder of the data."""
+    augment: tuple[str, ...] = ()
+    """Augmentations in their order, a name and, after a colon, its values (crop:4 mirror rotate:15), see
+    docs/augmentation.md; none if empty. Labels of pixels and target images move with their image."""
 
 
-class RunConfig:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NetworkFlags:
+    """What learns."""
+
+    title: ClassVar[str] = "network"
+
+    model: str
+    """Name of a network, see python -m cnnjax.models."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the computation; parameters, statistics, outputs and loss are float32 always."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimisationFlags:
+    """How it learns, and for how long."""
+
+    title: ClassVar[str] = "optimisation"
+
+    epochs: float = 10
+    """Passes over the training images."""
+    batch_size: int = 64
+    """Images per step, over all devices."""
+    patience: int = 0
+    """Stop after so many epochs in which the test measure did not get better; 0: never."""
+    optimizer: OptimizerName = "adam"
+    """Optimizer, from optax."""
+    weight_decay: float = 0.0
+    """Decay of weights, not of biases and normalisations. It is added to the clipped gradient times the weights; adamw,
+    lamb and lion take it off the weights themselves."""
+    learning_rate: float = 1e-3
+    """Peak learning rate, reached after warm-up."""
+    schedule: ScheduleName = "cosine"
+    """Course of the learning rate, over the whole run."""
+    warmup_epochs: float = 0.0
+    """Epochs in which the learning rate rises linearly."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunFlags:
+    """Where it runs and what it leaves."""
+
+    title: ClassVar[str] = "run"
+
+    workdir: Path | None = None
+    """Folder of the run; None: one of its own in runs/."""
+    seed: int = 0
+    """Seed of everything random: parameters, order, augmentation, dropout."""
+    parallel: ParallelMode = "auto"
+    """jit, pmap: all devices, see README; single: one device; auto: pmap if there are several devices."""
+    log_steps: int = 20
+    """Steps between two training lines in metrics.jsonl."""
+    checkpoint_steps: int = 0
+    """Also save a checkpoint every so many steps; 0: only at the end of each epoch."""
+    skip_nonfinite: int = 0
+    """Leave out up to so many steps whose loss or gradient is not finite, before the run stops."""
+    tensorboard: bool = False
+    """Also write what metrics.jsonl holds as TensorBoard's events (needs the extra "tensorboard")."""
+    profile: str | None = None
+    """A:B writes a profiler trace of steps A to B, which TensorBoard's profile plugin and Perfetto show."""
+
+
+# Bases of a dataclass count from the last to the first.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig(RunFlags, OptimisationFlags, NetworkFlags, DataFlags, Flags):
     """What every kind of run is asked to be: the flags that the loop and `cnnjax.training.setup.RunSetup` go by.
 
-    A script's config is a frozen dataclass that has these fields, each a flag, in its own order and with its own
-    defaults: `TrainConfig` of classifiers, and `cnnjax.training.image_to_image.ImageToImageConfig` of networks that map
-    images to images.
+    A script's config is this with defaults and flags of its own: `TrainConfig` of classifiers, and
+    `cnnjax.training.image_to_image.ImageToImageConfig` of networks that map images to images.
     """
 
-    # What is trained, and where its files are.
-    model: str
-    dataset: str
-    data_dir: Path | None
-    workdir: Path | None
-    # How long, and in which portions.
-    epochs: float
-    batch_size: int
-    patience: int
-    # How.
-    optimizer: OptimizerName
-    weight_decay: float
-    learning_rate: float
-    schedule: ScheduleName
-    warmup_epochs: float
-    augment: tuple[str, ...]
-    dtype: Literal["float32", "bfloat16"]
-    seed: int
-    # Where it runs and what it leaves.
-    parallel: ParallelMode
-    log_steps: int
-    checkpoint_steps: int
-    skip_nonfinite: int
-    tensorboard: bool
-    profile: str | None
-
-    def check_run(self) -> None:
-        """Refuse impossible values of these fields.
+    def __post_init__(self) -> None:
+        """Refuse impossible values before anything is built.
 
         Raises:
           ConfigError: the first of them, and what is expected.
@@ -96,12 +147,6 @@ class RunConfig:
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
-    def require(self, checks: Iterable[tuple[str, bool, str]]) -> None:
-        """Raise ConfigError for the first of (field, is good, what is expected) that is not good."""
-        for name, good, expected in checks:
-            if not good:
-                raise ConfigError(f"{name} must be {expected}, got {getattr(self, name)}")
-
     @property
     def peak_learning_rate(self) -> float:
         """The learning rate after warm-up."""
@@ -121,30 +166,9 @@ class RunConfig:
         return f"{self.model}-{self.dataset}"
 
     @property
-    def run_directory(self) -> Path:
-        """Folder of the run."""
-        return self.workdir or Path("runs") / self.default_directory.replace("/", "-").replace(":", "-")
-
-    @property
     def free_fields(self) -> Set[str]:
         """Flags that may change between two parts of the run."""
         return FREE_FIELDS
-
-    @classmethod
-    def normal(cls, saved: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the flags of a run of any version as this one has them, from what `to_json` gave.
-
-        Flags that there were not yet did what is their default now; those that there are no more are left out.
-        """
-        assert dataclasses.is_dataclass(cls)
-        fields = {field.name: field.default for field in dataclasses.fields(cls)}
-        known = {name: saved.get(name, _plain(default)) for name, default in fields.items()}
-        return {name: value for name, value in known.items() if value is not dataclasses.MISSING}
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON holds them."""
-        assert dataclasses.is_dataclass(self)
-        return {key: _plain(value) for key, value in dataclasses.asdict(self).items()}
 
 
 # Flags that only some schedules or optimizers use, and which; see `unused_flags`.
@@ -181,16 +205,9 @@ def _any_of(names: Sequence[str]) -> str:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainConfig(RunConfig):
-    """A training run. Every field is a flag of ``experiments/train.py``."""
+class ClassifierData(DataFlags):
+    """What is learnt from."""
 
-    # What is trained, and where its files are.
-    recipe: str = "digits-lenet5"
-    """Named set of defaults for all other flags."""
-    model: str = "lenet5"
-    """Name of a network, see cnnjax.list_models()."""
-    model_fields: tuple[str, ...] = ()
-    """NAME=VALUE of the network's fields, such as stochastic_depth_rate=0.1."""
     dataset: str = "digits"
     """digits, faces (both need no download), an image-classification set of TFDS, or your own: folder, csv, npz."""
     data_dir: Path | None = None
@@ -199,30 +216,67 @@ class TrainConfig(RunConfig):
     """Examples to train on, as TFDS writes them: train[:10%], train+validation."""
     test_split: str | None = None
     """Examples to test on; None: test, or else validation. "validation" holds out a tenth of train if need be."""
+    train_examples: int | None = None
+    """Take only the first images of the training split; None: all."""
+    test_examples: int | None = None
+    """Take only the first images of the test split; None: all."""
     on_bad_image: OnBadImage = "error"
     """Images that cannot be used: error refuses the set, skip leaves them out and lists them in config.json."""
     normalization: NormalizationName = "auto"
-    """Mean and deviation: data: of the training images; model: the network's; auto: data if they fit into memory."""
-    workdir: Path | None = None
-    """Folder of the run; None: runs/<model>-<dataset>."""
+    """Mean and standard deviation, data: of the training images; model: of those that the weights are from, or as
+    published if they are drawn; auto: model with --weights, else data if they fit into memory."""
+    image_size: int | None = None
+    """Pixels, height and width; None: as the weights were trained with; without --weights, as the data set has them if
+    the network takes that, else the network's."""
+    augment: tuple[str, ...] = ("crop:2",)
+    """Augmentations in their order, a name and, after a colon, its values (crop:4 mirror randaugment:2,9 mixup:0.2),
+    see docs/augmentation.md; none if empty."""
+    memory_budget_mib: int = 2048
+    """Data sets of equally large images that take less are decoded once and kept in memory."""
+    workers: int = 0
+    """Processes that decode training images outside memory; 0: threads of this one. The order is the same."""
+    data_on_device: Literal["auto", "yes", "no"] = "auto"
+    """Keep the training images on the device; auto: on GPU and TPU, if they take at most a quarter of its memory."""
 
-    # How long, and in which portions.
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifierNetwork(NetworkFlags):
+    """What learns, and what it starts from."""
+
+    model: str = "lenet5"
+    model_fields: tuple[str, ...] = ()
+    """NAME=VALUE of the network's fields, such as stochastic_depth_rate=0.1."""
+    weights: str = DRAWN
+    """What the network starts from: a file, a run or a hub, see cnnjax.pretrained.load; drawn: nothing learnt yet.
+    Its classifier is drawn anew in any case."""
+    frozen: tuple[str, ...] = ()
+    """Patterns of the parameters that stay as they are, such as stem "stage[1-3]"."""
+    unfreeze: tuple[str, ...] = ()
+    """EPOCH=PATTERN,... of what begins to train then (epochs from 0), such as "0=head" "5=stage4"."""
+    learning_rate_scale: tuple[str, ...] = ()
+    """PATTERN=FACTOR of parts with another learning rate, such as "head=10"; the last that matches counts."""
+    init: InitName | None = None
+    """Draw all kernels by this rule; None: as the network's authors did."""
+    zero_init_residual: bool = False
+    """Start the last normalisation of each residual block at 0."""
+    sync_batch_norm: bool = False
+    """Take batch norm's statistics over all devices (as jit always does); pmap takes them on each device otherwise."""
+    remat: bool = False
+    """Recompute the inside of stages in the backward pass instead of keeping it: less memory, more time."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifierOptimisation(OptimisationFlags):
+    """How it learns, and for how long."""
+
     epochs: float = 30
-    """Passes over the training images."""
     batch_size: int = 64
-    """Images a step, over all devices."""
     accumulate: int = 1
     """Parts that a device's images pass the network in, one after the other; the step is that of the whole batch."""
     steps_per_dispatch: int = 1
     """Steps in one call of the device, for small networks on fast devices."""
-    data_on_device: Literal["auto", "yes", "no"] = "auto"
-    """Keep the training images on the device; auto: on GPU and TPU, if they take at most a quarter of its memory."""
-    patience: int = 0
-    """Stop after so many epochs in which --measure did not get better; 0: never."""
     measure: Literal["accuracy", "top5_accuracy", "loss"] = "accuracy"
     """What is measured on the test images to choose the best checkpoint, and to stop early."""
-
-    # What is minimised.
     loss: LossName = "cross_entropy"
     """Loss; binary_cross_entropy takes each class by itself, for images of several; mse, mae, huber: of numbers."""
     label_smoothing: float = 0.0
@@ -233,36 +287,25 @@ class TrainConfig(RunConfig):
     """Add this times the sum of absolute weights to the loss; reported losses are without it."""
     l2: float = 0.0
     """Add half of this times the sum of squared weights to the loss; reported losses are without it."""
-
-    # How.
     optimizer: OptimizerName = "adamw"
-    """Optimizer, from optax."""
     momentum: float = 0.9
-    """Of sgd, rmsprop and lars."""
+    """Momentum (sgd, rmsprop and lars only)."""
     nesterov: bool = False
-    """Nesterov's momentum, of the same."""
+    """Nesterov's momentum (sgd, rmsprop and lars only)."""
     weight_decay: float = 1e-2
-    """Added to the clipped gradient times the weights; adamw, lamb and lion take it off the weights themselves."""
     decay_all: bool = False
-    """Penalties and decay of biases and normalisations too."""
+    """Let biases and normalisations decay and be penalised too."""
     clip_value: float | None = None
     """Largest absolute value of each number of the gradient."""
     clip_norm: float | None = None
     """Largest norm of the gradient."""
     ema_decay: float = 0.0
     """Evaluate a moving average of the parameters with this decay a step (and the parameters as test_raw_*); 0: not."""
-
-    # At which rate.
     learning_rate: float = 2e-3
-    """The highest, after warm-up."""
     base_batch_size: int | None = None
     """Batch that --learning-rate is for: it is scaled with --batch-size. None: it is taken as it is."""
-    schedule: ScheduleName = "cosine"
-    """Course of the learning rate, over the whole run."""
-    warmup_epochs: float = 0.0
-    """Linear rise of the learning rate."""
     start_factor: float = 0.0
-    """Where the rise starts, as a share of the learning rate."""
+    """Where warm-up starts, as a share of the learning rate."""
     final_factor: float = 0.0
     """Where cosine and polynomial end, as a share of the learning rate."""
     milestones: tuple[float, ...] = ()
@@ -270,50 +313,22 @@ class TrainConfig(RunConfig):
     decay_epochs: float | None = None
     """Epochs between two steps of step, or for exponential to fall by --decay-rate."""
     decay_rate: float = 0.1
-    """Factor of step, multistep and exponential."""
+    """Factor by which step, multistep and exponential decay."""
     power: float = 1.0
-    """Of polynomial."""
+    """Exponent of the polynomial schedule."""
 
-    # What the network starts from and how it computes.
-    init: InitName | None = None
-    """Draw all kernels by this rule; None: as the network's authors did."""
-    zero_init_residual: bool = False
-    """Start the last normalisation of each residual block at 0."""
-    remat: bool = False
-    """Recompute the inside of stages in the backward pass instead of keeping it: less memory, more time."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the computation; parameters, statistics, logits and loss are float32 always."""
-    seed: int = 0
-    """Of everything random: parameters, order, augmentation, dropout."""
 
-    # What happens to images.
-    image_size: int | None = None
-    """Pixels, height and width; None: as the data set has them if the network takes that, else the network's."""
-    augment: tuple[str, ...] = ("crop:2",)
-    """Augmentations in their order, a name and, after a colon, its values (crop:4 mirror randaugment:2,9 mixup:0.2),
-    see docs/augmentation.md; none if empty."""
-    memory_budget_mib: int = 2048
-    """Data sets of equally large images that take less are decoded once and kept in memory."""
-    workers: int = 0
-    """Processes that decode training images outside memory; 0: threads of this one. The order is the same."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifierRun(RunFlags):
+    """Where it runs and what it leaves."""
 
-    # Where it runs and what it leaves.
-    parallel: ParallelMode = "auto"
-    """jit, pmap: all devices, see README; single: one device; auto: pmap if there are several devices."""
+    recipe: str = "digits-lenet5"
+    """Named set of defaults for all other flags."""
+    workdir: Path | None = None
+    """Folder of the run; None: runs/<model>-<dataset>, with --weights runs/finetune-<model>-<dataset>."""
     log_steps: int = 100
-    """Steps between two training lines in metrics.jsonl."""
-    checkpoint_steps: int = 0
-    """Also save a checkpoint every so many steps; 0: only at the end of each epoch."""
     per_class: bool = False
     """Measure the accuracy of each class too."""
-    sync_batch_norm: bool = False
-    """Take batch norm's statistics over all devices (as jit always does); pmap takes them on each device otherwise."""
-    skip_nonfinite: int = 0
-    """Leave out up to so many steps whose loss or gradient is not finite, before the run stops."""
-    tensorboard: bool = False
-    """Also write what metrics.jsonl holds as TensorBoard's events (needs the extra "tensorboard")."""
-    profile: str | None = None
-    """A:B writes a profiler trace of steps A to B, which TensorBoard's profile plugin and Perfetto show."""
     coordinator: str | None = None
     """HOST:PORT of process 0 of a run of several processes; TPU pods and SLURM need no such flags."""
     process_id: int | None = None
@@ -323,9 +338,14 @@ class TrainConfig(RunConfig):
     coordinator_timeout: float = 30.0
     """Seconds to wait for the other processes."""
 
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig(ClassifierRun, ClassifierOptimisation, ClassifierNetwork, ClassifierData, RunConfig):
+    """A training run. Every field is a flag of ``experiments/train.py``."""
+
     def __post_init__(self) -> None:
         """Refuse impossible values before anything is built."""
-        self.check_run()
+        super().__post_init__()
         inf = math.inf
         at_least_0, share = "at least 0 and finite", "at least 0 and below 1"
         self.require(
@@ -370,7 +390,11 @@ class TrainConfig(RunConfig):
                 ),
                 ("decay_rate", 0 < self.decay_rate <= 1, "above 0 and at most 1"),
                 ("power", 0 < self.power < inf, "above 0 and finite"),
-                ("image_size", self.image_size is None or self.image_size >= 1, "at least 1"),
+                *(
+                    (name, (count := getattr(self, name)) is None or count >= 1, "at least 1")
+                    for name in ("image_size", "train_examples", "test_examples")
+                ),
+                ("init", self.init is None or self.weights == DRAWN, f"left out with weights {self.weights}"),
                 ("memory_budget_mib", self.memory_budget_mib >= 0, "at least 0"),
                 ("workers", self.workers >= 0, "at least 0"),
                 ("coordinator_timeout", 0 < self.coordinator_timeout < inf, "above 0 and finite"),
@@ -385,6 +409,10 @@ class TrainConfig(RunConfig):
             if (value := getattr(self, name)) != defaults[name]:
                 raise ConfigError(f"{why}: leave it out, got {value}")
         self.network_fields()
+        if self.frozen and self.unfreeze:
+            raise ConfigError("--frozen and --unfreeze both say what trains; give one of them")
+        # What they say is read now, so that it fails now.
+        _ = self.factors, self.unfreezing
 
     def network_fields(self) -> dict[str, Any]:
         """Return the fields of the network that the config sets, by name."""
@@ -398,6 +426,52 @@ class TrainConfig(RunConfig):
             except json.JSONDecodeError:
                 fields[name] = value
         return fields | {name: True for name in ("zero_init_residual", "remat") if getattr(self, name)}
+
+    @property
+    def fine_tuning(self) -> bool:
+        """Whether the network and what it takes are those of known weights, rather than of the data."""
+        return self.weights != DRAWN
+
+    @property
+    def default_directory(self) -> str:
+        """Folder of the run in runs/ unless ``workdir`` is given."""
+        return f"{'finetune-' if self.fine_tuning else ''}{self.model}-{self.dataset}"
+
+    @property
+    def factors(self) -> dict[str, float]:
+        """Learning-rate factors by pattern."""
+        found = {}
+        for text in self.learning_rate_scale:
+            pattern, separator, factor = text.rpartition("=")
+            try:
+                found[pattern] = float(factor)
+            except ValueError:
+                separator = ""
+            if not separator or not 0 < found[pattern] < math.inf:
+                raise ConfigError(
+                    "learning_rate_scale must be PATTERN=FACTOR with a factor above 0 (such as head=10; --frozen keeps "
+                    f"parameters as they are), got {text!r}"
+                )
+        return found
+
+    @property
+    def unfreezing(self) -> finetune.UnfreezeSchedule | None:
+        """What trains from which epoch on; None: the same throughout."""
+        phases: dict[int, tuple[str, ...]] = {}
+        for text in self.unfreeze:
+            epoch, separator, patterns = text.partition("=")
+            if not separator or not epoch.isdecimal() or not all(patterns.split(",")):
+                raise ConfigError(
+                    f"unfreeze must be EPOCH=PATTERN,... with epochs from 0 (such as 0=head 5=stage4), got {text!r}"
+                )
+            phases[int(epoch)] = phases.get(int(epoch), ()) + tuple(patterns.split(","))
+        if not phases:
+            return None
+        if 0 not in phases:
+            raise ConfigError(
+                f"unfreeze must say what trains from epoch 0 on, got {' '.join(self.unfreeze)}; add 0=head"
+            )
+        return finetune.unfreeze_schedule(phases)
 
     @property
     def peak_learning_rate(self) -> float:
@@ -438,13 +512,6 @@ class TrainConfig(RunConfig):
             is_path = name in ("data_dir", "workdir") and value is not None
             known[name] = Path(value) if is_path else tuple(value) if isinstance(value, list) else value
         return cls(**known)
-
-
-def _plain(value: Any) -> Any:
-    """Return a field's value as JSON gives it back."""
-    if isinstance(value, Path):
-        return str(value)
-    return list(value) if isinstance(value, tuple) else value
 
 
 def parse_steps(text: str | None) -> tuple[int, int] | None:

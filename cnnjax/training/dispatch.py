@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cnnjax.state import TrainState
 from cnnjax.training.metrics import Sums
 from cnnjax.training.parallel import Devices, TrainStep
-from cnnjax.training.state import TrainState
 
 
 class Dispatcher:

@@ -17,6 +17,7 @@ from rich.console import Console
 from cnnjax.runs.checkpoints import CheckpointError, Checkpoints
 from cnnjax.runs.directory import RunDirectory
 from cnnjax.training import processes
+from cnnjax.training.classifier import ClassifierSetup
 from cnnjax.training.config import LOCAL_FIELDS, RunConfig, parse_steps
 from cnnjax.training.dispatch import Dispatcher
 from cnnjax.training.events import EventLog
@@ -24,7 +25,7 @@ from cnnjax.training.interruption import Interrupted, Stop, stop_on_signals
 from cnnjax.training.metrics import means, zero_sums
 from cnnjax.training.nonfinite import KEPT, describe_bad_step, name_first, nonfinite_paths
 from cnnjax.training.progress import RunProgress, print_result
-from cnnjax.training.setup import ClassifierSetup, RunSetup
+from cnnjax.training.setup import RunSetup
 from cnnjax.visualize import plot_curves
 
 ADVICE = "lower --learning-rate or lengthen --warmup-epochs"
@@ -76,6 +77,8 @@ def fit(
             directory.create(resolved)
             if skipped := resolved.get("skipped_images"):
                 console.print(f"[yellow]{len(skipped)} bad images are left out; config.json lists them[/yellow]")
+            for line in setup.describe():
+                console.print(line, markup=False)
             return stack.enter_context(Checkpoints(directory.checkpoint_directory))
 
         run = TrainingLoop(setup, directory, processes.together(open_files), console, started)
@@ -153,17 +156,21 @@ class TrainingLoop:
 
         def read() -> dict[str, Any] | None:
             assert self.checkpoints is not None
-            if (found := self.checkpoints.restore_newest(self.state)) is None:
+
+            def target(frozen: frozenset[str]) -> Any:
+                return self.setup.with_frozen(self.state, frozen)
+
+            if (found := self.checkpoints.restore_newest(target)) is None:
                 return None
             step, self.state, run, damaged = found
             for problem in damaged:
                 self.console.print(f"[yellow]{problem}; it was moved to 'corrupt', an earlier one is used[/yellow]")
             for notice in self.checkpoints.notices:
                 self.console.print(f"[yellow]{notice}[/yellow]")
-            return {"step": step, **run}
+            return {"step": step, "frozen": sorted(self.state.frozen), **run}
 
         if (run := processes.from_first(read)) is not None:
-            self.state = processes.share_tree(self.state)
+            self.state = processes.share_tree(self.setup.with_frozen(self.state, frozenset(run["frozen"])))
             self.step = run["step"]
             self.batches.set_state(run["data"])
             # Runs of older versions had fewer sums, and did not count epochs.
@@ -199,6 +206,7 @@ class TrainingLoop:
                 stack.enter_context(self.events)
             profiler = stack.enter_context(_profiler(self.profile, self.directory))
             before = self.train_seconds, self.train_images
+            self.begin_epoch()
 
             def pause() -> None:
                 """Wait for the device, and stop the clock."""
@@ -220,6 +228,7 @@ class TrainingLoop:
                 if ended:
                     pause()
                     self.end_epoch(progress)
+                    self.begin_epoch()
                     progress.pace.resume()
                 elif (config.checkpoint_steps and self.step % config.checkpoint_steps == 0) or number:
                     pause()
@@ -229,6 +238,11 @@ class TrainingLoop:
                     self.await_checkpoint()
                     raise Interrupted(number)
             pause()
+
+    def begin_epoch(self) -> None:
+        """Let thaw what thaws in this epoch."""
+        if self.step < self.setup.num_steps:
+            self.state = self.setup.begin_epoch(self.state, self.epoch - 1)
 
     def peek(self) -> dict[str, jax.Array]:
         """Return copies of the epoch's sums of losses and examples so far; does not wait for the device."""

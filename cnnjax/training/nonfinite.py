@@ -12,9 +12,9 @@ import numpy as np
 import optax
 from flax import traverse_util
 
+from cnnjax.state import TrainState
 from cnnjax.training.metrics import Metrics, Sums, means, zero_sums
 from cnnjax.training.parallel import Devices, TrainStep
-from cnnjax.training.state import TrainState
 
 # Fields of the state that a step with a bad gradient leaves as they are.
 KEPT = ("params", "batch_stats", "opt_state", "ema")

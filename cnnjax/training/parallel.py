@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from cnnjax.state import TrainState
 from cnnjax.training.metrics import Sums
-from cnnjax.training.state import TrainState
 
 ParallelMode = Literal["auto", "jit", "pmap", "single"]
 AXIS = "devices"

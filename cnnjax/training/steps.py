@@ -13,9 +13,9 @@ import optax
 from flax import traverse_util
 
 from cnnjax.nn import use_running_averages
+from cnnjax.state import TrainState
 from cnnjax.training.losses import LossFunction, LossName, default_metrics, loss_function
 from cnnjax.training.metrics import Metrics, Sums, zero_sums
-from cnnjax.training.state import TrainState
 
 Batch = Mapping[str, jax.Array]
 # (batch, one random key an example or None) -> batch.

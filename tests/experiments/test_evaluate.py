@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cnnjax import load_run
 from cnnjax.data import load_dataset
 
 RUN = Path(__file__).parents[1] / "pretrained" / "data" / "run"
@@ -95,28 +96,64 @@ def test_what_is_not_there_is_one_line(script, flags, code, expected, capsys):
     assert expected in capsys.readouterr().err.replace("\n", "")
 
 
-@pytest.mark.parametrize(("script", "takes_images"), [("evaluate", False), ("predict", True)])
-def test_runs_of_other_tasks_are_refused(script, takes_images, tmp_path, capsys):
+@pytest.fixture
+def numbers_run(tmp_path, data_dir):
+    """Return the folder of a run whose ten outputs are taken for numbers, and the file of its examples."""
     run = shutil.copytree(RUN, tmp_path / "run")
+    images, labels = load_dataset("digits", data_dir).test.read(np.arange(20))
+    file = tmp_path / "numbers.npz"
+    targets = np.eye(10, dtype=np.float32)[labels]
+    np.savez(file, train_images=images, train_labels=targets, test_images=images, test_labels=targets)
     config = json.loads((run / "config.json").read_text())
+    config["config"] |= {"dataset": "npz", "data_dir": str(file), "loss": "mse", "measure": "loss"}
     config["resolved"]["task"] = "regression"
     (run / "config.json").write_text(json.dumps(config))
-    Image.new("L", (8, 8)).save(tmp_path / "image.png")
-    images = [str(tmp_path / "image.png")] if takes_images else []
-    assert importlib.import_module(script).main(["--workdir", str(run), *images]) == 2
-    assert "was trained for regression" in capsys.readouterr().err
+    return run, images, targets
+
+
+def test_numbers_are_evaluated_by_their_errors(numbers_run, capsys):
+    run, images, targets = numbers_run
+    assert importlib.import_module("evaluate").main(["--workdir", str(run)]) == 0
+    found = json.loads((run / "evaluation-3.json").read_text())
+    errors = np.asarray(load_run(run).outputs(images)) - targets
+    assert found["test_images"] == 20
+    assert found["test_mae"] == pytest.approx(np.abs(errors).mean(), rel=1e-4)
+    assert found["test_mse"] == pytest.approx((errors**2).mean(), rel=1e-4)
+    assert found["mae"] == pytest.approx(np.abs(errors).mean(0), rel=1e-4)
+    text = capsys.readouterr().out
+    assert "mean absolute error" in text
+    assert f"test mae: {found['test_mae']:.4f}" in text
+    assert not list(run.glob("confusion*"))
+
+
+def test_numbers_of_pictures_are_predicted(numbers_run, tmp_path, capsys):
+    run, images, _ = numbers_run
+    Image.fromarray(images[0, ..., 0]).save(tmp_path / "image.png")
+    assert importlib.import_module("predict").main([str(tmp_path / "image.png"), "--workdir", str(run)]) == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    values = [float(line.split()[0]) for line in lines]
+    np.testing.assert_allclose(values, load_run(run).outputs(images[:1])[0], rtol=1e-4)
+    assert last == f"The picture is {tmp_path / 'image-predicted.png'}"
 
 
 @pytest.mark.parametrize("script", ["evaluate", "predict"])
-@pytest.mark.parametrize(("name", "task"), [("denoise", "restoration"), ("segment", "segmentation")])
-def test_runs_that_map_images_to_images_are_refused(script, name, task, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("name", "task", "hint"),
+    [
+        ("denoise", "restoration", "`python experiments/denoise.py apply --weights {run} --image IMAGE` denoises"),
+        ("segment", "segmentation", "`python experiments/segment.py apply --weights {run} --image IMAGE` segments"),
+        ("autoencode", "restoration", "`python experiments/autoencode.py` drew what it makes of images in {run}"),
+    ],
+)
+def test_runs_that_map_images_to_images_are_refused_with_what_uses_them(script, name, task, hint, tmp_path, capsys):
     run = tmp_path / "run"
     with zipfile.ZipFile(Path(__file__).parents[1] / "runs" / "data" / f"{name}.zip") as archive:
         archive.extractall(run)
     Image.new("L", (8, 8)).save(tmp_path / "image.png")
     images = [str(tmp_path / "image.png")] if script == "predict" else []
     assert importlib.import_module(script).main(["--workdir", str(run), *images]) == 2
-    assert f"error: {run} was trained for {task}; " in capsys.readouterr().err.replace("\n", "")
+    text = capsys.readouterr().err.replace("\n", "")
+    assert f"error: {run} was trained for {task}; {hint.format(run=run)}" in text
 
 
 def test_a_damaged_run_is_not_evaluated(tmp_path, capsys):

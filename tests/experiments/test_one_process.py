@@ -11,7 +11,7 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 @pytest.mark.parametrize("variable", ["SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"])
 @pytest.mark.parametrize(
     ("script", "arguments"),
-    [("autoencode", []), ("denoise", ["train"]), ("features", []), ("finetune", []), ("segment", ["train"])],
+    [("autoencode", []), ("denoise", ["train"]), ("features", []), ("few_labels", []), ("segment", ["train"])],
 )
 def test_several_processes_are_refused_before_anything_is_made(
     script, arguments, variable, monkeypatch, tmp_path, capsys

@@ -1,6 +1,9 @@
 """Networks that need nothing of ours but the tests' numbers: plain Linen, with all that freezing has to deal with."""
 
+import importlib.util
 import json
+import sys
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -85,3 +88,21 @@ def weights(tmp_path_factory):
 def write_lenet5():
     """Return the function that writes such a file, of (path, seed)."""
     return _write_lenet5
+
+
+@pytest.fixture(scope="session")
+def load_script():
+    """Return the function that imports a script of ``experiments`` by name."""
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(
+            f"{name}_script", Path(__file__).parents[2] / "experiments" / f"{name}.py"
+        )
+        if spec.name not in sys.modules:
+            module = importlib.util.module_from_spec(spec)
+            # Dataclasses look their module up by name.
+            sys.modules[spec.name] = module
+            spec.loader.exec_module(module)
+        return sys.modules[spec.name]
+
+    return load

@@ -1,70 +1,47 @@
-"""The script that fine-tunes: its study, a run from weights, and what it refuses."""
+"""Fine-tuning as a run: from weights, with parts frozen, by `experiments/finetune.py` and `experiments/train.py`."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import cnnjax
 from cnnjax.data import DataPipeline, load_dataset
-from cnnjax.training import Checkpoints, ConfigError
+from cnnjax.training import Checkpoints, ClassifierSetup, ConfigError, parse_config
+from cnnjax.training.loop import TrainingLoop
 
-SCRIPTS = Path(__file__).parents[2] / "experiments"
-
-
-def load_script(name):
-    spec = importlib.util.spec_from_file_location(f"{name}_script", SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses look their module up by name.
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+# The processes that tests run in have no others to look for.
+ALONE = ["--parallel", "single", "--num-processes", "1"]
+FEW = ["--train-examples", "128", "--test-examples", "50"]
 
 
 @pytest.fixture(scope="module")
-def script():
-    yield load_script("finetune")
-    del sys.modules["finetune_script"]
+def script(load_script):
+    return load_script("finetune")
 
 
-def test_the_study(script, data, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(script, "LABELS_A_CLASS", (1, 5))
-    monkeypatch.setattr(script, "DRAWS", 2)
-    monkeypatch.setattr(script, "STUDY_STEPS", 3)
-    command = ["--workdir", str(tmp_path), "--train-examples", "300", "--test-examples", "100", *data]
-    assert script.main(command) == 0
-    result = json.loads((tmp_path / "result.json").read_text())
-    assert list(result["accuracies"]) == ["from scratch", "frozen features", "last stage", "everything"]
-    for scores in result["accuracies"].values():
-        assert {labels: len(draws) for labels, draws in scores.items()} == {"1": 2, "5": 2}
-    assert (tmp_path / "transfer.png").stat().st_size > 10_000
-    assert "300 training and 100 test images of 28x28 pixels" in capsys.readouterr().out
-    resolved = json.loads((tmp_path / "config.json").read_text())["resolved"]
-    assert (resolved["train_images"], resolved["test_images"]) == (300, 100)
-    assert script.main(command) == 0
-    assert "is complete" in capsys.readouterr().out
-    # Three hundred images are not a hundred of each class.
-    monkeypatch.setattr(script, "LABELS_A_CLASS", (1, 100))
-    assert script.main([*command, "--workdir", str(tmp_path / "few")]) == 2
-    assert "needs 100 training images of each class" in capsys.readouterr().err
-    assert not (tmp_path / "few").exists()
+def arrays(workdir):
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        return checkpoints.read(checkpoints.steps[-1])[0]
+
+
+def assert_equal_arrays(one, other):
+    assert one.keys() == other.keys()
+    for path, array in one.items():
+        np.testing.assert_array_equal(array, other[path], err_msg=path)
 
 
 def test_a_run_from_weights(script, weights, data, monkeypatch, tmp_path, capsys):
     states = []
-    original = script.FineTuning.test
+    original = ClassifierSetup.test
 
     def test(setup, state):
         states.append(jax.device_get(setup.devices.unreplicate(state)))
         return original(setup, state)
 
-    monkeypatch.setattr(script.FineTuning, "test", test)
-    command = ["--weights", weights, "--workdir", str(tmp_path), "--epochs", "2", "--parallel", "single", *data]
+    monkeypatch.setattr(ClassifierSetup, "test", test)
+    command = ["--weights", weights, "--workdir", str(tmp_path), "--epochs", "2", *ALONE, *data]
     assert script.main([*command, "--unfreeze", "0=head", "1=stage2", "--learning-rate-scale", "head=10"]) == 0
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     lines = [line for line in lines if line["kind"] == "epoch"]
@@ -89,11 +66,8 @@ def test_a_run_from_weights(script, weights, data, monkeypatch, tmp_path, capsys
     assert (tmp_path / "curves.png").stat().st_size > 10_000
 
 
-FEW = ["--train-examples", "128", "--test-examples", "50"]
-
-
-def test_fewer_examples_are_the_first_ones_and_are_noted(script, data, tmp_path, capsys):
-    command = ["--weights", "drawn", "--epochs", "1", "--workdir", str(tmp_path / "run"), "--parallel", "single"]
+def test_fewer_examples_are_the_first_ones_and_are_noted(script, load_script, data, tmp_path, capsys):
+    command = ["--weights", "drawn", "--epochs", "1", "--workdir", str(tmp_path / "run"), *ALONE]
     assert script.main([*command, *FEW, *data]) == 0
     assert "128 training and 50 test images of 28x28 pixels" in capsys.readouterr().out
     noted = json.loads((tmp_path / "run" / "config.json").read_text())
@@ -115,37 +89,77 @@ def test_fewer_examples_are_the_first_ones_and_are_noted(script, data, tmp_path,
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(script, weights, data, tmp_path, monkeypatch, capsys):
-    command = ["--weights", weights, "--epochs", "3", "--parallel", "single", "--unfreeze", "0=head", "1=stage2"]
+    """Stopped when a part had just thawed and in the middle of that phase, with averages and batches in parts."""
+    command = ["--weights", weights, "--epochs", "3", *ALONE, "--unfreeze", "0=head", "1=stage2"]
+    command += ["--ema-decay", "0.5", "--accumulate", "2", "--clip-norm", "1", "--label-smoothing", "0.1"]
     command += [*FEW, "--checkpoint-steps", "1", *data]
     assert script.main([*command, "--workdir", str(tmp_path / "whole")]) == 0
-    step = script.ThawingStep.__call__
+    whole = arrays(tmp_path / "whole")
+    # Nothing of what stays frozen moved, in the averages neither, and the optimizer knows nothing of it.
+    start = cnnjax.pretrained.load("lenet5", weights, num_classes=7)["params"]
+    for path in ("stage1/conv1/kernel", "stage1/conv1/bias"):
+        for prefix in ("params", "ema/params"):
+            np.testing.assert_array_equal(whole[f"{prefix}/{path}"], start["stage1"]["conv1"][path.split("/")[-1]])
+    assert not [path for path in whole if path.startswith("opt_state") and "stage1" in path]
+    assert [path for path in whole if path.startswith("opt_state") and "stage2" in path]
+    assert (whole["ema/params/stage2/conv1/kernel"] != whole["params/stage2/conv1/kernel"]).any()
+    take = TrainingLoop.take_steps
+    for stop in (2, 3):
 
-    def stopping(self, state, sums, batch):
-        if int(state.step) == 3:
-            raise KeyboardInterrupt
-        return step(self, state, sums, batch)
+        def stopping(self, state, sums, batches, stop=stop):
+            if self.step == stop:
+                raise KeyboardInterrupt
+            return take(self, state, sums, batches)
 
-    monkeypatch.setattr(script.ThawingStep, "__call__", stopping)
-    assert script.main([*command, "--workdir", str(tmp_path / "parts")]) == 130
-    monkeypatch.setattr(script.ThawingStep, "__call__", step)
-    capsys.readouterr()
-    assert script.main([*command, "--workdir", str(tmp_path / "parts")]) == 0
-    # The newest checkpoint is of the second phase, in the middle of its first epoch.
-    output = capsys.readouterr().out
-    assert "Going on from step 3 of 6" in output
-    assert "optimizer" not in output
-    arrays = []
-    for name in ("whole", "parts"):
-        with Checkpoints(tmp_path / name / "checkpoints") as checkpoints:
-            arrays.append(checkpoints.read(6)[0])
-    assert arrays[0].keys() == arrays[1].keys()
-    assert any(path.startswith("opt_state") for path in arrays[0])
-    for path, array in arrays[0].items():
-        np.testing.assert_array_equal(array, arrays[1][path])
+        parts = tmp_path / f"parts{stop}"
+        monkeypatch.setattr(TrainingLoop, "take_steps", stopping)
+        assert script.main([*command, "--workdir", str(parts)]) == 130
+        monkeypatch.setattr(TrainingLoop, "take_steps", take)
+        capsys.readouterr()
+        assert script.main([*command, "--workdir", str(parts)]) == 0
+        output = capsys.readouterr().out
+        assert f"Going on from step {stop} of 6" in output
+        assert "optimizer" not in output
+        assert_equal_arrays(whole, arrays(parts))
+
+
+def test_it_is_train_py_with_other_defaults(script, load_script, weights, data, tmp_path):
+    shared = ["--weights", weights, "--frozen", "stage1", "--epochs", "1", *ALONE, *FEW, *data]
+    assert script.main([*shared, "--workdir", str(tmp_path / "finetune")]) == 0
+    flags = ["--learning-rate", "1e-3", "--weight-decay", "1e-4", "--augment"]
+    assert load_script("train").main([*shared, "--workdir", str(tmp_path / "train"), *flags]) == 0
+    assert_equal_arrays(*(arrays(tmp_path / name) for name in ("finetune", "train")))
+    name = script.Config(weights=weights).run_directory.name
+    assert name == parse_config(["--weights", weights]).run_directory.name == "finetune-lenet5-digits"
+
+
+def test_parts_of_a_network_that_was_drawn_are_frozen_too(data, tmp_path, load_script):
+    command = ["--frozen", "stage*", "--epochs", "1", "--workdir", str(tmp_path), *ALONE, *FEW, *data]
+    assert load_script("train").main(command) == 0
+    found = arrays(tmp_path)
+    config = parse_config(command)
+    drawn = ClassifierSetup.create(config).initial_state()
+    np.testing.assert_array_equal(found["params/stage1/conv1/kernel"], drawn.params["stage1"]["conv1"]["kernel"])
+    assert (found["params/head/classifier/kernel"] != drawn.params["head"]["classifier"]["kernel"]).any()
+
+
+def test_numbers_are_learnt_from_weights_of_a_classifier(script, weights, tmp_path):
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (40, 28, 28), np.uint8)
+    path = tmp_path / "numbers.npz"
+    np.savez(path, images=images, labels=images.reshape(40, -1)[:, :2].astype(np.float32) / 255)
+    command = ["--weights", weights, "--dataset", "npz", "--data-dir", str(path), "--loss", "mse", "--measure", "loss"]
+    command += ["--epochs", "2", "--batch-size", "8", "--frozen", "stage1", "--workdir", str(tmp_path / "run")]
+    assert script.main([*command, *ALONE]) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert {"test_mse", "test_mae"} <= result.keys()
+    run = cnnjax.load_run(tmp_path / "run")
+    assert run.task == "regression"
+    assert run.outputs(images[:2, ..., None]).shape == (2, 2)
 
 
 def test_networks_that_flatten_are_told_to_keep_their_size(script, weights, data, tmp_path, capsys):
-    command = ["--weights", weights, "--image-size", "32", "--workdir", str(tmp_path / "run"), *data]
+    command = ["--weights", weights, "--image-size", "32", "--workdir", str(tmp_path / "run"), *ALONE, *data]
     assert script.main(command) == 2
     assert "takes images of the size it was trained with alone; leave out --image-size" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
@@ -154,21 +168,45 @@ def test_networks_that_flatten_are_told_to_keep_their_size(script, weights, data
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"frozen": ("stem",)}, "need --weights to start from"),
-        ({"weights": "w", "frozen": ("a",), "unfreeze": ("0=b",)}, "both say what trains"),
-        ({"weights": "w", "unfreeze": ("head",)}, "--unfreeze must be EPOCH=PATTERN"),
-        ({"weights": "w", "learning_rate_scale": ("head",)}, "must be PATTERN=FACTOR, got 'head'"),
+        ({"frozen": ("a",), "unfreeze": ("0=b",)}, "both say what trains"),
+        ({"unfreeze": ("head",)}, "unfreeze must be EPOCH=PATTERN,... with epochs from 0 .*, got 'head'"),
+        ({"unfreeze": ("1.5=head",)}, "unfreeze must be EPOCH=PATTERN,..., got '1.5=head'"),
+        ({"unfreeze": ("0=",)}, "unfreeze must be EPOCH=PATTERN,..., got '0='"),
+        ({"unfreeze": ("1=head",)}, "unfreeze must say what trains from epoch 0 on, got 1=head; add 0=head"),
+        ({"learning_rate_scale": ("head",)}, "learning_rate_scale must be PATTERN=FACTOR .*, got 'head'"),
+        ({"learning_rate_scale": ("head=0",)}, "PATTERN=FACTOR with a factor above 0 .*--frozen keeps.*, got 'head=0'"),
         ({"epochs": 0}, "epochs must be above 0 and finite, got 0"),
         ({"train_examples": 0}, "train_examples must be at least 1, got 0"),
         ({"test_examples": -1}, "test_examples must be at least 1, got -1"),
         ({"image_size": 0}, "image_size must be at least 1, got 0"),
-        ({"model": "unet"}, "unet is no classifier"),
+        ({"init": "he"}, "init must be left out with weights w, got he"),
         ({"model": "lenet6"}, "unknown model 'lenet6'"),
     ],
 )
 def test_impossible_configs_are_refused(script, fields, message):
-    with pytest.raises(ConfigError, match=message):
-        script.Config(**fields)
+    with pytest.raises(ConfigError, match=message.replace("PATTERN,..., got", r"PATTERN,\.\.\. .*, got")):
+        script.Config(weights="w", **fields)
+
+
+def test_phases_of_one_epoch_are_one(script):
+    config = script.Config(weights="w", unfreeze=("0=head,stage2", "1=stage1", "0=stem"))
+    assert config.unfreezing.phases == ((0, ("head", "stage2", "stem")), (1, ("stage1",)))
+
+
+def test_augmentations_and_recipes_are_those_of_training(script):
+    for parse in (parse_config, lambda flags: parse_config(flags, config=script.Config)):
+        assert parse(["--weights", "w", "--augment", "mixup:0.2"]).augment == ("mixup:0.2",)
+    config = parse_config(["--weights", "w", "--recipe", "tv-v2", "--epochs", "9"], config=script.Config)
+    assert (config.recipe, config.weights, config.epochs, config.label_smoothing) == ("tv-v2", "w", 9, 0.1)
+    with pytest.raises(ConfigError, match="unknown recipe 'tv-v9'"):
+        parse_config(["--weights", "w", "--recipe", "tv-v9"], config=script.Config)
+
+
+def test_what_to_start_from_has_to_be_said(script, capsys):
+    with pytest.raises(SystemExit) as stop:
+        script.main([])
+    assert stop.value.code == 2
+    assert "--weights" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -178,41 +216,22 @@ def test_impossible_configs_are_refused(script, fields, message):
         (["--frozen", "stage9"], "pattern 'stage9' matches no parameter; near paths are stage"),
         (["--frozen", "**"], "freezes all 10 parameters"),
         (["--unfreeze", "0=head", "9=stage1"], "ends after 5 epochs, before something is"),
+        (["--learning-rate-scale", "heat=3"], "pattern 'heat' matches no parameter; near paths are head"),
         (["--model", "mlp"], "does not fit"),
+        (["--model", "unet"], "unet is a network for segmentation; take one whose task is classification"),
         (["--train-examples", "5000"], "train_examples must be from 1 to 1438"),
         (["--train-examples", "40"], "batch_size must be at most 40"),
     ],
 )
 def test_what_does_not_fit_is_refused(script, weights, data, flags, message, tmp_path, capsys):
-    command = ["--weights", weights, *flags, "--workdir", str(tmp_path / "run"), "--parallel", "single", *data]
+    command = ["--weights", weights, *flags, "--workdir", str(tmp_path / "run"), *ALONE, *data]
     assert script.main(command) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
-def poison(monkeypatch, script, bad):
-    """Make the gradients of some steps infinite."""
-    original = script.train_step
-
-    def step(state, batch, **options):
-        factor = jnp.where(jnp.isin(state.step + 1, jnp.array(bad)), jnp.inf, 1.0).astype(jnp.float32)
-        params = state.params | {"head": jax.tree.map(lambda leaf: leaf * factor, state.params["head"])}
-        return original(state.replace(params=params), batch, **options)
-
-    monkeypatch.setattr(script, "train_step", step)
-
-
 def test_a_loss_that_is_not_finite_stops_the_run(script, weights, data, tmp_path, capsys):
-    command = ["--weights", weights, "--workdir", str(tmp_path), "--parallel", "single", *data]
+    command = ["--weights", weights, "--workdir", str(tmp_path), *ALONE, *data]
     assert script.main([*command, "--frozen", "stage1", "--optimizer", "sgd", "--learning-rate", "1e30"]) == 2
     assert "error: the loss is nan at step" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "result.json").exists()
-
-
-def test_the_study_stops_too(script, data, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(script, "STUDY_STEPS", 3)
-    poison(monkeypatch, script, [5])
-    assert script.main(["--workdir", str(tmp_path), *data]) == 2
-    assert "the loss or its gradient is not finite at step 5 of 12; lower --learning-rate" in " ".join(
-        capsys.readouterr().err.split()
-    )

@@ -7,7 +7,6 @@ import importlib.util
 import json
 import sys
 import zipfile
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -96,8 +95,7 @@ def test_runs_of_every_script_go_on(name, folder, monkeypatch):
         result = fit(TrainConfig(**(asked | paths)), console)
     else:
         config = getattr(module, CONFIGS[name])(**(asked | paths))
-        set_up = partial(module.set_up, console=console) if name == "finetune" else module.setup
-        result = fit(config, console, set_up)
+        result = fit(config, console) if name == "finetune" else fit(config, console, module.setup)
     expected = json.loads((run / "expected.json").read_text())
     assert result["steps"] == expected["steps"] == 4
     for key, value in expected.items():

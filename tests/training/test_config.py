@@ -3,8 +3,9 @@ import dataclasses
 import pytest
 
 from cnnjax.training import RECIPES, ConfigError, TrainConfig, parse_config
+from cnnjax.training.classifier import aux_weight
 from cnnjax.training.config import OF_SCHEDULES
-from cnnjax.training.setup import aux_weight, make_config_schedule
+from cnnjax.training.setup import make_config_schedule
 
 
 def test_the_default_is_lenet_on_digits():

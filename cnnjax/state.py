@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import serialization, struct
 
-from cnnjax.training.initialization import InitName, redraw_kernels
+from cnnjax.nn.initialization import InitName, redraw_kernels
 
 
 class TrainState(struct.PyTreeNode):
@@ -61,7 +61,7 @@ class TrainState(struct.PyTreeNode):
           rng: random key; parameters are drawn from one half of it, the run's draws from the other.
           images: only their shape and type matter.
           ema: also keep moving averages.
-          init: draw the kernels by this rule, see `cnnjax.training.initialization`; None: as the network says.
+          init: draw the kernels by this rule, see `cnnjax.nn.initialization`; None: as the network says.
         """
         return cls._start(model, tx, rng, images, ema, init)
 

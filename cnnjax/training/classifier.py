@@ -1,0 +1,349 @@
+"""Runs of classifiers, and of networks that predict numbers: from scratch, or from known weights with parts frozen."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any, get_args
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from cnnjax import finetune
+from cnnjax.data import DataPipeline, ImageDataset, Preprocess, load_dataset
+from cnnjax.data.augment import parse_all
+from cnnjax.data.resident import ResidentPipeline, fits_the_device
+from cnnjax.data.source import Task
+from cnnjax.data.transforms import ResizeAndCentreCrop, resizer
+from cnnjax.finetune.paths import map_by_path
+from cnnjax.models import create_model, model_info
+from cnnjax.pretrained import ImageFormat, image_format, load
+from cnnjax.state import TrainState
+from cnnjax.training.config import DRAWN, ConfigError, TrainConfig
+from cnnjax.training.losses import LossName
+from cnnjax.training.metrics import Classification, Metrics, Regression
+from cnnjax.training.parallel import Devices, for_platform
+from cnnjax.training.setup import Parts, RunSetup, check_images, choose_devices
+
+# Szegedy et al. 2014, arXiv:1409.4842, section 5; 0.4 is what torchvision's reference gives Inception v3's head.
+AUX_WEIGHT, AUX_WEIGHTS = 0.3, {"inception_v3": 0.4}
+NO_SHAPES = "zero_init_residual", "remat"
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierSetup(RunSetup):
+    """What a `TrainConfig` amounts to, for a classifier.
+
+    Attributes:
+      start: variables to start from; None: they are drawn.
+      frozen: patterns of what is frozen, or a tree of bools.
+      unfreezing: what trains from which epoch on, or None.
+    """
+
+    config: TrainConfig
+    pipeline: DataPipeline
+    preprocess: Preprocess
+    start: Mapping[str, Any] | None = None
+    frozen: Any = ()
+    unfreezing: finetune.UnfreezeSchedule | None = None
+
+    @classmethod
+    def create(cls, config: TrainConfig) -> ClassifierSetup:
+        """Build everything that ``config`` names.
+
+        Raises:
+          ConfigError: the parts do not fit each other, for example images too small for the network.
+          DataError: see `cnnjax.data.load_dataset`.
+          WeightsFileError: see `cnnjax.pretrained.load`.
+        """
+        devices = choose_devices(config)
+        if config.batch_size % (divisor := config.accumulate * devices.count):
+            raise ConfigError(
+                f"batch_size must be divisible by {divisor}, accumulate times the {devices.count} devices, got "
+                f"{config.batch_size}; take {max(config.batch_size // divisor, 1) * divisor}"
+            )
+        info = model_info(config.model)
+        if info.task != "classification":
+            raise ConfigError(f"{config.model} is a network for {info.task}; take one whose task is classification")
+        dataset = open_dataset(config)
+        _check_task(config, dataset.task)
+        expected = image_format(config.model, config.weights) if config.fine_tuning else None
+        channels = _channels(config, dataset, expected)
+        image_size = config.image_size or (
+            expected.size[0]
+            if expected is not None
+            else _image_size(dataset.image_shape[:2], info.min_size, info.input_size)
+        )
+        model = _model(config, dataset.num_classes, devices)
+        image_shape = (image_size, image_size, channels)
+        variables = check_images(config, model, image_shape, "; see --image-size")
+        if not 1 <= config.batch_size <= len(dataset.train):
+            raise ConfigError(
+                f"batch_size must be at most {len(dataset.train)}, the number of training images of {config.dataset}, "
+                f"got {config.batch_size}"
+            )
+        frozen, unfreezing = _frozen(config, variables["params"])
+        start = (
+            None if config.weights == DRAWN else _start(config, variables["params"], dataset.num_classes, image_size)
+        )
+        pipeline = open_pipeline(config, dataset, image_size)
+        statistics = _statistics(config, pipeline, expected, channels)
+        preprocess = Preprocess(*statistics, parse_all(config.augment, num_classes=dataset.num_classes))
+        if config.measure == "top5_accuracy" and dataset.num_classes <= 5:
+            raise ConfigError(f"measure top5_accuracy needs more than 5 classes, {config.dataset} has fewer")
+        metrics: Metrics = Classification(dataset.num_classes, config.per_class)
+        if dataset.task == "regression":
+            metrics = Regression()
+        parts = Parts(
+            model=model,
+            pipeline=_place(pipeline, config.data_on_device, devices),
+            image_shape=image_shape,
+            num_examples=len(pipeline.train),
+            preprocess=preprocess,
+            loss=config.loss,
+            metrics=metrics,
+            measure=config.measure,
+        )
+        setup = cls.build(
+            config,
+            devices,
+            parts,
+            train_options={
+                "label_smoothing": config.label_smoothing,
+                "aux_weight": aux_weight(config, variables["params"]),
+                "accumulate": config.accumulate,
+                "ema_decay": config.ema_decay,
+            },
+            steps_per_dispatch=config.steps_per_dispatch,
+            start=start,
+            frozen=frozen,
+            unfreezing=unfreezing,
+        )
+        if not config.factors:
+            return setup
+        try:
+            scaled = finetune.scale_learning_rate(setup.tx, variables["params"], config.factors)
+        except ValueError as error:
+            raise ConfigError(f"learning_rate_{error}") from error
+        return dataclasses.replace(setup, tx=scaled)
+
+    @property
+    def test_batch_size(self) -> int:
+        """Images of a test batch, before it is filled up for the devices."""
+        return min(max(self.config.batch_size, 256), len(self.pipeline.test))
+
+    def initial_state(self) -> TrainState:
+        """Return the state of step 0."""
+        config, ema = self.config, self.config.ema_decay > 0
+        if self.start is not None:
+            variables, key = self.start, jax.random.key(config.seed)
+        else:
+            state = self.new_state(ema=ema, init=config.init)
+            if not (config.fine_tuning or config.frozen or config.unfreeze):
+                return state
+            variables, key = state.variables, state.rng
+        state = finetune.train_state(self.model, variables, self.tx, key, frozen=self.frozen, ema=ema)
+        return state.replace(nonfinite=jnp.zeros((), jnp.int32))
+
+    def with_frozen(self, state: TrainState, frozen: frozenset[str]) -> TrainState:
+        """Return ``state``, on one device, as it was at the time when ``frozen`` was its ``frozen``."""
+        if self.unfreezing is None or frozen == state.frozen:
+            return state
+        mask = map_by_path(lambda path, leaf: f"params/{path}" in frozen, state.params)
+        return finetune.refreeze(state, self.tx, mask)[0]
+
+    def begin_epoch(self, state: Any, epoch: int) -> Any:
+        """Return the state to go on with in an epoch, counted from 0: another where something thaws."""
+        if self.unfreezing is None:
+            return state
+        alone = self.devices.unreplicate(state)
+        new = self.unfreezing.advance(alone, self.tx, epoch)
+        return state if new is alone else self.devices.replicate(new)
+
+    def describe(self) -> list[str]:
+        """Return what there is of the data, and what is frozen at first."""
+        train, test, size = len(self.pipeline.train), len(self.pipeline.test), self.pipeline.image_size
+        lines = [f"{train:,} training and {test:,} test images of {size}x{size} pixels"]
+        if not (self.config.frozen or self.config.unfreeze):
+            return lines
+        params = jax.eval_shape(self.model.init, jax.random.key(0), jnp.zeros((1, *self.image_shape)))["params"]
+        return [str(finetune.describe(params, frozen=self.frozen)), *lines]
+
+    def resolved(self) -> dict[str, Any]:
+        """Return what the config left to the data and the network."""
+        dataset, transform = self.pipeline.dataset, self.pipeline.test_transform
+        return {
+            "dataset_version": dataset.version,
+            "resizer": resizer(),
+            "task": dataset.task,
+            "num_classes": dataset.num_classes,
+            "fields": self.config.network_fields(),
+            "label_names": list(dataset.label_names),
+            "skipped_images": [list(image) for image in dataset.skipped],
+            "train_images": len(self.pipeline.train),
+            "test_images": len(self.pipeline.test),
+            "image_size": self.pipeline.image_size,
+            "channels": dataset.image_shape[2],
+            "resize_size": transform.resize_size if isinstance(transform, ResizeAndCentreCrop) else None,
+            "interpolation": getattr(transform, "interpolation", "bilinear"),
+            "mean": list(self.preprocess.mean),
+            "std": list(self.preprocess.std),
+            "steps": self.num_steps,
+        }
+
+
+def open_dataset(config: TrainConfig) -> ImageDataset:
+    """Return the data set of a config, or as much of it as the config asks for; raises DataError if there is none."""
+    return load_dataset(
+        config.dataset,
+        config.data_dir,
+        train_split=config.train_split,
+        test_split=config.test_split,
+        on_bad_image=config.on_bad_image,
+        tasks=get_args(Task),
+    ).first(config.train_examples, config.test_examples)
+
+
+def open_pipeline(config: TrainConfig, dataset: ImageDataset, image_size: int) -> DataPipeline:
+    """Return the batches of a config's data set, images as the network wants them, not normalised yet."""
+    info = model_info(config.model)
+    return DataPipeline.create(
+        dataset,
+        image_size,
+        config.memory_budget_mib << 20,
+        resize_size=info.resize_size and round(image_size * info.resize_size / info.input_size[0]),
+        interpolation=info.interpolation,
+        workers=config.workers,
+    )
+
+
+def _model(config: TrainConfig, num_classes: int, devices: Devices) -> nn.Module:
+    fields = config.network_fields()
+    if config.sync_batch_norm and devices.axis_name is not None:
+        fields["axis_name"] = devices.axis_name
+        if "axis_name" not in {field.name for field in dataclasses.fields(type(create_model(config.model)))}:
+            raise ConfigError(f"{config.model} has no batch norm to synchronise; leave out --sync-batch-norm")
+    fields |= {"num_classes": num_classes, "dtype": jnp.dtype(config.dtype)}
+    try:
+        model = create_model(config.model, **fields)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"model_fields: {error}") from error
+    return for_platform(model, jax.default_backend())
+
+
+def _frozen(config: TrainConfig, params: Any) -> tuple[Any, finetune.UnfreezeSchedule | None]:
+    """Return what is frozen at first and the schedule of what thaws; raises ConfigError unless they fit the network."""
+    try:
+        if (unfreezing := config.unfreezing) is not None:
+            unfreezing.check(params, config.epochs)
+            return unfreezing.frozen_mask(params, 0), unfreezing
+        finetune.frozen_mask(params, config.frozen)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return config.frozen, None
+
+
+def _start(config: TrainConfig, params: Any, num_classes: int, image_size: int) -> dict[str, Any]:
+    """Return the variables to start from, with a classifier of their own for the data set."""
+    # How the network starts and what it recomputes decide no shape.
+    fields = {
+        key: value for key, value in config.network_fields().items() if key not in ("zero_init_residual", "remat")
+    }
+    key = jax.random.key(config.seed)
+    variables = load(config.model, config.weights, num_classes=num_classes, redraw_head=key, **fields)
+    expected = traverse_util.flatten_dict(params, sep="/")
+    for path, leaf in traverse_util.flatten_dict(variables["params"], sep="/").items():
+        if leaf.shape != expected[path].shape:
+            raise ConfigError(
+                f"{config.weights} holds {path} {list(leaf.shape)}, which images of {image_size} pixels need as "
+                f"{list(expected[path].shape)}: {config.model} flattens its maps, and takes images of the size it was "
+                "trained with alone; leave out --image-size"
+            )
+    return variables
+
+
+def _channels(config: TrainConfig, dataset: ImageDataset, expected: ImageFormat | None) -> int:
+    """Return how many channels the network gets: grey images become coloured for weights that expect colours."""
+    channels = dataset.image_shape[2]
+    if expected is None:
+        return channels
+    if channels not in (1, len(expected.mean)):
+        raise ConfigError(
+            f"{config.dataset} has images of {channels} channels, {config.model} takes {len(expected.mean)}"
+        )
+    return len(expected.mean)
+
+
+def _statistics(
+    config: TrainConfig, pipeline: DataPipeline, expected: ImageFormat | None, channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean and the standard deviation by channel that images are normalised with."""
+    info = model_info(config.model)
+    if config.normalization != "data" and expected is not None:
+        return expected.mean, expected.std
+    found = None if config.normalization == "model" else pipeline.statistics(config.normalization == "data")
+    if found is not None:
+        mean, std = found
+        return (mean, std) if len(mean) == channels else (mean * channels, std * channels)
+    if len(info.mean) != channels:
+        raise ConfigError(
+            f"{config.dataset} has images of {channels} channels, {config.model} was published for "
+            f"{len(info.mean)}: measure their mean by --normalization data"
+        )
+    return info.mean, info.std
+
+
+def _image_size(native: tuple[int | None, int | None], min_size: int, published: tuple[int, int]) -> int:
+    """Return the data set's own size if it is square and the network takes it, else what the network was made for."""
+    height, width = native
+    if height is not None and height == width and height >= min_size:
+        return height
+    return published[0]
+
+
+LOSSES_OF: Mapping[Task, tuple[LossName, ...]] = {
+    "classification": ("cross_entropy", "binary_cross_entropy"),
+    "multilabel": ("binary_cross_entropy",),
+    "regression": ("mse", "mae", "huber"),
+}
+
+
+def _check_task(config: TrainConfig, task: Task) -> None:
+    """Refuse a loss or a measure that the data set has no labels for."""
+    if config.loss not in LOSSES_OF[task]:
+        allowed = ", ".join(LOSSES_OF[task])
+        raise ConfigError(f"loss must be one of {allowed} for {config.dataset}, a set for {task}, got {config.loss!r}")
+    if task == "regression" and config.measure != "loss":
+        raise ConfigError(f"measure must be loss for {config.dataset}, a set for regression, got {config.measure!r}")
+    if task != "classification" and config.per_class:
+        raise ConfigError(f"per_class needs one class an image, {config.dataset} is a set for {task}")
+
+
+def _place(pipeline: DataPipeline, where: str, devices: Devices) -> DataPipeline:
+    """Return ``pipeline`` with its training examples where the config wants them."""
+    if where == "no" or (where == "auto" and jax.default_backend() == "cpu"):
+        return pipeline
+    memory = jax.local_devices()[0].memory_stats() or {}
+    limit = memory.get("bytes_limit", 0) // 4 if where == "auto" else sys.maxsize
+    if fits_the_device(pipeline, limit):
+        return ResidentPipeline.of(pipeline)
+    if where == "yes":
+        raise ConfigError("data_on_device yes needs images of one size within --memory-budget-mib; take auto or no")
+    return pipeline
+
+
+def aux_weight(config: TrainConfig, params: Mapping[str, Any]) -> float:
+    """Return the weight of auxiliary heads' losses: 0 without such heads."""
+    heads = any(re.fullmatch(r"aux\d+", name) for name in params)
+    if config.aux_weight and not heads:
+        raise ConfigError(
+            f"aux_weight is {config.aux_weight}, but {config.model} has no auxiliary heads; leave it out"
+            " or add heads (--model-fields aux_classifiers=true)"
+        )
+    if config.aux_weight is not None:
+        return config.aux_weight
+    return AUX_WEIGHTS.get(config.model, AUX_WEIGHT) if heads else 0.0
