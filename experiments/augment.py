@@ -26,6 +26,7 @@ from cnnjax.data.augment import Operation, augment, parse
 from cnnjax.data.offline import Recipe, write_augmented
 from cnnjax.data.photographs import load_photograph, read_image
 from cnnjax.data.transforms import ResizeAndCentreCrop, resize
+from cnnjax.places import output_file
 from cnnjax.training import run_command
 from cnnjax.visualize import draw_panels
 
@@ -75,8 +76,8 @@ class Picture:
     """Specs, one row of draws each; none: all operations, from weak to strong."""
     seed: int = 0
     """Of the draws."""
-    output: Path = Path("augmentations.png")
-    """PNG file."""
+    output: Path | None = None
+    """PNG file; None: outputs/augment/augmentations.png."""
 
     def run(self, console: Console) -> None:
         """Draw it."""
@@ -93,8 +94,9 @@ class Picture:
                 panels.append((spec, self.changed(pixels, parse(spec, num_classes=2), both)))
             rows.append([("original", pixels), *panels])
             console.print(f"drew {name}")
-        draw_panels(rows, "Augmentations", self.output, size=1.7)
-        console.print(f"wrote {self.output}")
+        output = output_file(self.output, "augment", "augmentations.png")
+        draw_panels(rows, "Augmentations", output, size=1.7)
+        console.print(f"wrote {output}", soft_wrap=True)
 
     def pixels(self) -> np.ndarray:
         """Return the image, square and small."""
@@ -149,7 +151,7 @@ class Write:
     """Of the draws and of the order."""
     shard_size: int = 1024
     """Examples a file."""
-    output_dir: Path = Path("augmented")
+    output_dir: Path = Path("outputs/augment")
     """Folder of the new set: the --data-dir to train with."""
     name: str | None = None
     """Of the new set; None: <dataset>_augmented."""

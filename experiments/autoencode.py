@@ -42,7 +42,7 @@ from cnnjax.data import DataError, DataPipeline, load_dataset
 from cnnjax.data.pipeline import WHOLE, Shard
 from cnnjax.models import create_model, model_info
 from cnnjax.restoration import AddNoise, add_noise
-from cnnjax.runs import load_run
+from cnnjax.runs import load_run, locked
 from cnnjax.training import ConfigError, ImageToImageConfig, ImageToImageSetup, fit, require_one, run_command
 from cnnjax.training.flags import parse
 from cnnjax.training.metrics import Regression
@@ -357,11 +357,12 @@ def draw_interpolation(
 def run(config: Config, console: Console) -> None:
     """Train, compare with PCA, and draw."""
     require_one("autoencode.py")
-    fit(config, console, setup)
     folder = config.run_directory
     file = folder / "autoencoding.json"
-    if not file.exists():
-        write_json(file, report(config, folder))
+    with locked(folder):
+        fit(config, console, setup)
+        if not file.exists():
+            write_json(file, report(config, folder))
     found = json.loads(file.read_text())
     table = Table(title=f"Mean squared error a pixel, {found['test_images']} test images")
     table.add_column("")

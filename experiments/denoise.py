@@ -37,8 +37,10 @@ from rich.table import Table
 from cnnjax.data.drawn import DrawnData
 from cnnjax.data.photographs import grid_patches, random_patch, read_image, rescale, split_photographs
 from cnnjax.models import create_model, model_info
+from cnnjax.places import output_file
 from cnnjax.pretrained import load
 from cnnjax.restoration import FILTERS, AddNoise, Denoiser, add_noise, best_strength, psnr, ssim
+from cnnjax.runs import locked
 from cnnjax.runs.reader import run_config
 from cnnjax.training import (
     ConfigError,
@@ -126,7 +128,7 @@ class Denoise:
     image: Path
     """The noisy image."""
     output: Path | None = None
-    """Where the result goes; None: <image>-denoised.png."""
+    """Where the result goes; None: outputs/denoise/<image>-denoised.png."""
     model: str | None = None
     """Name of the network; None: as the run says."""
     sigma: float = 0.0
@@ -254,14 +256,15 @@ def train(config: TrainDenoiser, console: Console) -> None:
     _, images = photographs(config)
     import skimage.restoration  # noqa: F401  (missing, it is missed here, and not after training)
 
-    fit(config, console, setup)
     report = config.run_directory / "denoising.json"
-    if report.exists():
-        found = json.loads(report.read_text())
-    else:
-        variables = load(config.model, config.run_directory)
-        found = compare(Denoiser(config.model, variables), images, config.seed, config.run_directory)
-        write_json(report, found)
+    with locked(config.run_directory):
+        fit(config, console, setup)
+        if report.exists():
+            found = json.loads(report.read_text())
+        else:
+            variables = load(config.model, config.run_directory)
+            found = compare(Denoiser(config.model, variables), images, config.seed, config.run_directory)
+            write_json(report, found)
     table = Table(title=f"PSNR in dB and SSIM, mean of {', '.join(images)}")
     table.add_column("")
     for level in found:
@@ -285,7 +288,7 @@ def denoise(config: Denoise, console: Console) -> None:
     denoiser = Denoiser(name, load(name, config.weights), config.tile)
     noisy = add_noise(image, config.sigma, config.seed) if config.sigma else image
     result = np.clip(denoiser.each_channel(noisy) if config.each_channel else denoiser(noisy), 0, 1)
-    output = config.output or config.image.with_name(f"{config.image.stem}-denoised.png")
+    output = output_file(config.output, "denoise", f"{config.image.stem}-denoised.png")
     final = np.round(result * 255).astype(np.uint8)
     Image.fromarray(final[..., 0] if final.shape[-1] == 1 else final).save(output)
     if config.sigma:

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cnnjax import load_run
+from cnnjax.places import local_path
 from cnnjax.runs import Run
 from cnnjax.runs.run import LABELLING
 from cnnjax.training import Devices, TrainConfig, run_command
@@ -117,6 +118,7 @@ def error_table(errors: dict[str, np.ndarray], names: Sequence[str]) -> Table:
 
 def evaluate(given: argparse.Namespace) -> None:
     """Print and draw what the command line asks for."""
+    folder = local_path(given.output or given.workdir, "output")
     run = load_run(given.workdir, int(given.which) if given.which.isdecimal() else given.which)
     if run.task == "multilabel":
         raise ValueError(f"{given.workdir} was trained for {run.task}; only runs with one class an image are evaluated")
@@ -138,7 +140,6 @@ def evaluate(given: argparse.Namespace) -> None:
             f"{value:.2%}" if name.endswith("accuracy") else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
         )
         console.print(f"  {name.replace('_', ' ')}: {text}")
-    folder = given.output or given.workdir
     folder.mkdir(parents=True, exist_ok=True)
     result = {"step": run.step, **numbers, "label_names": run.label_names, **more}
     (folder / f"evaluation-{run.step}.json").write_text(json.dumps(result) + "\n")

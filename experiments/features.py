@@ -46,7 +46,7 @@ from cnnjax.data.source import ExampleSource, example_name
 from cnnjax.finetune import FeatureCache, cut, hash_variables
 from cnnjax.models import create_model, model_info
 from cnnjax.pretrained import image_format, load
-from cnnjax.runs import RunDirectory
+from cnnjax.runs import RunDirectory, locked
 from cnnjax.training import ConfigError, Devices, TrainConfig, fit, require_one, run_command
 from cnnjax.training.config import FREE_FIELDS
 from cnnjax.training.flags import Flags, parse
@@ -371,7 +371,13 @@ def draw(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    return run_command(lambda: run(parse(Config, arguments, __doc__), Console(highlight=False)))
+
+    def command() -> None:
+        config = parse(Config, arguments, __doc__)
+        with locked(config.run_directory):
+            run(config, Console(highlight=False))
+
+    return run_command(command)
 
 
 if __name__ == "__main__":

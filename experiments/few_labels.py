@@ -33,7 +33,7 @@ from cnnjax import finetune
 from cnnjax.data import DataPipeline, Preprocess, load_dataset
 from cnnjax.data.source import ArraySplit
 from cnnjax.models import create_model, model_info
-from cnnjax.runs import RunDirectory
+from cnnjax.runs import RunDirectory, locked
 from cnnjax.training import (
     ConfigError,
     TrainingError,
@@ -263,7 +263,13 @@ def _draw(found: Mapping[str, Mapping[int, Sequence[float]]], path: Path, title:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    return run_command(lambda: study(parse(Config, arguments, __doc__), Console(highlight=False)))
+
+    def command() -> None:
+        config = parse(Config, arguments, __doc__)
+        with locked(config.run_directory):
+            study(config, Console(highlight=False))
+
+    return run_command(command)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from PIL import Image
 from cnnjax import load_run
 from cnnjax.data.transforms import ResizeAndCentreCrop, Stretch
 from cnnjax.models import create_model, model_info
+from cnnjax.places import output_file
 from cnnjax.pretrained import ImageFormat, image_format, imagenet_classes, load
 from cnnjax.runs.run import LABELLING
 from cnnjax.training import run_command
@@ -85,7 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", help="a file, a run or a hub, see cnnjax.pretrained.load")
     parser.add_argument("--num-classes", type=int, help="of the weights (default: the published number)")
     parser.add_argument("--top", type=int, default=5, help="classes to show (default: %(default)s)")
-    parser.add_argument("--output", type=Path, help="the picture to draw (default: <first image>-predicted.png)")
+    parser.add_argument(
+        "--output", type=Path, help="the picture to draw (default: outputs/predict/<first image>-predicted.png)"
+    )
     given = parser.parse_args(arguments)
     if given.top < 1:
         parser.error(f"--top must be at least 1, got {given.top}")
@@ -143,7 +146,7 @@ def predict(given: argparse.Namespace) -> None:
             print(f"{values[index]:7.2%}  {names[index]}" if classifies else f"{values[index]:12.6g}  {names[index]}")
         picture = image if image.mode == "L" else image.convert("RGB")
         found.append((picture, [names[index] for index in shown], [float(values[index]) for index in shown]))
-    output = given.output or given.images[0].with_name(f"{given.images[0].stem}-predicted.png")
+    output = output_file(given.output, "predict", f"{given.images[0].stem}-predicted.png")
     draw(found, output, probabilities=classifies)
     print(f"The picture is {output}")
 

@@ -37,7 +37,8 @@ from cnnjax.data.photographs import read_image, split_photographs, to_grey
 from cnnjax.data.scenes import Scenes
 from cnnjax.data.source import ArraySplit, DataError, ExampleSource, to_memory
 from cnnjax.models import create_model
-from cnnjax.runs import load_run
+from cnnjax.places import output_file
+from cnnjax.runs import load_run, locked
 from cnnjax.training import (
     ConfigError,
     ImageToImageConfig,
@@ -126,7 +127,7 @@ class Segment:
     image: Path
     """The image; colours are made grey for a network of grey images, and the reverse."""
     output: Path | None = None
-    """Where the image with its labels drawn over goes; None: <image>-segmented.png."""
+    """Where the image with its labels drawn over goes; None: outputs/segment/<image>-segmented.png."""
     mask: Path | None = None
     """Where the labels themselves go, as the grey levels of a PNG file; None: nowhere."""
 
@@ -174,25 +175,28 @@ def train(config: TrainSegmenter, console: Console) -> None:
     """Train, measure on the test scenes, and draw some."""
     require_one("segment.py")
     split_photographs(config.channels, config.photographs, min_size=config.size)  # fails here, not after training
-    fit(config, console, setup)
     report = config.run_directory / "segmentation.json"
-    if not report.exists():
-        _, test, names = scenes(config)
-        examples = test.many(config.test_scenes, config.seed)
-        images, labels = examples["image"], examples["label"]
-        outputs = jax.jit(load_run(config.run_directory, "last").outputs)
-        logits = np.concatenate(
-            [np.asarray(outputs(images[start : start + 20])) for start in range(0, len(images), 20)]
-        )
-        confusion = np.asarray(confusion_matrix(jnp.asarray(logits), jnp.asarray(labels), jnp.ones(len(labels), bool)))
-        found = {
-            **segmentation_scores(confusion),
-            "foreground_share": float((labels > 0).mean()),
-            "label_names": list(names),
-            "confusion": confusion.tolist(),
-        }
-        draw(images, labels, logits.argmax(-1), config.run_directory / "overlays.png")
-        write_json(report, found)
+    with locked(config.run_directory):
+        fit(config, console, setup)
+        if not report.exists():
+            _, test, names = scenes(config)
+            examples = test.many(config.test_scenes, config.seed)
+            images, labels = examples["image"], examples["label"]
+            outputs = jax.jit(load_run(config.run_directory, "last").outputs)
+            logits = np.concatenate(
+                [np.asarray(outputs(images[start : start + 20])) for start in range(0, len(images), 20)]
+            )
+            confusion = np.asarray(
+                confusion_matrix(jnp.asarray(logits), jnp.asarray(labels), jnp.ones(len(labels), bool))
+            )
+            found = {
+                **segmentation_scores(confusion),
+                "foreground_share": float((labels > 0).mean()),
+                "label_names": list(names),
+                "confusion": confusion.tolist(),
+            }
+            draw(images, labels, logits.argmax(-1), config.run_directory / "overlays.png")
+            write_json(report, found)
     found = json.loads(report.read_text())
     console.print(
         f"Test scenes, of whose pixels {found['foreground_share']:.1%} are foreground: IoU {found['iou']:.3f}, Dice "
@@ -229,10 +233,10 @@ def segment(config: Segment, console: Console) -> None:
         pixels = to_grey(pixels) if channels == 1 else np.repeat(pixels, 3, -1)
         console.print(f"The image was made {'grey' if channels == 1 else 'colour'}, as the network takes it")
     found = np.asarray(jax.jit(run.outputs)(pixels[None]))[0].argmax(-1)
-    output = config.output or config.image.with_name(f"{config.image.stem}-segmented.png")
+    output = output_file(config.output, "segment", f"{config.image.stem}-segmented.png")
     Image.fromarray(overlay(shown, found)).save(output)
     if config.mask is not None:
-        Image.fromarray(found.astype(np.uint8)).save(config.mask)
+        Image.fromarray(found.astype(np.uint8)).save(output_file(config.mask, "segment", ""))
     for index, count in enumerate(np.bincount(found.ravel(), minlength=len(run.label_names))):
         if count:
             console.print(f"{count / found.size:7.2%}  {run.label_names[index]}", highlight=False)

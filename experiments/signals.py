@@ -23,6 +23,7 @@ import numpy as np
 from cnnjax import nn, signal
 from cnnjax.data import DataError
 from cnnjax.data.photographs import load_photograph, read_image, to_grey
+from cnnjax.places import local_path
 from cnnjax.signal.convolution import Border
 from cnnjax.training import run_command
 
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--image", type=Path, help="an image file; shown grey (default: scikit-image's camera)")
     parser.add_argument("--workdir", type=Path, default=Path("runs/signals"), help="default: %(default)s")
     given = parser.parse_args(arguments)
-    return run_command(lambda: draw_all(given.image, given.workdir))
+    return run_command(lambda: draw_all(given.image, local_path(given.workdir, "workdir")))
 
 
 def draw_all(file: Path | None, folder: Path) -> None:

@@ -11,6 +11,17 @@ tree-structured Parzen estimator (Bergstra et al. 2011, NIPS 24, section 4). The
 were stopped resume from their checkpoints, and ``--trials`` counts all. Needs the extra "sweep". ``sweep.png`` shows
 every trial, ``result.json`` names the best. Exit codes as in `experiments/train.py`.
 
+Several machines work on one study if the same command runs on each of them with ``--storage``: a file in a folder that
+they share, or a server's database:
+
+    python experiments/sweep.py --trials 50 --storage /shared/study.log --workdir /shared/sweep
+    python experiments/sweep.py --trials 50 --storage postgresql://USER:PASSWORD@HOST/DATABASE
+
+A trial whose process was killed is taken up again. With a database, any machine does so once the process has not been
+heard of for three times ``--heartbeat`` seconds, and all wait for the last trial. Files have no heartbeat: trials are
+taken up by the machine that they were killed on, when the command is given there again. If the ``--workdir`` is shared
+as well, a trial goes on from its checkpoint, unless its folder is locked by another machine; then it starts again.
+
 A parameter is NAME=LOW:HIGH, NAME=LOW:HIGH:log or NAME=A|B|C; NAME is a flag of train.py, or "model." and a field of
 the network.
 """
@@ -23,10 +34,13 @@ import json
 import multiprocessing
 import re
 import signal
+import socket
 import sys
 import time
+import warnings
+import zlib
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +48,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from cnnjax.alive import is_gone, process_identity
 from cnnjax.data import load_dataset
+from cnnjax.places import local_path
+from cnnjax.runs import WorkdirInUseError, locked
 from cnnjax.training import RECIPES, ConfigError, Interrupted, TrainConfig, TrainingError, fit, run_command
+from cnnjax.training.config import FREE_FIELDS
 from cnnjax.writing import write_json
 
 FINISHED = "COMPLETE", "PRUNED"
+# Seconds between two looks at a study in which others are at work.
+WAIT = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,78 +144,159 @@ def with_values(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
     return dataclasses.replace(config, model_fields=tuple(fields), **flags)
 
 
-def open_study(folder: Path, measure: str, seed: int, index: int = 0) -> Any:
-    """Return the study in ``folder``, a new one if there is none, as process ``index`` of several sees it."""
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a study is kept.
+
+    Attributes:
+      folder: of the sweep.
+      storage: a file, or the URL of a database; None: a file in ``folder``.
+      study: its name there.
+      heartbeat: seconds between two signs of life of a trial, in databases.
+    """
+
+    folder: Path
+    storage: str | None = None
+    study: str = "sweep"
+    heartbeat: int = 60
+
+    def open(self, config: TrainConfig, index: int = 0) -> Any:
+        """Return the study, a new one if there is none, as process ``index`` of several on this machine sees it.
+
+        Raises:
+          ConfigError: Optuna or the driver of the database is not installed, or the storage cannot be used.
+        """
+        optuna = import_optuna()
+        study = optuna.create_study(
+            study_name=self.study,
+            storage=self._open_storage(),
+            direction="minimize" if config.measure == "loss" else "maximize",
+            load_if_exists=True,
+        )
+        # No process draws what another draws, or what it drew before it was stopped.
+        entropy = [config.seed, index, len(study.get_trials(deepcopy=False))]
+        if self.storage is not None:
+            entropy.append(zlib.crc32(socket.gethostname().encode()))
+        seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+        study.sampler = optuna.samplers.TPESampler(seed=seed)
+        return study
+
+    @property
+    def has_heartbeat(self) -> bool:
+        """Whether one machine learns that a process of another is gone."""
+        return self.storage is not None and "://" in self.storage and not self.storage.startswith("redis")
+
+    def _open_storage(self) -> Any:
+        import optuna
+        from optuna.storages.journal import JournalFileBackend, JournalRedisBackend, JournalStorage
+
+        if self.storage is None:
+            return JournalStorage(JournalFileBackend(str(self.folder / "study.log")))
+        if "://" not in self.storage:
+            file = local_path(self.storage, "storage")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            return JournalStorage(JournalFileBackend(str(file)))
+        shown = re.sub(r"(://[^/@]*?):[^/@]*@", r"\1:***@", self.storage)
+        import sqlalchemy
+
+        try:
+            if self.storage.startswith("redis"):
+                return JournalStorage(JournalRedisBackend(self.storage))
+            return optuna.storages.RDBStorage(
+                # The driver that the extra brings.
+                re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", self.storage),
+                # A connection for each question: they are few, and servers close those that are left open for hours.
+                engine_kwargs={"poolclass": sqlalchemy.pool.NullPool},
+                heartbeat_interval=self.heartbeat,
+                grace_period=3 * self.heartbeat,
+                heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
+            )
+        except ImportError as error:
+            raise ConfigError(f"--storage {shown} needs the package {error.name or error}; install it") from error
+        except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(
+                f"--storage {shown} cannot be used: {reason}; give a file, or a URL such as "
+                "postgresql://USER@HOST/DATABASE"
+            ) from error
+
+
+def import_optuna() -> Any:
+    """Return Optuna; raises ConfigError if it is not installed."""
     try:
         import optuna
-        from optuna.storages.journal import JournalFileBackend, JournalStorage
     except ImportError as error:
         raise ConfigError('experiments/sweep.py needs Optuna: pip install -e ".[sweep]"') from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        study_name="sweep",
-        storage=JournalStorage(JournalFileBackend(str(folder / "study.log"))),
-        direction="minimize" if measure == "loss" else "maximize",
-        load_if_exists=True,
-    )
-    # No process draws what another draws, or what it drew before it was stopped.
-    seeds = np.random.SeedSequence((seed, index, len(study.get_trials(deepcopy=False))))
-    study.sampler = optuna.samplers.TPESampler(seed=int(seeds.generate_state(1)[0]))
-    return study
+    # What a trial fails by is told here; and heartbeats are called experimental each time.
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    return optuna
 
 
 def run_trial(trial: Any, config: TrainConfig, search: Sequence[Parameter], folder: Path) -> float:
     """Train what a trial asks for, in its own folder, and return its best measure."""
     import optuna
 
-    place = trial.user_attrs.get("folder", str(trial.number))
-    trial.set_user_attr("folder", place)
+    trial.set_user_attr("process", process_identity())
     values = {parameter.name: parameter.suggest(trial) for parameter in search}
-    workdir = folder / "trials" / place
-    workdir.mkdir(parents=True, exist_ok=True)
-    with (workdir / "log.txt").open("a") as log:
+    place = trial.user_attrs.get("folder", str(trial.number))
+    # A folder that another machine has locked may still be in use; its trial starts again in a new one.
+    for name in dict.fromkeys((place, str(trial.number))):
+        trial.set_user_attr("folder", name)
+        workdir = folder / "trials" / name
         try:
-            run = with_values(dataclasses.replace(config, workdir=workdir), values)
-            result = fit(run, Console(file=log, width=120))
-        except Interrupted:
-            trial.set_user_attr("stopped", True)
-            raise
+            with locked(workdir), (workdir / "log.txt").open("a") as log:
+                run = with_values(dataclasses.replace(config, workdir=workdir), values)
+                result = fit(run, Console(file=log, width=120))
+        except WorkdirInUseError:
+            if name == str(trial.number):
+                raise
         except (ConfigError, TrainingError) as error:
             # Values that do not go together, or a loss that is not finite, are a result too: a bad one.
             trial.set_user_attr("error", str(error))
             raise optuna.TrialPruned(str(error)) from error
-    return float(result[f"best_test_{config.measure}"])
+        else:
+            return float(result[f"best_test_{config.measure}"])
+    raise AssertionError
 
 
-def work(
-    index: int,
-    config: TrainConfig,
-    search: Sequence[Parameter],
-    folder: Path,
-    trials: int,
-    lock: AbstractContextManager[Any],
-) -> int:
+class Surplus(Exception):
+    """A trial that was begun while another process began the last one."""
+
+
+def work(index: int, config: TrainConfig, search: Sequence[Parameter], place: Place, trials: int) -> int:
     """Run trials until there are enough, and return the signal that stopped it, or 0: one of several processes."""
     import optuna
 
-    study = open_study(folder, config.measure, config.seed, index)
+    study = place.open(config, index)
     states = optuna.trial.TrialState
-    counted = [states[name] for name in (*FINISHED, "RUNNING")]
+    finished = [states[name] for name in FINISHED]
+
+    def objective(trial: Any) -> float:
+        before = study.get_trials(deepcopy=False, states=[*finished, states.RUNNING])
+        if sum(other.number < trial.number for other in before) >= trials:
+            raise Surplus
+        return run_trial(trial, config, search, place.folder)
+
     while True:
-        # One at a time, so that together they do not begin one too many.
-        with lock:
-            if len(study.get_trials(deepcopy=False, states=counted)) >= trials:
+        take_up(study, place)
+        if len(study.get_trials(deepcopy=False, states=finished)) >= trials:
+            return 0
+        if len(study.get_trials(deepcopy=False, states=[*finished, states.RUNNING])) >= trials:
+            if not place.has_heartbeat:
                 return 0
-            trial = study.ask()
+            time.sleep(WAIT)
+            continue
         try:
-            value = run_trial(trial, config, search, folder)
-        except optuna.TrialPruned:
-            study.tell(trial, state=states.PRUNED)
+            study.optimize(objective, n_trials=1, catch=(Surplus,))
         except Interrupted as stop:
-            study.tell(trial, state=states.FAIL)
+            own = [trial for trial in study.get_trials(deepcopy=False) if _is_own(trial)]
+            optuna.storages.RetryHeartbeatStaleTrialCallback()(study, own[-1])
             return stop.signal
-        else:
-            study.tell(trial, value)
+
+
+def _is_own(trial: Any) -> bool:
+    return bool(trial.user_attrs.get("process") == process_identity() and trial.params)
 
 
 def _work(*arguments: Any) -> None:
@@ -208,23 +309,23 @@ def _raise(number: int) -> None:
         raise Interrupted(number)
 
 
-def requeue(study: Any) -> int:
-    """Let trials that were stopped or killed run again, in their old folders; return how many."""
+def take_up(study: Any, place: Place) -> None:
+    """Let trials run again, in their old folders, whose processes are gone."""
     import optuna
 
-    again = 0
-    trials = study.get_trials(deepcopy=False)
-    places = {trial.user_attrs.get("requeued") for trial in trials}
-    for trial in trials:
-        dead = trial.state == optuna.trial.TrialState.RUNNING
-        stopped = trial.state == optuna.trial.TrialState.FAIL and trial.user_attrs.get("stopped")
-        if dead:
-            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-        if (dead or stopped) and trial.params and trial.number not in places:
-            folder = trial.user_attrs.get("folder", str(trial.number))
-            study.enqueue_trial(trial.params, user_attrs={"folder": folder, "requeued": trial.number})
-            again += 1
-    return again
+    if place.has_heartbeat:
+        optuna.storages.fail_stale_trials(study)
+        return
+    states = optuna.trial.TrialState
+    for trial in study.get_trials(deepcopy=False, states=[states.RUNNING]):
+        if (process := trial.user_attrs.get("process")) is None or not is_gone(process):
+            continue
+        try:
+            study.tell(trial.number, state=states.FAIL)
+        except ValueError:
+            continue  # another process was faster
+        if trial.params:
+            optuna.storages.RetryHeartbeatStaleTrialCallback()(study, trial)
 
 
 def sweep(given: argparse.Namespace) -> dict[str, Any]:
@@ -240,24 +341,45 @@ def sweep(given: argparse.Namespace) -> dict[str, Any]:
         # Impossible values are refused before the first trial.
         for value in parameter.choices or (parameter.low, parameter.high):
             with_values(config, {parameter.name: value})
-    folder = given.workdir or Path("runs") / f"sweep-{given.recipe}"
-    folder.mkdir(parents=True, exist_ok=True)
-    plan = {"config": config.to_json(), "search": [dataclasses.asdict(parameter) for parameter in search]}
+    import_optuna()
+    folder = local_path(given.workdir or Path("runs") / f"sweep-{given.recipe}", "workdir")
+    place = Place(folder)
+    if given.storage is not None:
+        place = Place(folder, given.storage, given.study or folder.absolute().name, given.heartbeat)
+    with ExitStack() as stack:
+        if given.storage is None:
+            stack.enter_context(locked(folder))
+        return run_trials(given, config, search, place, console)
+
+
+def run_trials(
+    given: argparse.Namespace, config: TrainConfig, search: Sequence[Parameter], place: Place, console: Console
+) -> dict[str, Any]:
+    """Run the trials that are left, in several processes, and return the result."""
+    folder = place.folder
+    flags = {name: value for name, value in config.to_json().items() if name not in FREE_FIELDS}
+    plan = {"config": flags, "search": [dataclasses.asdict(parameter) for parameter in search]}
     plan = json.loads(json.dumps(plan))
     file = folder / "sweep.json"
     if file.exists() and json.loads(file.read_text()) != plan:
         raise ConfigError(f"{folder} holds another sweep, see {file}; give the same flags, or another --workdir")
+    study = place.open(config)
+    if study.user_attrs.get("plan", plan) != plan:
+        raise ConfigError(
+            f"study {place.study!r} in --storage is another sweep; give the same flags, or another --study"
+        )
+    study.set_user_attr("plan", plan)
+    folder.mkdir(parents=True, exist_ok=True)
     write_json(file, plan)
     # Once, before several processes need it: an embedded set is prepared on first use.
     load_dataset(config.dataset, config.data_dir, train_split=config.train_split, test_split=config.test_split)
-    study = open_study(folder, config.measure, config.seed)
     shown = sum(trial.state.name in FINISHED for trial in study.get_trials(deepcopy=False))
-    if again := requeue(study):
+    take_up(study, place)
+    if again := sum(trial.state.name == "WAITING" for trial in study.get_trials(deepcopy=False)):
         console.print(f"{again} trials that were stopped go on")
     spawn = multiprocessing.get_context("spawn")
-    lock = spawn.Lock()
     workers = [
-        spawn.Process(target=_work, args=(index, config, search, folder, given.trials, lock))
+        spawn.Process(target=_work, args=(index, config, search, place, given.trials))
         for index in range(given.processes)
     ]
     stopped: list[int] = []
@@ -268,7 +390,7 @@ def sweep(given: argparse.Namespace) -> dict[str, Any]:
         for worker in workers:
             worker.start()
         while any(worker.is_alive() for worker in workers):
-            time.sleep(0.2)
+            time.sleep(0.5)
             if stopped:
                 for worker in workers:
                     if worker.is_alive():
@@ -389,6 +511,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--search", nargs="+", help="parameters (default: learning rate, batch size, augmentation)")
     parser.add_argument("--judge-on", default="validation", help="split, as --test-split (default: %(default)s)")
     parser.add_argument("--workdir", type=Path, help="folder of the sweep (default: runs/sweep-<recipe>)")
+    parser.add_argument(
+        "--storage", help="of Optuna: a file, or a database's URL, that several machines share (default: in --workdir)"
+    )
+    parser.add_argument("--study", help="its name in --storage (default: the name of --workdir)")
+    parser.add_argument(
+        "--heartbeat", type=int, default=60, help="seconds between signs of life in a database (default: %(default)s)"
+    )
     parser.add_argument("--model", help="default: the recipe's")
     parser.add_argument("--dataset", help="default: the recipe's")
     parser.add_argument("--epochs", type=float, help="of each trial (default: the recipe's)")
@@ -396,8 +525,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, help="of the trials and of what is tried (default: the recipe's)")
     parser.add_argument("--parallel", choices=("auto", "jit", "pmap", "single"), default="auto", help="as in train.py")
     given = parser.parse_args(arguments)
-    if given.trials < 1 or given.processes < 1:
-        parser.error("--trials and --processes must be at least 1")
+    if given.trials < 1 or given.processes < 1 or given.heartbeat < 1:
+        parser.error("--trials, --processes and --heartbeat must be at least 1")
+    if given.study is not None and given.storage is None:
+        parser.error("--study is the name of a study in --storage; give both")
     return run_command(lambda: sweep(given))
 
 

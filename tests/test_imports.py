@@ -13,14 +13,17 @@ ALLOWED = {
     "nn": set(),
     "signal": {"nn"},
     "models": {"nn"},
-    "data": {"lazy"},
+    "data": {"buckets", "lazy", "places"},
     "explain": {"nn", "models"},
     "visualize": {"writing"},
-    "runs": {"nn", "models", "data", "lazy", "writing"},
-    "pretrained": {"nn", "models", "runs"},
+    "runs": {"alive", "buckets", "nn", "models", "data", "lazy", "places", "writing"},
+    "pretrained": {"nn", "models", "places", "runs"},
     "restoration": {"models"},
     "finetune": {"nn", "models", "runs", "pretrained", "state", "writing"},
-    "training": {"nn", "models", "data", "visualize", "runs", "pretrained", "finetune", "state", "lazy"},
+    "training": {
+        *("alive", "buckets", "nn", "models", "data", "visualize", "runs", "pretrained", "finetune", "state", "lazy"),
+        *("places", "writing"),
+    },
     "explorer": {"nn", "models", "data", "explain", "runs", "pretrained", "training"},
 }
 

@@ -12,6 +12,7 @@ from typing import Any
 from cnnjax.data.files import LabelledFile, OnBadImage, hold_out, open_files
 from cnnjax.data.source import DataError, Task
 from cnnjax.data.splits import SplitSet
+from cnnjax.places import local_path
 
 # Between the classes of an image that has several.
 SEPARATOR = "|"
@@ -32,7 +33,7 @@ def open_csv(path: str | os.PathLike[str], on_bad_image: OnBadImage = "error") -
     Raises:
       DataError: the table is not like that, with the number of the line; or images that cannot be used.
     """
-    file = Path(path).expanduser()
+    file = local_path(path, "data_dir")
     rows, columns = _rows(file)
     targets = [column for column in columns if column not in ("path", "label", "split")]
     if ("label" in columns) == bool(targets):

@@ -18,6 +18,7 @@ from rich.progress import track
 from cnnjax.data.decode import BadImage, ImageFacts, check_image, decode_image
 from cnnjax.data.source import DataError, Images, Task
 from cnnjax.data.splits import SplitSet
+from cnnjax.places import cache_folder
 
 OnBadImage = Literal["error", "skip"]
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -183,7 +184,7 @@ def scan(root: Path, paths: Sequence[str]) -> dict[str, ImageFacts | str]:
     found |= dict(zip(unknown, facts, strict=True))
     # A file that cannot be read today may be tomorrow.
     kept = {path: [stamps[path], fact] for path, fact in found.items() if path in stamps and not _unreadable(fact)}
-    if unknown:
+    if unknown and memory is not None:
         _write_scan(memory, known | kept)
     return {path: found[path] for path in paths}
 
@@ -210,13 +211,17 @@ def _unreadable(fact: ImageFacts | str) -> bool:
     return isinstance(fact, str) and fact.startswith("cannot be read")
 
 
-def _scan_file(root: Path) -> Path:
-    home = os.environ.get("CNNJAX_CACHE")
-    folder = Path(home) if home else Path.home() / ".cache" / "cnnjax"
+def _scan_file(root: Path) -> Path | None:
+    """Return where the scan of a folder is kept; None without a folder for such files."""
+    folder = cache_folder()
+    if folder is None:
+        return None
     return folder / "scans" / f"{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]}.json"
 
 
-def _read_scan(file: Path) -> dict[str, Any]:
+def _read_scan(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
     try:
         kept = json.loads(file.read_text())
     except FileNotFoundError:

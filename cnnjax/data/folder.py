@@ -12,6 +12,7 @@ from pathlib import Path
 from cnnjax.data.files import IMAGE_SUFFIXES, LabelledFile, OnBadImage, hold_out, open_files
 from cnnjax.data.source import DataError
 from cnnjax.data.splits import SplitSet
+from cnnjax.places import local_path
 
 # Names that the folders of splits go by, and what the splits are called.
 SPLIT_FOLDERS = {
@@ -38,7 +39,7 @@ def open_folder(path: str | os.PathLike[str], on_bad_image: OnBadImage = "error"
       DataError: no such folder, no classes, a class without images, two names of one class, a class that is tested and
         not trained, or images that cannot be used.
     """
-    root = Path(path).expanduser()
+    root = local_path(path, "data_dir")
     if not root.is_dir():
         raise DataError(f"data directory {str(root)!r} is not a folder; give --data-dir the folder of the images")
     folders = {folder.name: folder for folder in _folders(root)}

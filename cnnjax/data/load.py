@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import get_args
 
+from cnnjax.buckets import fetch
 from cnnjax.data.files import OnBadImage
 from cnnjax.data.source import DataError, ImageDataset, Task
 from cnnjax.data.splits import SplitSet, choose_splits
+from cnnjax.places import local_path, url_of
 
 # Sets whose --data-dir is the data itself.
 FILE_SETS = ("folder", "csv", "npz")
@@ -30,7 +33,7 @@ def load_dataset(
         ``folder``, see `cnnjax.data.folder.open_folder`; ``csv``, see `cnnjax.data.csv_file.open_csv`; ``npz``, see
         `cnnjax.data.npz_file.open_npz`.
       data_dir: for TFDS the folder of prepared sets as TFDS lays it out, None for its own (``~/tensorflow_datasets``);
-        else the folder of images or the file.
+        else the folder of images or the file. What is in a bucket (gs://...) is copied first, see `cnnjax.buckets`.
       train_split, test_split: what to train and test on, see `cnnjax.data.splits.choose_splits`.
       on_bad_image: "error" refuses images that cannot be used: of file sets here, of TFDS sets when they are read;
         "skip" finds them now (of a TFDS set, by reading all of it) and leaves them out.
@@ -65,6 +68,9 @@ def _open(name: str, data_dir: str | os.PathLike[str] | None, on_bad_image: OnBa
         if data_dir is None:
             what = "the folder of the images" if name == "folder" else f"the .{name} file"
             raise DataError(f"data set {name!r} needs --data-dir: {what}")
+        data_dir = local_path(data_dir, "data_dir", buckets=True)
+        # The images of a table lie beside it.
+        fetch(data_dir.parent if name == "csv" else data_dir)
         if name == "folder":
             from cnnjax.data.folder import open_folder
 
@@ -78,4 +84,9 @@ def _open(name: str, data_dir: str | os.PathLike[str] | None, on_bad_image: OnBa
         return open_npz(data_dir, on_bad_image)
     from cnnjax.data.tfds_sets import open_tfds
 
+    if data_dir is not None:
+        data_dir = local_path(data_dir, "data_dir", buckets=True)
+        if url_of(data_dir) is not None:
+            data_dir.mkdir(parents=True, exist_ok=True)
+            fetch(data_dir / re.split("[/:]", name)[0])
     return open_tfds(name, data_dir, on_bad_image)

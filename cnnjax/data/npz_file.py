@@ -13,6 +13,7 @@ import numpy as np
 from cnnjax.data.files import OnBadImage, refuse_bad_images
 from cnnjax.data.source import ArraySplit, DataError, ExampleSource, Task
 from cnnjax.data.splits import SplitSet
+from cnnjax.places import local_path
 
 # Names of the arrays of each split; the first are ours, the others those of MedMNIST and Keras.
 KEYS = {
@@ -40,7 +41,7 @@ def open_npz(path: str | os.PathLike[str], on_bad_image: OnBadImage = "error") -
     Raises:
       DataError: the file or its arrays are not like that; the array and the example are named.
     """
-    file = Path(path).expanduser()
+    file = local_path(path, "data_dir")
     arrays = _load(file)
     whole: dict[str, tuple[str, str]] = {}
     for split, alternatives in KEYS.items():

@@ -21,6 +21,7 @@ from PIL import Image
 from cnnjax.data.augment import Background, CutMix, Mixup, MixupOrCutMix, augment, parse_all
 from cnnjax.data.source import DataError, ExampleSource, ImageDataset
 from cnnjax.data.transforms import RESIZE_RATIO, ResizeAndCentreCrop, Stretch
+from cnnjax.places import local_path
 
 VERSION = "1.0.0"
 # Images that go through the device at once: even, so that neighbours stay together.
@@ -115,7 +116,7 @@ def write_augmented(
         raise DataError(f"images of {dataset.name} differ in size; give an image_size")
     else:
         transform = None
-    folder = Path(data_dir).expanduser() / name / VERSION
+    folder = local_path(data_dir, "data_dir") / name / VERSION
     folder.mkdir(parents=True, exist_ok=True)
     _claim(folder, recipe)
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from cnnjax.buckets import fetch
 from cnnjax.data.source import DataError
+from cnnjax.places import local_path
 
 PHOTOGRAPHS = (
     "astronaut",
@@ -107,9 +109,10 @@ def split_photographs(
     if folder is None:
         everything = [{name: load_photograph(name) for name in names} for names in (TRAIN, TEST)]
     else:
-        if not Path(folder).is_dir():
+        folder = fetch(local_path(folder, "folder of photographs", buckets=True))
+        if not folder.is_dir():
             raise DataError(f"{str(folder)!r} is not a folder; give a folder of image files")
-        files = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGE_FILES)
+        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_FILES)
         everything = [{}, {}]
         for index, path in enumerate(files):
             everything[index % TEST_EVERY == TEST_EVERY - 1][path.stem] = read_image(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -201,6 +202,23 @@ class ArraySplit:
     def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return images and labels of ``indices``, see `ExampleSource`."""
         return self.images[indices], self.labels[indices]
+
+
+def fingerprint(source: ExampleSource, count: int = 16) -> str:
+    """Return a checksum of the pixels and labels of a few examples, evenly spread over a split.
+
+    Two copies of a set that differ in their order or in many of their examples have different ones.
+
+    Args:
+      source: the split.
+      count: examples to read at most.
+    """
+    chosen = np.unique(np.linspace(0, len(source) - 1, count).round().astype(int))
+    images, labels = source.read(chosen)
+    digest = hashlib.sha256(np.asarray(labels).tobytes())
+    for image in images:
+        digest.update(f"{image.shape}".encode() + np.ascontiguousarray(image).tobytes())
+    return digest.hexdigest()[:12]
 
 
 def to_memory(source: ExampleSource, transform: Callable[[np.ndarray], np.ndarray], batch: int = 1024) -> ArraySplit:

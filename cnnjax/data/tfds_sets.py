@@ -18,6 +18,7 @@ from cnnjax.data.decode import BadImage, ImageFacts, check_image, decode_image
 from cnnjax.data.files import OnBadImage, look_at
 from cnnjax.data.source import DataError, ExampleSource, Images, Selection
 from cnnjax.data.splits import SplitSet
+from cnnjax.places import home_folder, local_path
 
 # Sets that need no download, by the package they come with.
 EMBEDDED = {"digits": "sklearn", "lfw_subset": "skimage"}
@@ -79,8 +80,16 @@ def open_tfds(
     from cnnjax.data.faces import LfwSubset  # noqa: F401
 
     name = OTHER_NAMES.get(name, name)
-    if data_dir is not None:
-        data_dir = Path(data_dir).expanduser()
+    if data_dir is None:
+        if home_folder() is None and "TFDS_DATA_DIR" not in os.environ:
+            raise DataError(
+                f"data set {name!r} is looked for in ~/tensorflow_datasets, and there is no home folder; give a "
+                "--data-dir, or set HOME"
+            )
+    else:
+        data_dir = local_path(data_dir, "data_dir")
+        if any(character in str(data_dir.absolute()) for character in "*?"):
+            raise DataError(f"data directory {str(data_dir)!r} must not hold * or ?, which TFDS takes for a pattern")
         if not data_dir.is_dir():
             raise DataError(f"data directory {str(data_dir)!r} is not a folder; create it, or give another --data-dir")
         if not os.access(data_dir, os.R_OK | os.X_OK):

@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from cnnjax.places import cache_folder
 from cnnjax.pretrained.arrays import WeightsFileError
 
 # Where torchvision's weights are published.
@@ -116,8 +117,11 @@ def _from_torchvision(rest: str, cache_dir: Path | None) -> Path:
         there = [name for name in files if name.startswith(f"{model}/")]
         hint = f"there are {', '.join(there)}" if there else "expected torchvision://resnet50/IMAGENET1K_V2 or the like"
         raise WeightsFileError(f"torchvision://{rest}: torchvision publishes no such weights; {hint}")
-    home = os.environ.get("CNNJAX_CACHE")
-    folder = cache_dir or (Path(home) if home else Path.home() / ".cache" / "cnnjax")
+    folder = cache_dir or cache_folder()
+    if folder is None:
+        raise WeightsFileError(
+            f"torchvision://{rest} is kept in ~/.cache/cnnjax, and there is no home folder; set CNNJAX_CACHE or HOME"
+        )
     return download(f"{TORCHVISION_URL}/{files[rest]}", folder)
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from cnnjax.lazy import lazy_names
 from cnnjax.runs.directory import RunDirectory, WorkdirError
 from cnnjax.runs.images import ImageFormat
+from cnnjax.runs.lock import WorkdirInUseError, locked
 from cnnjax.runs.reader import WeightsFileError
 from cnnjax.runs.run import Run, load_run
 
@@ -30,6 +31,8 @@ __all__ = [
     "RunDirectory",
     "WeightsFileError",
     "WorkdirError",
+    "WorkdirInUseError",
     "export_run",
     "load_run",
+    "locked",
 ]

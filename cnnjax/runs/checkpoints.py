@@ -15,6 +15,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeVar
 
 import jax
@@ -76,6 +77,7 @@ class Checkpoints:
             self.directory.mkdir(parents=True, exist_ok=True)
         # Orbax reports on each of its files, from several threads; what a user has to know is said by the errors here.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
+        _hide_abandoned_work()
         with _writing(self.directory):
             self._manager = self._open()
 
@@ -275,7 +277,6 @@ class Checkpoints:
                 raise
             except CheckpointError as error:
                 damaged[step] = str(error)
-                _hide_abandoned_reads()
                 continue
             for bad in damaged:
                 self._set_aside(bad)
@@ -311,15 +312,29 @@ def _writing(directory: Path) -> Iterator[None]:
         ) from error
 
 
-def _hide_abandoned_reads() -> None:
-    """Keep the other reads of a failed restore from reporting, in their own time, to an event loop that is gone."""
-    previous = sys.unraisablehook
+def _hide_abandoned_work() -> None:
+    """Keep what is left of a failed read or write from reporting, in its own time, to an event loop that is gone.
 
-    def hook(unraisable: sys.UnraisableHookArgs) -> None:
-        if not (isinstance(unraisable.exc_value, RuntimeError) and "Event loop is closed" in str(unraisable.exc_value)):
-            previous(unraisable)
+    TensorStore's threads report through the one hook or the other. The error itself is told by whoever waits for it.
+    """
 
-    sys.unraisablehook = hook
+    def is_late(error: BaseException | None) -> bool:
+        return isinstance(error, RuntimeError) and "Event loop is closed" in str(error)
+
+    unraisable, uncaught = sys.unraisablehook, sys.excepthook
+
+    def hide_unraisable(found: sys.UnraisableHookArgs) -> None:
+        if not is_late(found.exc_value):
+            unraisable(found)
+
+    def hide_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not is_late(error):
+            uncaught(kind, error, trace)
+
+    if getattr(unraisable, "__name__", "") != hide_unraisable.__name__:
+        sys.unraisablehook = hide_unraisable
+    if getattr(uncaught, "__name__", "") != hide_uncaught.__name__:
+        sys.excepthook = hide_uncaught
 
 
 def _to_dict(state: Any) -> Any:

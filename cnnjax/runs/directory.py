@@ -17,9 +17,22 @@ from cnnjax.writing import sync_folder, write_json, write_whole
 
 PACKAGES = ("cnnjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 
+# Characters with which checkpoints would be written, and not be found when they are read.
+PATTERN = frozenset("*[]\\")
+
 
 class WorkdirError(ValueError):
     """A folder that cannot hold this run: of another one, damaged, in use, or not to be written."""
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder of a run, if it is not there; raises WorkdirError if it cannot be made or written."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WorkdirError(f"workdir {str(path)!r} cannot be made: {error.strerror}; give another") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise WorkdirError(f"workdir {str(path)!r} cannot be written; change its permissions or give another")
 
 
 class Config(Protocol):
@@ -44,19 +57,26 @@ class RunDirectory:
     """The files of a run.
 
     ``config.json``: everything needed to repeat it. ``metrics.jsonl``: one record a line, by step. ``checkpoints/``.
-    ``curves.png``. ``result.json``: there once the run is complete.
+    ``curves.png``. ``result.json``: there once the run is complete. ``lock.json``: there while a process writes, see
+    `cnnjax.runs.locked`.
 
     Args:
       path: where; nothing is made before `create`.
       config: of the run.
     Raises:
-      WorkdirError: ``path`` holds a run of another config; the differing fields are listed.
+      WorkdirError: ``path`` holds a run of another config; the differing fields are listed. Or it is one that
+        checkpoints cannot be written to.
     """
 
     def __init__(self, path: Path, config: Config) -> None:
         self.path = path
         self.config = config
         self._pending: list[str] = []
+        if found := PATTERN.intersection(str(path.absolute())):
+            raise WorkdirError(
+                f"workdir {str(path.absolute())!r} must not hold {' '.join(sorted(found))}, which Orbax, that writes "
+                "checkpoints, takes for a pattern or a folder; give another"
+            )
         if self.config_file.exists():
             self._compare()
 
@@ -129,12 +149,7 @@ class RunDirectory:
         Raises:
           WorkdirError: the folder cannot be made or written.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise WorkdirError(f"workdir {str(self.path)!r} cannot be made: {error.strerror}; give another") from error
-        if not os.access(self.path, os.W_OK | os.X_OK):
-            raise WorkdirError(f"workdir {str(self.path)!r} cannot be written; change its permissions or give another")
+        make_folder(self.path)
         if self.config_file.exists():
             return
         write_json(

@@ -25,6 +25,7 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
+from cnnjax.places import local_path
 from cnnjax.runs.run import Run, load_run
 from cnnjax.writing import write_json, write_whole
 
@@ -79,16 +80,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, required=True, help="of a run")
-    parser.add_argument("--out", type=Path, default=Path("model.stablehlo"), help="default: %(default)s")
+    parser.add_argument("--out", type=Path, help="default: model.stablehlo in the workdir")
     parser.add_argument("--which", default="best", help="best, last, or a step (default: %(default)s)")
     parser.add_argument("--platforms", nargs="+", default=PLATFORMS, choices=(*PLATFORMS, "rocm"))
     given = parser.parse_args(arguments)
     which = int(given.which) if given.which.isdecimal() else given.which
     try:
-        run = export_run(given.workdir, given.out, which, given.platforms)
+        workdir = local_path(given.workdir, "workdir")
+        out = workdir / "model.stablehlo" if given.out is None else local_path(given.out, "out")
+        run = export_run(workdir, out, which, given.platforms)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    size = given.out.stat().st_size
-    print(f"{given.out}: {run.config['model']} after step {run.step}, {size:,} bytes, for {', '.join(given.platforms)}")
+    size = out.stat().st_size
+    print(f"{out}: {run.config['model']} after step {run.step}, {size:,} bytes, for {', '.join(given.platforms)}")
     return 0

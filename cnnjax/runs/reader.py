@@ -169,8 +169,10 @@ def _read(path: Path, name: str, driver: str) -> np.ndarray:
     # Comes with Orbax, takes a while to import, and ``import cnnjax`` is to stay light.
     import tensorstore
 
+    # As fields, since in a URL some characters of paths mean something else.
+    base = {"driver": "file", "path": f"{path.absolute()}/"}
     spec = {
         "driver": driver,
-        "kvstore": {"driver": "ocdbt", "base": f"file://{path.absolute()}/", "path": f"{name.replace('/', '.')}/"},
+        "kvstore": {"driver": "ocdbt", "base": base, "path": f"{name.replace('/', '.')}/"},
     }
     return tensorstore.open(spec, read=True).result().read().result()

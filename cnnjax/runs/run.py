@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cnnjax.buckets import fetch
 from cnnjax.data.preprocess import normalise
 from cnnjax.models import create_model, model_info
 from cnnjax.nn import pad_to_legal_size
+from cnnjax.places import local_path
 from cnnjax.runs.images import ImageFormat, run_image_format
 from cnnjax.runs.reader import WeightsFileError, find_checkpoint, read_run, run_config
 
@@ -98,14 +99,14 @@ def load_run(workdir: str | os.PathLike[str], which: str | int = "best") -> Run:
     """Read a run of any of our scripts, made on this or another machine, with any number of devices.
 
     Args:
-      workdir: its folder.
+      workdir: its folder, or that in a bucket (gs://...).
       which: "best", the checkpoint with the best test measure; "last"; or a step there is a checkpoint of.
     Raises:
       WeightsFileError (a ValueError): there is no such run or checkpoint, it is damaged, or a newer version wrote it.
     """
     if isinstance(which, str) and which not in ("best", "last"):
         raise ValueError(f"which must be 'best', 'last' or a step, got {which!r}")
-    path = Path(workdir)
+    path = fetch(local_path(workdir, "workdir", buckets=True))
     config = run_config(path)
     if config is None:
         raise WeightsFileError(f"{path} is no run: it has no config.json; give the --workdir of experiments/train.py")

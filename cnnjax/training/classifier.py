@@ -17,7 +17,7 @@ from cnnjax import finetune
 from cnnjax.data import DataPipeline, ImageDataset, Preprocess, load_dataset
 from cnnjax.data.augment import parse_all
 from cnnjax.data.resident import ResidentPipeline, fits_the_device
-from cnnjax.data.source import Task
+from cnnjax.data.source import Task, fingerprint
 from cnnjax.data.transforms import ResizeAndCentreCrop, resizer
 from cnnjax.finetune.paths import map_by_path
 from cnnjax.models import create_model, model_info
@@ -172,6 +172,17 @@ class ClassifierSetup(RunSetup):
             return lines
         params = jax.eval_shape(self.model.init, jax.random.key(0), jnp.zeros((1, *self.image_shape)))["params"]
         return [str(finetune.describe(params, frozen=self.frozen)), *lines]
+
+    def data_facts(self) -> dict[str, Any]:
+        """Return numbers of examples, the classes, and what tells copies of a data set apart."""
+        dataset = self.pipeline.dataset
+        return super().data_facts() | {
+            "test examples": len(self.pipeline.test),
+            "classes": list(dataset.label_names),
+            "version": dataset.version,
+            "fingerprint of the training examples": fingerprint(dataset.train),
+            "fingerprint of the test examples": fingerprint(dataset.test),
+        }
 
     def resolved(self) -> dict[str, Any]:
         """Return what the config left to the data and the network."""

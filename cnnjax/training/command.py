@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
+import sys
 from collections.abc import Callable
 
 from rich.console import Console
@@ -10,7 +13,7 @@ from rich.console import Console
 from cnnjax.runs.checkpoints import CheckpointError
 from cnnjax.training.interruption import Interrupted
 from cnnjax.training.loop import TrainingError
-from cnnjax.training.processes import ProcessesError
+from cnnjax.training.processes import LostProcessError, ProcessesError
 
 
 def run_command(command: Callable[[], object]) -> int:
@@ -22,11 +25,15 @@ def run_command(command: Callable[[], object]) -> int:
     Args:
       command: parses the command line and does what it asks for.
     Returns:
-      0; 2 with the reason on stderr; 130 (SIGINT) or 143 (SIGTERM) stopped.
+      0; 2 with the reason on stderr; 130 (SIGINT) or 143 (SIGTERM) stopped. Where another process of a run is gone,
+      the process ends here, with 2.
     """
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
         command()
+    except LostProcessError as error:
+        errors.print(f"error: {error}", style="red", markup=False)
+        _leave(2)
     except (ValueError, CheckpointError, TrainingError, ProcessesError, OSError) as error:
         errors.print(f"error: {error}", style="red", markup=False)
         return 2
@@ -37,3 +44,12 @@ def run_command(command: Callable[[], object]) -> int:
         errors.print("stopped by SIGINT", markup=False)
         return 128 + signal.SIGINT
     return 0
+
+
+def _leave(code: int) -> None:
+    """End this process without JAX's farewell, which waits for a process that is gone and then aborts with a trace."""
+    for child in multiprocessing.active_children():
+        child.terminate()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

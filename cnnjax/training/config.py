@@ -15,6 +15,7 @@ from cnnjax.data.augment import parse_all
 from cnnjax.data.files import OnBadImage
 from cnnjax.models import model_info
 from cnnjax.nn.initialization import InitName
+from cnnjax.places import local_path
 from cnnjax.training.flags import ConfigError, Flags
 from cnnjax.training.losses import LossName
 from cnnjax.training.optim import SCHEDULES, WITH_MOMENTUM, OptimizerName, ScheduleName
@@ -25,7 +26,7 @@ from cnnjax.training.parallel import ParallelMode
 LOCAL_FIELDS: Set[str] = {"workdir", "data_dir", "memory_budget_mib", "process_id", "workers"}
 FREE_FIELDS: Set[str] = LOCAL_FIELDS | {
     *("parallel", "coordinator", "num_processes", "coordinator_timeout", "skip_nonfinite", "tensorboard", "profile"),
-    *("steps_per_dispatch", "data_on_device"),
+    *("steps_per_dispatch", "data_on_device", "wandb"),
 }
 NormalizationName = Literal["auto", "data", "model"]
 # In place of weights: parameters as the network's authors draw them.
@@ -91,7 +92,7 @@ class RunFlags:
     title: ClassVar[str] = "run"
 
     workdir: Path | None = None
-    """Folder of the run; None: one of its own in runs/."""
+    """Folder of the run, here or in a bucket (gs://...); None: one of its own in runs/."""
     seed: int = 0
     """Seed of everything random: parameters, order, augmentation, dropout."""
     parallel: ParallelMode = "auto"
@@ -104,6 +105,8 @@ class RunFlags:
     """Leave out up to so many steps whose loss or gradient is not finite, before the run stops."""
     tensorboard: bool = False
     """Also write what metrics.jsonl holds as TensorBoard's events (needs the extra "tensorboard")."""
+    wandb: str | None = None
+    """Also send what metrics.jsonl holds to this project of Weights & Biases (needs the extra "wandb")."""
     profile: str | None = None
     """A:B writes a profiler trace of steps A to B, which TensorBoard's profile plugin and Perfetto show."""
 
@@ -118,11 +121,15 @@ class RunConfig(RunFlags, OptimisationFlags, NetworkFlags, DataFlags, Flags):
     """
 
     def __post_init__(self) -> None:
-        """Refuse impossible values before anything is built.
+        """Refuse impossible values before anything is built, and find the home folder in paths that begin with ``~``.
 
         Raises:
           ConfigError: the first of them, and what is expected.
+          PathError: a path that is neither of this machine nor in a bucket.
         """
+        for name in ("data_dir", "workdir"):
+            if (path := getattr(self, name)) is not None:
+                object.__setattr__(self, name, local_path(path, name, buckets=True))
         self.require(
             [
                 ("epochs", 0 < self.epochs < math.inf, "above 0 and finite"),
@@ -325,7 +332,8 @@ class ClassifierRun(RunFlags):
     recipe: str = "digits-lenet5"
     """Named set of defaults for all other flags."""
     workdir: Path | None = None
-    """Folder of the run; None: runs/<model>-<dataset>, with --weights runs/finetune-<model>-<dataset>."""
+    """Folder of the run, here or in a bucket (gs://...); None: runs/<model>-<dataset>, with --weights
+    runs/finetune-<model>-<dataset>."""
     log_steps: int = 100
     per_class: bool = False
     """Measure the accuracy of each class too."""

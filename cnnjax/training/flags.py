@@ -14,6 +14,8 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
 
+from cnnjax.places import local_path, shown
+
 Config = TypeVar("Config")
 # What a script's own flags are shown under, beside those of groups.
 OWN = "own"
@@ -42,7 +44,11 @@ class Flags:
     @property
     def run_directory(self) -> Path:
         """Folder of the files."""
-        return self.workdir or Path("runs") / self.default_directory.replace("/", "-").replace(":", "-")
+        return (
+            local_path(self.workdir, "workdir")
+            if self.workdir
+            else Path("runs") / self.default_directory.replace("/", "-").replace(":", "-")
+        )
 
     @property
     def free_fields(self) -> Set[str]:
@@ -69,7 +75,7 @@ class Flags:
 def _plain(value: Any) -> Any:
     """Return a field's value as JSON gives it back."""
     if isinstance(value, Path):
-        return str(value)
+        return shown(value)
     return list(value) if isinstance(value, tuple) else value
 
 

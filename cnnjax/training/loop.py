@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,14 +14,17 @@ import numpy as np
 from flax import serialization
 from rich.console import Console
 
+from cnnjax.buckets import publish
+from cnnjax.places import url_of
 from cnnjax.runs.checkpoints import CheckpointError, Checkpoints
 from cnnjax.runs.directory import RunDirectory
+from cnnjax.runs.lock import locked
 from cnnjax.training import processes
 from cnnjax.training.classifier import ClassifierSetup
 from cnnjax.training.config import LOCAL_FIELDS, RunConfig, parse_steps
 from cnnjax.training.dispatch import Dispatcher
-from cnnjax.training.events import EventLog
 from cnnjax.training.interruption import Interrupted, Stop, stop_on_signals
+from cnnjax.training.loggers import Logger, check_packages, open_loggers
 from cnnjax.training.metrics import means, zero_sums
 from cnnjax.training.nonfinite import KEPT, describe_bad_step, name_first, nonfinite_paths
 from cnnjax.training.progress import RunProgress, print_result
@@ -36,7 +39,10 @@ class TrainingError(RuntimeError):
 
 
 def fit(
-    config: RunConfig, console: Console | None = None, create: Callable[[Any], RunSetup] = ClassifierSetup.create
+    config: RunConfig,
+    console: Console | None = None,
+    create: Callable[[Any], RunSetup] = ClassifierSetup.create,
+    loggers: Sequence[Logger] = (),
 ) -> dict[str, Any]:
     """Train a network, or go on with a run that was stopped, and return its result.
 
@@ -44,13 +50,15 @@ def fit(
       config: the run; its files are in ``config.run_directory``.
       console: where progress is shown; None for standard output.
       create: builds what the config names; by default a classifier, from a `TrainConfig`.
+      loggers: functions that are called with each record that ``metrics.jsonl`` gets, in the process that writes it,
+        see `cnnjax.training.loggers`. A run that goes on calls them with the records of its new steps.
     Returns:
       What is in ``result.json``: ``steps``, ``epochs``, ``train_loss``, ``train_accuracy``, ``test_loss``,
       ``test_accuracy``, ``best_test_accuracy`` and its ``best_step``, ``images_per_second`` (of training, without
       compilation and evaluation), ``seconds`` (of the whole run), and what was trained where.
     Raises:
       ConfigError, DataError: the run cannot be built.
-      WorkdirError: its folder cannot hold it.
+      WorkdirError: its folder cannot hold it, or another process writes there.
       CheckpointError: the last checkpoint cannot be written, or none can be read.
       TrainingError: the loss or the gradient is not finite.
       ProcessesError: other processes of the run disagree, failed or are gone.
@@ -60,13 +68,29 @@ def fit(
     first = processes.is_first()
     console = (console or Console()) if first else Console(quiet=True)
     processes.agree({key: value for key, value in config.to_json().items() if key not in LOCAL_FIELDS})
-    directory = processes.together(lambda: RunDirectory(config.run_directory, config) if first else None)
-    if (result := processes.from_first(lambda: directory and directory.result())) is not None:
-        console.print("The run is complete; nothing is left to do. Give another --workdir to train again.")
-        print_result(console, result, config.run_directory)
-        return result
-    setup = processes.first_then_others(lambda: create(config))
     with contextlib.ExitStack() as stack:
+        stack.enter_context(processes.noticing_losses())
+
+        def claim() -> RunDirectory | None:
+            if not first:
+                return None
+            check_packages(config)
+            path = config.run_directory
+            # What is in a bucket is not known before it is fetched, and that is not before it is locked.
+            if url_of(path) is None and (directory := RunDirectory(path, config)).result() is not None:
+                return directory
+            stack.enter_context(locked(path))
+            # Another process may have left something there just before.
+            return RunDirectory(config.run_directory, config)
+
+        directory = processes.together(claim)
+        if (result := processes.from_first(lambda: directory and directory.result())) is not None:
+            console.print("The run is complete; nothing is left to do. Give another --workdir to train again.")
+            print_result(console, result, config.run_directory)
+            return result
+        setup = processes.first_then_others(lambda: create(config))
+        if setup.devices.processes > 1:
+            processes.agree_on_data(processes.together(setup.data_facts))
 
         def open_files() -> Checkpoints | None:
             if directory is None:
@@ -82,18 +106,13 @@ def fit(
             return stack.enter_context(Checkpoints(directory.checkpoint_directory))
 
         run = TrainingLoop(setup, directory, processes.together(open_files), console, started)
-        try:
-            run.restore()
-            with stop_on_signals() as stop:
-                run.train(stop)
-            return run.finish()
-        except jax.errors.JaxRuntimeError as error:
-            if setup.devices.processes == 1:
-                raise
-            raise processes.ProcessesError(
-                "another process of this run is gone, or cannot be reached any more; start all of them again, with the "
-                f"same commands, to go on from the last checkpoint ({str(error).splitlines()[0][:200]})"
-            ) from error
+        run.restore()
+        run.loggers = processes.together(
+            lambda: open_loggers(config, directory, run.step, loggers, stack) if directory is not None else []
+        )
+        with stop_on_signals() as stop:
+            run.train(stop)
+        return run.finish()
 
 
 class TrainingLoop:
@@ -142,7 +161,7 @@ class TrainingLoop:
         self.nonfinite = 0
         self.max_nonfinite = setup.config.skip_nonfinite
         self.good = 0, self.batches.get_state()
-        self.events: EventLog | None = None
+        self.loggers: Sequence[Logger] = ()
         self.profile = parse_steps(setup.config.profile)
 
     def train_batches(self) -> Any:
@@ -189,11 +208,9 @@ class TrainingLoop:
         self.sums = self.setup.devices.replicate(self.sums)
 
     def clean_records(self) -> None:
-        """Drop what was written after the step to go on from, and begin to write events."""
+        """Drop what was written after the step to go on from."""
         if self.directory is not None:
             self.directory.forget_after(self.step)
-            if self.setup.config.tensorboard:
-                self.events = EventLog(self.directory.events_directory, self.step)
 
     def train(self, stop: Stop, until: int | None = None) -> None:
         """Take all steps that are left, or those up to step ``until``."""
@@ -202,8 +219,6 @@ class TrainingLoop:
         votes = processes.Votes()
         progress = RunProgress(self.console, setup.num_steps, self.step, config.batch_size, self.epoch_text())
         with progress, contextlib.ExitStack() as stack:
-            if self.events is not None:
-                stack.enter_context(self.events)
             profiler = stack.enter_context(_profiler(self.profile, self.directory))
             before = self.train_seconds, self.train_images
             self.begin_epoch()
@@ -313,7 +328,7 @@ class TrainingLoop:
         batches.set_state(self.good[1])
         for _ in range(bad_step - self.good[0]):
             batch = next(batches)
-        allowed = f"; it is the {self.nonfinite}. such step, --skip-nonfinite {self.max_nonfinite} allows fewer"
+        allowed = f"; {self.nonfinite} such steps so far, and --skip-nonfinite allows {self.max_nonfinite}"
         found = describe_bad_step(
             lambda state, sums: self.take_steps(state, sums, [batch]),
             self.setup.devices,
@@ -336,7 +351,7 @@ class TrainingLoop:
         progress.report(self.step, self.epoch_text(), values["loss"])
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Add a record to ``metrics.jsonl``, and to TensorBoard's events."""
+        """Add a record to ``metrics.jsonl``, and call the loggers with it."""
         if self.max_nonfinite:
             record = {**record, "nonfinite_steps": self.nonfinite}
         if self.directory is None:
@@ -347,8 +362,8 @@ class TrainingLoop:
             self.console.print(
                 f"[yellow]could not write to {self.directory.metrics_file} ({error.strerror}); will be tried again"
             )
-        if self.events is not None:
-            self.events.write(record)
+        for logger in self.loggers:
+            logger(record)
 
     def end_epoch(self, progress: RunProgress) -> None:
         """Evaluate, write the epoch's line and the curves, and save."""
@@ -365,7 +380,7 @@ class TrainingLoop:
             self.best_step, self.best, self.epochs_since_best = self.step, value, 0
         else:
             self.epochs_since_best += 1
-        rate = float(self.setup.schedule(self.step - 1))
+        rate = self.learning_rate(self.step)
         record = {"kind": "epoch", "step": self.step, "epoch": self.epoch, **self.latest, "learning_rate": rate}
         self.write({**record, "seconds": self.seconds()})
         self.epoch += 1
@@ -405,6 +420,10 @@ class TrainingLoop:
             try:
                 self.directory.flush()
                 self.checkpoints.save(self.step, state, run, best_step=self.best_step)
+                if url_of(self.directory.path) is not None:
+                    # What may be gone at any time, as this machine may be, is sent at once.
+                    self.checkpoints.wait()
+                    publish(self.directory.path)
             except (CheckpointError, OSError) as error:
                 self.console.print(f"[yellow]{error}; will be tried again with the next checkpoint[/yellow]")
             else:

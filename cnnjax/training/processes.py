@@ -6,7 +6,7 @@ alone, and its outcome, good or bad, is shared, so that no process waits for one
 
 from __future__ import annotations
 
-import importlib.metadata
+import contextlib
 import json
 import os
 import re
@@ -15,7 +15,7 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -23,6 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from cnnjax.runs.directory import package_version
 
 Value = TypeVar("Value")
 # Seconds after which a process that says nothing counts as lost, and those that a process waits for others to end.
@@ -36,6 +38,24 @@ VERSIONS = ("cnnjax", "jax", "jaxlib", "flax", "optax", "numpy")
 
 class ProcessesError(RuntimeError):
     """Processes that did not meet, do not agree, or have lost one of them."""
+
+
+class LostProcessError(ProcessesError):
+    """Another process of the run is gone, so that nothing can be done together any more."""
+
+
+@contextlib.contextmanager
+def noticing_losses() -> Iterator[None]:
+    """Raise LostProcessError where JAX says by an error of its own that another process is gone."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        raise LostProcessError(
+            "another process of this run is gone, or cannot be reached any more; start all of them again, with the "
+            f"same commands, to go on from the last checkpoint ({str(error).splitlines()[0][:200]})"
+        ) from error
 
 
 def connect(
@@ -241,20 +261,43 @@ def agree(config: Mapping[str, Any]) -> None:
     """
     if jax.process_count() == 1:
         return
-    versions = {f"version of {name}": importlib.metadata.version(name) for name in VERSIONS}
-    ours = json.loads(json.dumps({**config, **versions}))
+    versions = {f"version of {name}": package_version(name) for name in VERSIONS}
+    _compare({**config, **versions}, "the processes disagree", "start all with the same flags")
+
+
+def agree_on_data(facts: Mapping[str, Any]) -> None:
+    """Compare the copies of the data that the processes read.
+
+    Args:
+      facts: of this process, as JSON holds it, see `RunSetup.data_facts`.
+    Raises:
+      ProcessesError: they differ; in all processes, with the differences.
+    """
+    if jax.process_count() > 1:
+        _compare(facts, "the processes read different data", "give all of them a copy of the same (--data-dir)")
+
+
+def _compare(facts: Mapping[str, Any], problem: str, advice: str) -> None:
+    """Raise ProcessesError in all processes if one of them has other facts than process 0."""
+    ours = json.loads(json.dumps(dict(facts)))
     theirs = json.loads(share(json.dumps(ours).encode()))
+    index = jax.process_index()
 
     def compare() -> None:
         differing = [
-            f"{name} is {theirs.get(name)!r} in process 0 and {ours.get(name)!r} in process {jax.process_index()}"
+            f"{name} is {_short(first)} in process 0 and {_short(own)} in process {index}"
             for name in sorted(ours.keys() | theirs.keys())
-            if ours.get(name) != theirs.get(name)
+            if (first := theirs.get(name)) != (own := ours.get(name))
         ]
         if differing:
-            raise ProcessesError(f"the processes disagree: {'; '.join(differing)}; start all with the same flags")
+            raise ProcessesError(f"{problem}: {'; '.join(differing)}; {advice}")
 
     together(compare)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 class Votes:

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from cnnjax.places import shown
+
 # Seconds between two lines where there is no terminal to draw a bar on.
 LINE_INTERVAL = 10.0
 # Seconds of training that a rate is taken over, at most and at least, and between two looks at what is done: a look
@@ -227,4 +229,4 @@ def print_result(console: Console, result: Mapping[str, Any], directory: Path) -
             text = f"{value:,}" if isinstance(value, int) else str(value)
         table.add_row(key.replace("_", " "), text)
     console.print(table)
-    console.print(f"Files are in {directory}", soft_wrap=True)
+    console.print(f"Files are in {shown(directory)}", soft_wrap=True)

@@ -183,6 +183,10 @@ class RunSetup(abc.ABC):
             found.append(means(sum_over(self.devices, self.evaluate, variables, batches, self.metrics), self.metrics))
         return found[0] | {f"raw_{name}": value for raw in found[1:] for name, value in raw.items()}
 
+    def data_facts(self) -> dict[str, Any]:
+        """Return what has to be equal in all processes of a run, as JSON holds it: of the data each of them reads."""
+        return {"training examples": self.num_examples, "image shape": list(self.image_shape)}
+
     @abc.abstractmethod
     def resolved(self) -> dict[str, Any]:
         """Return what the config left open, as JSON holds it."""

@@ -20,11 +20,11 @@ sys.modules[SPEC.name] = script
 SPEC.loader.exec_module(script)
 
 
-def test_a_picture_shows_each_spec(tmp_path):
+def test_a_picture_shows_each_spec(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (140, 150, 3), np.uint8)).save(tmp_path / "in.png")
-    output = tmp_path / "out.png"
-    script.Picture(image=tmp_path / "in.png", augment=("mirror:1", "cutout:40"), output=output).run(Console(quiet=True))
-    with Image.open(output) as image:
+    script.Picture(image=tmp_path / "in.png", augment=("mirror:1", "cutout:40")).run(Console(quiet=True))
+    with Image.open("outputs/augment/augmentations.png") as image:
         pixels = np.asarray(image.convert("RGB"))
     # The original and four draws in each of two rows, the lower ones with a square missing.
     assert pixels.shape[1] > 1.5 * pixels.shape[0]

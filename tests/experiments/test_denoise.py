@@ -102,7 +102,8 @@ def test_unfit_folders_are_refused(folder, tmp_path):
         script.photographs(config)
 
 
-def test_files_are_denoised_whatever_their_channels(run, folder, tmp_path, capsys):
+def test_files_are_denoised_whatever_their_channels(run, folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     config, _ = run
     weights = ["--weights", str(config.run_directory)]
     colour = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
@@ -115,8 +116,9 @@ def test_files_are_denoised_whatever_their_channels(run, folder, tmp_path, capsy
     with Image.open(output) as image:
         assert image.mode == "RGB"
         assert image.size == (30, 20)
-    assert script.main(["apply", *weights, "--image", str(folder / "image1.png"), "--output", str(output)]) == 0
-    with Image.open(output) as image:
+    assert script.main(["apply", *weights, "--image", str(folder / "image1.png")]) == 0
+    # Not beside the image, where the next run would learn from it.
+    with Image.open("outputs/denoise/image1-denoised.png") as image:
         assert image.mode == "L"
         assert image.size == (24, 21)
 

@@ -60,7 +60,8 @@ def test_the_table_and_the_numbers_are_their_definitions():
     assert rows[2:] == [["100.00%", "50.00%", "100.00%"], ["50.00%", "100.00%", "100.00%"], ["", "a (1)", ""]]
 
 
-def test_pictures_are_predicted_by_a_run_as_it_would_have_tested_them(data_dir, tmp_path, capsys):
+def test_pictures_are_predicted_by_a_run_as_it_would_have_tested_them(data_dir, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     images, _ = load_dataset("digits", data_dir).test.read(np.arange(2))
     files = [tmp_path / f"{number}.png" for number in range(2)]
     for file, image in zip(files, images, strict=True):
@@ -72,8 +73,10 @@ def test_pictures_are_predicted_by_a_run_as_it_would_have_tested_them(data_dir, 
     shares = [float(line.split("%")[0]) for line in lines if "%" in line]
     assert len(shares) == 6
     assert shares[:3] == sorted(shares[:3], reverse=True)
-    assert lines[-1] == f"The picture is {tmp_path / '0-predicted.png'}"
-    with Image.open(tmp_path / "0-predicted.png") as picture:
+    assert lines[-1] == "The picture is outputs/predict/0-predicted.png"
+    # Nothing is beside the images, where the next run might learn from it.
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.png", "1.png", "outputs"]
+    with Image.open("outputs/predict/0-predicted.png") as picture:
         assert picture.size == (1080, 840)
 
 

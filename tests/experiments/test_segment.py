@@ -84,7 +84,8 @@ def test_a_run_leaves_what_runs_leave_and_its_scores(run):
         assert np.asarray(picture.convert("HSV"))[..., 1].max() > 100, "no label is drawn in colour"
 
 
-def test_files_of_any_size_and_kind_are_segmented(run, folder, tmp_path, capsys):
+def test_files_of_any_size_and_kind_are_segmented(run, folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for size, mode in (((17, 23), "L"), ((16, 16), "L"), ((1, 5), "RGB")):
         file, mask = tmp_path / "image.png", tmp_path / "mask.png"
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8)).convert(mode).save(file)
@@ -92,9 +93,10 @@ def test_files_of_any_size_and_kind_are_segmented(run, folder, tmp_path, capsys)
         assert script.main(arguments) == 0
         printed = capsys.readouterr().out
         assert ("made grey" in printed) == (mode == "RGB")
-        with Image.open(tmp_path / "image-segmented.png") as picture, Image.open(mask) as labels:
+        with Image.open("outputs/segment/image-segmented.png") as picture, Image.open(mask) as labels:
             assert picture.size == labels.size == size
             assert np.asarray(labels).max() <= 2
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["image.png", "mask.png", "outputs"]
 
 
 def test_padding_does_not_change_what_is_far_from_it(run):

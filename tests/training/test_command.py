@@ -1,9 +1,11 @@
+import os
 import signal
 
 import pytest
 
 from cnnjax.data import DataError
 from cnnjax.training import CheckpointError, ConfigError, Interrupted, TrainingError, run_command
+from cnnjax.training.processes import LostProcessError
 
 
 def fails_with(error):
@@ -31,6 +33,14 @@ def test_errors_are_one_line_and_an_exit_code(error, code, capsys):
     assert printed.out == ""
     assert str(error) in printed.err
     assert printed.err.count("\n") == 1
+
+
+def test_a_lost_process_ends_this_one_without_waiting_for_it(capsys, monkeypatch):
+    codes = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    run_command(fails_with(LostProcessError("another process is gone")))
+    assert codes == [2]
+    assert capsys.readouterr().err == "error: another process is gone\n"
 
 
 def test_a_key_stops(capsys):

@@ -5,6 +5,7 @@ import io
 import json
 import struct
 import sys
+import types
 
 import pytest
 from rich.console import Console
@@ -82,7 +83,78 @@ def test_events_without_their_package_say_what_to_install(config, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(ConfigError, match=r'needs the package tensorboardX: pip install -e "\.\[tensorboard\]"'):
         run(dataclasses.replace(config, tensorboard=True))
-    assert not (config.run_directory / "events").exists()
+    # Nothing was begun.
+    assert not config.run_directory.exists()
+
+
+def kept(config):
+    return [json.loads(line) for line in (config.run_directory / "metrics.jsonl").read_text().splitlines()]
+
+
+class FakeWandb(types.ModuleType):
+    """The part of the package that a run uses."""
+
+    def __init__(self):
+        super().__init__("wandb")
+        self.runs = []
+        self.Settings = dict
+
+    def init(self, **given):
+        self.given, self.logged, self.ended = given, [], None
+        self.runs.append(self)
+        return self
+
+    def log(self, numbers, step):
+        assert self.ended is None
+        self.logged.append((step, numbers))
+
+    def finish(self, exit_code):
+        self.ended = exit_code
+
+
+def test_loggers_get_every_record_of_a_run_that_goes_on_too(config, monkeypatch):
+    """A plain function; one that is a context manager; and Weights & Biases."""
+    package = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    config = dataclasses.replace(config, checkpoint_steps=5, wandb="somewhere")
+    seen, state = [], []
+
+    class Managed:
+        def __enter__(self):
+            state.append("open")
+
+        def __exit__(self, *error):
+            state.append("closed")
+
+        def __call__(self, record):
+            state.append(record["step"])
+            if record["step"] == 8:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, Console(file=io.StringIO()), loggers=[seen.append, Managed()])
+    assert state == ["open", 4, 8, "closed"]
+    assert (package.ended, package.given["project"]) == (1, "somewhere")
+    first = package.given["id"]
+    fit(config, Console(file=io.StringIO()), loggers=[seen.append])
+    assert (package.ended, package.given["id"], package.given["resume"]) == (0, first, "allow")
+    records = kept(config)
+    assert [record["step"] for record in records] == [4, 8, 9]
+    # Step 8 came after the last checkpoint, and so again.
+    assert [record["step"] for record in seen] == [4, 8, 8, 9]
+    assert [seen[0], *seen[2:]] == records
+    assert package.given["config"]["model"] == "lenet5"
+    assert package.logged[-1][0] == 9
+    numbers = package.logged[-1][1]
+    assert numbers["epoch/test_accuracy"] == records[-1]["test_accuracy"]
+    assert all(name.startswith("epoch/") and isinstance(value, int | float) for name, value in numbers.items())
+
+
+def test_weights_and_biases_without_their_package_say_what_to_install(config, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ConfigError, match=r'--wandb needs the package wandb: pip install -e "\.\[wandb\]"'):
+        run(dataclasses.replace(config, wandb="x"))
+    assert not config.run_directory.exists()
 
 
 def test_some_steps_are_traced(config):

@@ -19,6 +19,7 @@ from cnnjax.training import (
     TrainConfig,
     TrainingError,
     fit,
+    make_schedule,
     train_step,
 )
 from cnnjax.training.metrics import zero_sums
@@ -136,13 +137,17 @@ def test_the_run_stops_with_what_was_wrong_and_the_last_good_checkpoint(config):
 
 def test_a_few_bad_steps_are_tolerated_and_counted_over_interruptions(config, tmp_path):
     config = dataclasses.replace(config, workdir=tmp_path / "run", skip_nonfinite=2)
-    with pytest.raises(TrainingError, match="at step 18 .* it is the 3. such step, --skip-nonfinite 2 allows fewer"):
+    with pytest.raises(TrainingError, match="at step 18 .* 3 such steps so far, and --skip-nonfinite allows 2"):
         fit(config, Console(file=io.StringIO()), poisoned([3, 12, 18]))
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [(record["step"], record["nonfinite_steps"]) for record in records] == [(10, 1)]
     assert fit(config, Console(file=io.StringIO()), poisoned([3, 12]))["steps"] == 23
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [(record["step"], record["nonfinite_steps"]) for record in records] == [(10, 1), (20, 2), (23, 2)]
+    # The optimizer has not counted the steps that were left out.
+    schedule = make_schedule("cosine", config.learning_rate, 23)
+    rates = [float(schedule(step)) for step in (10 - 1 - 1, 20 - 1 - 2, 23 - 1 - 2)]
+    assert [record["learning_rate"] for record in records] == pytest.approx(rates)
 
 
 def test_parameters_that_overflow_are_not_saved(config, tmp_path):
