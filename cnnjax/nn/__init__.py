@@ -24,7 +24,13 @@ from cnnjax.nn.attention import SqueezeExcite
 from cnnjax.nn.branches import Branches, ConvChain, ConvLayer, Layer
 from cnnjax.nn.conv import Conv, ConvTranspose, DepthwiseConv
 from cnnjax.nn.dilation import StageGeometry, dilate_stages
-from cnnjax.nn.folded import FoldedBatchNorm, PointwiseKernel, PoolingBatchNorm
+from cnnjax.nn.folded import (
+    FoldedBatchNorm,
+    PointwiseKernel,
+    PoolingBatchNorm,
+    norm_max_pool,
+    pointwise_conv_norm,
+)
 from cnnjax.nn.head import ClassifierHead, ConvHead, DenseHead, PixelClassifierHead, sow_aux_logits
 from cnnjax.nn.images import check_images, pad_to_legal_size
 from cnnjax.nn.initializers import he_fan_in, he_fan_out, torch_uniform
@@ -98,7 +104,9 @@ __all__ = [
     "max_pool_with_indices",
     "max_unpool",
     "maxout",
+    "norm_max_pool",
     "pad_to_legal_size",
+    "pointwise_conv_norm",
     "relu",
     "residual_blocks",
     "resize_bilinear",
