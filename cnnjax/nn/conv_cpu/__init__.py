@@ -17,7 +17,7 @@ gradients of kernels. The rule:
   kernel gradient as a sum of matrix products over blocks of rows;
 - what is left, as XLA does it.
 
-Each form is a module here; `choose` and `choose_undilated` are the rule. `benchmarks/convolutions.py` measures each form
+Each form is a module; `choose` and `choose_undilated` are the rule. `benchmarks/convolutions.py` measures each form
 where it applies. Sums are taken in float32 at least.
 
 All shapes are [batch, spatial..., channels] for images and [window..., channels / groups, features] for kernels.
