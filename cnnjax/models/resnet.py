@@ -24,19 +24,15 @@ import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
 
 from cnnjax.models.variant import CIFAR10_MEAN, CIFAR10_STD, ModelInfo, Variant
-from cnnjax.nn import (
-    BatchNorm,
+from cnnjax.nn import BatchNorm, Conv, StochasticDepth, he_fan_out, space_to_depth_conv
+from cnnjax.nn.building import (
     ClassifierHead,
-    Conv,
     Stage,
-    StochasticDepth,
     check_images,
     dilate_stages,
-    he_fan_out,
     norm_max_pool,
     pointwise_conv_norm,
     residual_blocks,
-    space_to_depth_conv,
     stochastic_depth_rates,
 )
 
@@ -131,7 +127,7 @@ class ResidualBlock(nn.Module):
 
     Attributes:
       conv, norm: make a convolution and a normalisation.
-      conv_norm: convolves 1x1 and normalises, see `cnnjax.nn.pointwise_conv_norm`.
+      conv_norm: convolves 1x1 and normalises, see `cnnjax.nn.building.pointwise_conv_norm`.
 
     Args:
       x: float[batch, height, width, in_features].

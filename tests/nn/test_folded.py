@@ -17,8 +17,8 @@ from cnnjax.nn import (
     PointwiseKernel,
     PoolingBatchNorm,
     max_pool,
-    pointwise_conv_norm,
 )
+from cnnjax.nn.building import pointwise_conv_norm
 
 
 class Both(nn.Module):
