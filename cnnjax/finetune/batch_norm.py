@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from cnnjax.finetune.paths import is_match, leaves_by_path, near_paths
-from cnnjax.nn import use_running_averages
+from cnnjax.nn.building import use_running_averages
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import numpy as np
 from cnnjax.finetune.batch_norm import frozen_statistics
 from cnnjax.finetune.masks import frozen_paths
 from cnnjax.finetune.paths import Selection, leaves_by_path, map_by_path
-from cnnjax.nn import use_running_averages
+from cnnjax.nn.building import use_running_averages
 
 
 def stop_frozen_gradients(params: Any, frozen: Selection) -> Any:

@@ -25,7 +25,8 @@ import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
 
 from cnnjax.models.variant import ModelInfo, Variant
-from cnnjax.nn import Conv, DenseHead, check_images, local_response_norm, max_pool, torch_uniform
+from cnnjax.nn import Conv, local_response_norm, max_pool, torch_uniform
+from cnnjax.nn.building import DenseHead, check_images
 
 # Height and width of the maps that the dense layers take.
 POOL_SIZE = 6

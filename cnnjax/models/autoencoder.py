@@ -27,7 +27,8 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant
-from cnnjax.nn import Conv, ConvTranspose, check_images, max_pool
+from cnnjax.nn import Conv, ConvTranspose, max_pool
+from cnnjax.nn.building import check_images
 
 # (features, kernel) of each convolution of stride 2, outermost first: Guo et al. 2017, figure 1.
 CONVOLUTIONS = ((32, 5), (64, 5), (128, 3))

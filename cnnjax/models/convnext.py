@@ -18,16 +18,8 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant
-from cnnjax.nn import (
-    Conv,
-    LayerNorm,
-    StageGeometry,
-    StochasticDepth,
-    check_images,
-    dilate_stages,
-    global_avg_pool,
-    stochastic_depth_rates,
-)
+from cnnjax.nn import Conv, LayerNorm, StochasticDepth, global_avg_pool
+from cnnjax.nn.building import StageGeometry, check_images, dilate_stages, stochastic_depth_rates
 
 
 class Row(NamedTuple):

@@ -22,16 +22,8 @@ from flax.typing import Dtype
 
 from cnnjax.models import mobilenet_v3, resnet
 from cnnjax.models.variant import ModelInfo, Variant
-from cnnjax.nn import (
-    BatchNorm,
-    Conv,
-    ConvNorm,
-    PixelClassifierHead,
-    check_images,
-    resize_bilinear,
-    sow_aux_logits,
-    torch_uniform,
-)
+from cnnjax.nn import BatchNorm, Conv, resize_bilinear, torch_uniform
+from cnnjax.nn.building import ConvNorm, PixelClassifierHead, check_images, sow_aux_logits
 
 
 class Row(NamedTuple):

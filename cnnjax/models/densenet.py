@@ -21,7 +21,8 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 
 from cnnjax.models.variant import CIFAR10_MEAN, CIFAR10_STD, ModelInfo, Variant
-from cnnjax.nn import BatchNorm, ClassifierHead, Conv, avg_pool, check_images, he_fan_in, max_pool
+from cnnjax.nn import BatchNorm, Conv, avg_pool, he_fan_in, max_pool
+from cnnjax.nn.building import ClassifierHead, check_images
 
 
 class Row(NamedTuple):

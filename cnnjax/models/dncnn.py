@@ -19,7 +19,8 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant
-from cnnjax.nn import BatchNorm, Conv, check_images
+from cnnjax.nn import BatchNorm, Conv
+from cnnjax.nn.building import check_images
 
 PAPER = "Zhang et al. 2017, arXiv:1608.03981, section III and table II"
 

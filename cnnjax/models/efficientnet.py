@@ -27,17 +27,14 @@ import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
 
 from cnnjax.models.variant import IMAGENET_MEAN, IMAGENET_STD, ModelInfo, Variant, named_rows
-from cnnjax.nn import (
-    BatchNorm,
+from cnnjax.nn import BatchNorm, Conv, StochasticDepth, he_fan_out
+from cnnjax.nn.building import (
     ClassifierHead,
-    Conv,
     ConvNorm,
     InvertedResidual,
     Stage,
-    StochasticDepth,
     check_images,
     conv_padding,
-    he_fan_out,
     round_width,
     split_stages,
 )

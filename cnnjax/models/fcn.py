@@ -22,7 +22,8 @@ from flax.typing import Dtype
 
 from cnnjax.models import resnet
 from cnnjax.models.variant import ModelInfo, Variant
-from cnnjax.nn import PixelClassifierHead, check_images, resize_bilinear, sow_aux_logits
+from cnnjax.nn import resize_bilinear
+from cnnjax.nn.building import PixelClassifierHead, check_images, sow_aux_logits
 
 
 class Row(NamedTuple):

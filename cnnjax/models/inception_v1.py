@@ -30,20 +30,15 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant, named_rows
-from cnnjax.nn import (
-    BatchNorm,
+from cnnjax.nn import BatchNorm, Conv, adaptive_avg_pool, avg_pool, local_response_norm, max_pool
+from cnnjax.nn.building import (
     Branches,
     ClassifierHead,
-    Conv,
     ConvChain,
     ConvLayer,
     Layer,
     Stage,
-    adaptive_avg_pool,
-    avg_pool,
     check_images,
-    local_response_norm,
-    max_pool,
     sow_aux_logits,
 )
 

@@ -25,19 +25,15 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant
-from cnnjax.nn import (
-    BatchNorm,
+from cnnjax.nn import BatchNorm, Conv, avg_pool, global_avg_pool, max_pool
+from cnnjax.nn.building import (
     Branches,
     ClassifierHead,
-    Conv,
     ConvChain,
     ConvLayer,
     Layer,
     Stage,
-    avg_pool,
     check_images,
-    global_avg_pool,
-    max_pool,
     sow_aux_logits,
 )
 

@@ -22,20 +22,8 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant
-from cnnjax.nn import (
-    BatchNorm,
-    Branches,
-    ClassifierHead,
-    Conv,
-    ConvChain,
-    ConvLayer,
-    Layer,
-    Stage,
-    avg_pool,
-    check_images,
-    max_pool,
-    torch_uniform,
-)
+from cnnjax.nn import BatchNorm, Conv, avg_pool, max_pool, torch_uniform
+from cnnjax.nn.building import Branches, ClassifierHead, ConvChain, ConvLayer, Layer, Stage, check_images
 
 Table = tuple[tuple[Layer, ...], ...]
 

@@ -29,7 +29,8 @@ import numpy as np
 from flax.typing import Dtype, Initializer
 
 from cnnjax.models.variant import ModelInfo, Variant
-from cnnjax.nn import Conv, DenseHead, avg_pool, check_images, global_avg_pool
+from cnnjax.nn import Conv, avg_pool, global_avg_pool
+from cnnjax.nn.building import DenseHead, check_images
 
 # Maps or units of layers C1, C3, C5 and F6 (section II.B).
 CONV_FEATURES = (6, 16)

@@ -20,7 +20,8 @@ from flax.typing import Dtype
 
 from cnnjax.models import mobilenet_v3
 from cnnjax.models.variant import ModelInfo, Variant
-from cnnjax.nn import BatchNorm, Conv, check_images, resize_bilinear, torch_uniform
+from cnnjax.nn import BatchNorm, Conv, resize_bilinear, torch_uniform
+from cnnjax.nn.building import check_images
 
 # Width of the head (figure 10).
 FEATURES = 128

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
 
 from cnnjax.models.variant import ModelInfo, Variant
-from cnnjax.nn import DenseHead, check_images
+from cnnjax.nn.building import DenseHead, check_images
 
 # Units of the hidden layers (section III.C.5); 3.05 % of the test digits wrong.
 FEATURES = (300, 100)

@@ -20,15 +20,13 @@ import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
 
 from cnnjax.models.variant import ModelInfo, Variant
-from cnnjax.nn import (
-    BatchNorm,
+from cnnjax.nn import BatchNorm, Conv, he_fan_out
+from cnnjax.nn.building import (
     ClassifierHead,
-    Conv,
     ConvNorm,
     Stage,
     check_images,
     conv_padding,
-    he_fan_out,
     round_width,
     split_stages,
 )

@@ -22,15 +22,13 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant, named_rows
-from cnnjax.nn import (
-    BatchNorm,
+from cnnjax.nn import BatchNorm, Conv, he_fan_out
+from cnnjax.nn.building import (
     ClassifierHead,
-    Conv,
     ConvNorm,
     InvertedResidual,
     Stage,
     check_images,
-    he_fan_out,
     round_width,
     split_stages,
 )

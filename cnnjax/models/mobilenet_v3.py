@@ -23,18 +23,8 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant, named_rows
-from cnnjax.nn import (
-    BatchNorm,
-    Conv,
-    ConvNorm,
-    InvertedResidual,
-    Stage,
-    check_images,
-    global_avg_pool,
-    he_fan_out,
-    round_width,
-    split_stages,
-)
+from cnnjax.nn import BatchNorm, Conv, global_avg_pool, he_fan_out
+from cnnjax.nn.building import ConvNorm, InvertedResidual, Stage, check_images, round_width, split_stages
 from cnnjax.nn.inverted_residual import PaddingRule
 
 

@@ -21,16 +21,8 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant
-from cnnjax.nn import (
-    BatchNorm,
-    ClassifierHead,
-    Conv,
-    StochasticDepth,
-    avg_pool,
-    check_images,
-    max_pool,
-    stochastic_depth_rates,
-)
+from cnnjax.nn import BatchNorm, Conv, StochasticDepth, avg_pool, max_pool
+from cnnjax.nn.building import ClassifierHead, check_images, stochastic_depth_rates
 
 
 class Row(NamedTuple):

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
 
 from cnnjax.models.variant import CIFAR10_MEAN, CIFAR10_STD, ModelInfo, Variant
-from cnnjax.nn import Conv, ConvHead, avg_pool, check_images, max_pool
+from cnnjax.nn import Conv, avg_pool, max_pool
+from cnnjax.nn.building import ConvHead, check_images
 
 PAPER = "Lin et al. 2013, arXiv:1312.4400"
 

@@ -26,17 +26,8 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant
-from cnnjax.nn import (
-    BatchNorm,
-    ClassifierHead,
-    Conv,
-    SqueezeExcite,
-    StageGeometry,
-    check_images,
-    dilate_stages,
-    he_fan_out,
-    round_width,
-)
+from cnnjax.nn import BatchNorm, Conv, SqueezeExcite, he_fan_out
+from cnnjax.nn.building import ClassifierHead, StageGeometry, check_images, dilate_stages, round_width
 
 
 class Row(NamedTuple):

@@ -24,21 +24,15 @@ import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
 
 from cnnjax.models.variant import CIFAR10_MEAN, CIFAR10_STD, ModelInfo, Variant
-from cnnjax.nn import (
-    BatchNorm,
+from cnnjax.nn import BatchNorm, Conv, StochasticDepth, he_fan_out, space_to_depth_conv
+from cnnjax.nn.building import (
     ClassifierHead,
-    Conv,
-    FoldedBatchNorm,
-    PointwiseKernel,
-    PoolingBatchNorm,
     Stage,
-    StochasticDepth,
     check_images,
     dilate_stages,
-    he_fan_out,
-    max_pool,
+    norm_max_pool,
+    pointwise_conv_norm,
     residual_blocks,
-    space_to_depth_conv,
     stochastic_depth_rates,
 )
 
@@ -131,6 +125,10 @@ class ResidualBlock(nn.Module):
 
     Without a shortcut, y = activation(F(x)): the layers of a plain network.
 
+    Attributes:
+      conv, norm: make a convolution and a normalisation.
+      conv_norm: convolves 1x1 and normalises, see `cnnjax.nn.building.pointwise_conv_norm`.
+
     Args:
       x: float[batch, height, width, in_features].
       train: True normalises with the batch's statistics and may drop F.
@@ -142,6 +140,7 @@ class ResidualBlock(nn.Module):
     strides: int
     conv: ModuleDef
     norm: ModuleDef
+    conv_norm: ModuleDef
     activation: Callable[[jax.Array], jax.Array]
     shortcut: Literal["projection", "zero_pad", "none"] = "projection"
     groups: int = 1
@@ -149,7 +148,6 @@ class ResidualBlock(nn.Module):
     dilations: tuple[int, int] = (1, 1)
     zero_init: bool = False
     stochastic_depth_rate: float = 0.0
-    folded_norm: ModuleDef | None = None
 
     @property
     def out_features(self) -> int:
@@ -165,19 +163,6 @@ class ResidualBlock(nn.Module):
         """Return F(x)."""
         raise NotImplementedError
 
-    def expand(
-        self, x: jax.Array, train: bool, strides: int, names: tuple[str, str], scale_init: Initializer
-    ) -> jax.Array:
-        """Convolve 1x1 to ``out_features``, and normalise."""
-        conv_name, norm_name = names
-        # With strides, the pixels that are left would have to be written, and their gradients padded: it costs more.
-        if self.folded_norm is not None and strides == 1 and x.shape[-1] < self.out_features:
-            kernel = PointwiseKernel(self.out_features, kernel_init=he_fan_out, name=conv_name)(x)
-            norm = self.folded_norm(use_running_average=not train, scale_init=scale_init, name=norm_name)
-            return norm(x, kernel=kernel)
-        x = self.conv(self.out_features, (1, 1), strides=strides, padding=0, name=conv_name)(x)
-        return self.norm(use_running_average=not train, scale_init=scale_init, name=norm_name)(x)
-
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Apply the block to ``x``."""
@@ -187,7 +172,10 @@ class ResidualBlock(nn.Module):
         y = StochasticDepth(self.stochastic_depth_rate)(y, train)
         if self.strides != 1 or x.shape[-1] != self.out_features:
             if self.shortcut == "projection":
-                x = self.expand(x, train, self.strides, ("proj_conv", "proj_norm"), nn.initializers.ones)
+                names = ("proj_conv", "proj_norm")
+                x = self.conv_norm(
+                    x, self.out_features, strides=self.strides, use_running_average=not train, names=names
+                )
             else:
                 missing = self.out_features - x.shape[-1]
                 x = x[:, :: self.strides, :: self.strides]
@@ -233,7 +221,13 @@ class Bottleneck(ResidualBlock):
             name="conv2",
         )(x)
         x = self.activation(self.norm(use_running_average=not train, name="norm2")(x))
-        return self.expand(x, train, 1, ("conv3", "norm3"), self.last_scale_init)
+        return self.conv_norm(
+            x,
+            self.out_features,
+            use_running_average=not train,
+            scale_init=self.last_scale_init,
+            names=("conv3", "norm3"),
+        )
 
 
 class Stem(nn.Module):
@@ -244,22 +238,16 @@ class Stem(nn.Module):
     conv: ModuleDef
     norm: ModuleDef
     activation: Callable[[jax.Array], jax.Array]
-    pooling_norm: ModuleDef | None = None
-    space_to_depth: bool = False
+    norm_max_pool: ModuleDef
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Map float[batch, height, width, channels] to [batch, height / 4 or height, width / 4 or width, features]."""
         if self.small_images:
             x = self.conv(self.features, (3, 3), padding=1, name="conv1")(x)
-        else:
-            conv = partial(self.conv, conv_general_dilated=space_to_depth_conv) if self.space_to_depth else self.conv
-            x = conv(self.features, (7, 7), strides=2, padding=3, name="conv1")(x)
-            if self.pooling_norm is not None:
-                norm = self.pooling_norm(window=3, strides=2, padding=1, name="norm1")
-                return self.activation(norm(x, use_running_average=not train))
-        x = self.activation(self.norm(use_running_average=not train, name="norm1")(x))
-        return x if self.small_images else max_pool(x, 3, 2, padding=1)
+            return self.activation(self.norm(use_running_average=not train, name="norm1")(x))
+        x = self.conv(self.features, (7, 7), strides=2, padding=3, name="conv1")(x)
+        return self.norm_max_pool(x, 3, 2, padding=1, use_running_average=not train, name="norm1")
 
 
 class ResNet(nn.Module):
@@ -328,34 +316,21 @@ class ResNet(nn.Module):
                 "a network without shortcuts needs stochastic_depth_rate=0 and zero_init_residual=False, got "
                 f"{self.stochastic_depth_rate} and {self.zero_init_residual}"
             )
+        if self.small_images and self.space_to_depth_stem:
+            raise ValueError("space_to_depth_stem is for the 7x7 stem; leave it out with small_images")
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv = partial(Conv, use_bias=False, kernel_init=he_fan_out, **types)
         norm = partial(BatchNorm, axis_name=self.axis_name, **types)
-        folded_norm = partial(FoldedBatchNorm, axis_name=self.axis_name, **types) if self.fold_norms else None
+        conv_norm = partial(pointwise_conv_norm, conv=conv, norm=norm, fold=self.fold_norms)
+        pool = partial(norm_max_pool, norm=norm, activation=self.activation, fold=self.fold_norms)
+        stem_conv = partial(conv, conv_general_dilated=space_to_depth_conv) if self.space_to_depth_stem else conv
         rates = stochastic_depth_rates(self.stochastic_depth_rate, self.stage_sizes)
         strides = (1,) + (2,) * (len(self.stage_sizes) - 1)
         geometries = dilate_stages(strides, self.output_stride, stem_stride=1 if self.small_images else 4)
         stage_class = nn.remat(Stage, static_argnums=(2,)) if self.remat else Stage
 
         maps = []
-        # Rectifying the maximum is taking the maximum of the rectified only for functions that never fall.
-        pooling_norm = (
-            partial(PoolingBatchNorm, axis_name=self.axis_name, **types)
-            if self.fold_norms and self.activation is nn.relu
-            else None
-        )
-        if self.small_images and self.space_to_depth_stem:
-            raise ValueError("space_to_depth_stem is for the 7x7 stem; leave it out with small_images")
-        stem = Stem(
-            self.features,
-            self.small_images,
-            conv,
-            norm,
-            self.activation,
-            pooling_norm,
-            self.space_to_depth_stem,
-            name="stem",
-        )
+        stem = Stem(self.features, self.small_images, stem_conv, norm, self.activation, pool, name="stem")
         x = stem(images, train)
         for index, (geometry, stage_rates) in enumerate(zip(geometries, rates, strict=True)):
             block = partial(
@@ -363,12 +338,12 @@ class ResNet(nn.Module):
                 features=self.features * 2**index,
                 conv=conv,
                 norm=norm,
+                conv_norm=conv_norm,
                 activation=self.activation,
                 shortcut=self.shortcut,
                 groups=self.groups,
                 group_width=self.group_width,
                 zero_init=self.zero_init_residual,
-                folded_norm=folded_norm,
             )
             x = stage_class(residual_blocks(block, geometry, stage_rates), name=f"stage{index + 1}")(x, train)
             maps.append(x)

@@ -21,7 +21,8 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant
-from cnnjax.nn import BatchNorm, Conv, check_images, max_pool_with_indices, max_unpool
+from cnnjax.nn import BatchNorm, Conv, max_pool_with_indices, max_unpool
+from cnnjax.nn.building import check_images
 
 # Features of each convolution of each encoder stage, finest first: VGG16 (figure 2).
 VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))

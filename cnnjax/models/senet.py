@@ -20,17 +20,12 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant
-from cnnjax.nn import (
-    BatchNorm,
+from cnnjax.nn import BatchNorm, Conv, SqueezeExcite, StochasticDepth, he_fan_out, max_pool
+from cnnjax.nn.building import (
     ClassifierHead,
-    Conv,
-    SqueezeExcite,
     Stage,
-    StochasticDepth,
     check_images,
     dilate_stages,
-    he_fan_out,
-    max_pool,
     residual_blocks,
     stochastic_depth_rates,
 )

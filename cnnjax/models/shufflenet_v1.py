@@ -20,18 +20,8 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant
-from cnnjax.nn import (
-    BatchNorm,
-    ClassifierHead,
-    Conv,
-    ConvNorm,
-    Stage,
-    avg_pool,
-    channel_shuffle,
-    check_images,
-    he_fan_out,
-    max_pool,
-)
+from cnnjax.nn import BatchNorm, Conv, avg_pool, channel_shuffle, he_fan_out, max_pool
+from cnnjax.nn.building import ClassifierHead, ConvNorm, Stage, check_images
 from cnnjax.nn.inverted_residual import ModuleDef
 
 # Table 1: units a stage, and maps of each stage by the number of groups.

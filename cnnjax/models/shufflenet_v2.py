@@ -19,17 +19,8 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant
-from cnnjax.nn import (
-    BatchNorm,
-    ClassifierHead,
-    Conv,
-    ConvNorm,
-    Stage,
-    channel_shuffle,
-    check_images,
-    max_pool,
-    torch_uniform,
-)
+from cnnjax.nn import BatchNorm, Conv, channel_shuffle, max_pool, torch_uniform
+from cnnjax.nn.building import ClassifierHead, ConvNorm, Stage, check_images
 from cnnjax.nn.inverted_residual import ModuleDef
 
 # Table 5: units a stage; maps of Stage2, Stage3, Stage4 and Conv5; parameters, multiply-adds (1e9) and top-1 (%) are

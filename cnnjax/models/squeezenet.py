@@ -22,7 +22,8 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant
-from cnnjax.nn import Conv, ConvHead, check_images, max_pool
+from cnnjax.nn import Conv, max_pool
+from cnnjax.nn.building import ConvHead, check_images
 
 
 class Row(NamedTuple):

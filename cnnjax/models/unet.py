@@ -21,7 +21,8 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant
-from cnnjax.nn import Conv, ConvTranspose, check_images, max_pool
+from cnnjax.nn import Conv, ConvTranspose, max_pool
+from cnnjax.nn.building import check_images
 
 # Feature channels of each level, finest first (figure 1).
 FEATURES = (64, 128, 256, 512, 1024)

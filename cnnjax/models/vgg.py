@@ -20,7 +20,8 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant
-from cnnjax.nn import BatchNorm, Conv, DenseHead, check_images, he_fan_out, max_pool
+from cnnjax.nn import BatchNorm, Conv, he_fan_out, max_pool
+from cnnjax.nn.building import DenseHead, check_images
 
 
 class Row(NamedTuple):

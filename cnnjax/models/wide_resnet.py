@@ -20,15 +20,12 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 
 from cnnjax.models.variant import CIFAR10_MEAN, CIFAR10_STD, ModelInfo, Variant
-from cnnjax.nn import (
-    BatchNorm,
+from cnnjax.nn import BatchNorm, Conv, StochasticDepth, he_fan_out
+from cnnjax.nn.building import (
     ClassifierHead,
-    Conv,
     Stage,
-    StochasticDepth,
     check_images,
     dilate_stages,
-    he_fan_out,
     residual_blocks,
     stochastic_depth_rates,
 )

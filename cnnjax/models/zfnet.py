@@ -20,7 +20,8 @@ import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
 
 from cnnjax.models.variant import ModelInfo, Variant
-from cnnjax.nn import Conv, DenseHead, check_images, local_response_norm, max_pool
+from cnnjax.nn import Conv, local_response_norm, max_pool
+from cnnjax.nn.building import DenseHead, check_images
 
 
 class Layer(NamedTuple):

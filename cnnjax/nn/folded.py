@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -189,3 +193,89 @@ class PoolingBatchNorm(BatchNorm):
         if bias is not None:
             y = y + bias.astype(dtype).reshape(shape)
         return y.astype(self.dtype or x.dtype)
+
+
+def _with_fields_of(make_norm: Callable[..., Any], layer: type[BatchNorm], **fields: Any) -> Any:
+    """Return a ``layer`` with the fields that ``make_norm`` gives its `BatchNorm`."""
+    like = make_norm(parent=None)
+    if type(like) is not BatchNorm:
+        raise ValueError(f"only BatchNorm can be folded, got {type(like).__name__}; leave out fold")
+    names = (field.name for field in dataclasses.fields(like) if field.name not in ("parent", "name"))
+    return layer(**{name: getattr(like, name) for name in names} | fields)
+
+
+def pointwise_conv_norm(
+    x: jax.Array,
+    features: int,
+    *,
+    conv: Callable[..., Any],
+    norm: Callable[..., Any],
+    names: tuple[str, str],
+    use_running_average: bool,
+    strides: int = 1,
+    scale_init: Initializer = nn.initializers.ones,
+    fold: bool = False,
+) -> jax.Array:
+    """Convolve 1x1 without bias and normalise, in one where that costs less, inside the compact method of a module.
+
+    Args:
+      x: float[batch, height, width, in_features].
+      features: channels of the result.
+      conv, norm: make a `Conv` and a `BatchNorm`.
+      names: of the two layers among the variables, the same whether they are folded or not.
+      use_running_average: normalise with the stored statistics and leave them as they are.
+      strides: of the convolution.
+      scale_init: where the normalisation's scale starts.
+      fold: use `FoldedBatchNorm` where the convolution widens and takes each pixel.
+    Returns:
+      float[batch, ceil(height / strides), ceil(width / strides), features].
+    Raises:
+      ValueError: another normalisation than `BatchNorm`, or a convolution with bias, to fold.
+    """
+    conv_name, norm_name = names
+    # With strides, the pixels that are left would have to be written, and their gradients padded: it costs more.
+    if fold and strides == 1 and x.shape[-1] < features:
+        like = conv(features, (1, 1), parent=None)
+        if like.use_bias:
+            raise ValueError("only a convolution without bias can be folded; set use_bias=False, or leave out fold")
+        kernel = PointwiseKernel(features, kernel_init=like.kernel_init, param_dtype=like.param_dtype, name=conv_name)
+        folded = _with_fields_of(norm, FoldedBatchNorm, scale_init=scale_init, name=norm_name)
+        y: jax.Array = folded(x, use_running_average, kernel=kernel(x))
+        return y
+    x = conv(features, (1, 1), strides=strides, padding=0, name=conv_name)(x)
+    y = norm(use_running_average=use_running_average, scale_init=scale_init, name=norm_name)(x)
+    return y
+
+
+def norm_max_pool(
+    x: jax.Array,
+    window: int,
+    strides: int,
+    *,
+    padding: int,
+    norm: Callable[..., Any],
+    activation: Callable[[jax.Array], jax.Array],
+    name: str,
+    use_running_average: bool,
+    fold: bool = False,
+) -> jax.Array:
+    """Normalise, activate and take the maximum of each window, inside the compact method of a module.
+
+    Args:
+      x: float[batch, height, width, features].
+      window, strides, padding: as in `max_pool`.
+      norm: makes a `BatchNorm`.
+      activation: what comes between normalisation and pooling.
+      name: of the normalisation among the variables, the same whether it is folded or not.
+      use_running_average: normalise with the stored statistics and leave them as they are.
+      fold: use `PoolingBatchNorm`, if the activation is ``flax.linen.relu``.
+    Returns:
+      float[batch, out_height, out_width, features].
+    Raises:
+      ValueError: another normalisation than `BatchNorm` to fold.
+    """
+    # Rectifying the maximum is taking the maximum of the rectified only for functions that never fall.
+    if fold and activation is nn.relu:
+        geometry = {"window": window, "strides": strides, "padding": padding}
+        return activation(_with_fields_of(norm, PoolingBatchNorm, **geometry, name=name)(x, use_running_average))
+    return max_pool(activation(norm(use_running_average=use_running_average, name=name)(x)), window, strides, padding)

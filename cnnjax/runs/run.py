@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from cnnjax.buckets import fetch
 from cnnjax.data.preprocess import normalise
 from cnnjax.models import create_model, model_info
-from cnnjax.nn import pad_to_legal_size
+from cnnjax.nn.building import pad_to_legal_size
 from cnnjax.places import local_path
 from cnnjax.runs.images import ImageFormat, run_image_format
 from cnnjax.runs.reader import WeightsFileError, find_checkpoint, read_run, run_config

@@ -20,6 +20,7 @@ from cnnjax.training.steps import eval_step, train_step
 # Whole runs need Grain, Orbax, Rich and Tyro; state, step, losses and optimizers need JAX, Flax and Optax alone.
 if TYPE_CHECKING:
     from cnnjax.runs.checkpoints import CheckpointError, CheckpointMismatchError, Checkpoints
+    from cnnjax.training.arguments import parse_config
     from cnnjax.training.classifier import ClassifierSetup
     from cnnjax.training.command import run_command
     from cnnjax.training.config import ConfigError, TrainConfig
@@ -27,12 +28,13 @@ if TYPE_CHECKING:
     from cnnjax.training.interruption import Interrupted
     from cnnjax.training.loop import TrainingError, fit
     from cnnjax.training.processes import ProcessesError, connect, require_one
-    from cnnjax.training.recipes import RECIPES, Recipe, parse_config
+    from cnnjax.training.recipes import RECIPES, Recipe
 
 __getattr__ = lazy_names(
     __name__,
     {
         "cnnjax.runs.checkpoints": ("CheckpointError", "CheckpointMismatchError", "Checkpoints"),
+        "cnnjax.training.arguments": ("parse_config",),
         "cnnjax.training.classifier": ("ClassifierSetup",),
         "cnnjax.training.command": ("run_command",),
         "cnnjax.training.config": ("ConfigError", "TrainConfig"),
@@ -40,7 +42,7 @@ __getattr__ = lazy_names(
         "cnnjax.training.interruption": ("Interrupted",),
         "cnnjax.training.loop": ("TrainingError", "fit"),
         "cnnjax.training.processes": ("ProcessesError", "connect", "require_one"),
-        "cnnjax.training.recipes": ("RECIPES", "Recipe", "parse_config"),
+        "cnnjax.training.recipes": ("RECIPES", "Recipe"),
     },
 )
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from flax import traverse_util
 
-from cnnjax.nn import use_running_averages
+from cnnjax.nn.building import use_running_averages
 from cnnjax.state import TrainState
 from cnnjax.training.losses import LossFunction, LossName, default_metrics, loss_function
 from cnnjax.training.metrics import Metrics, Sums, zero_sums

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax.data.augment import AutoAugment, Blur, Gamma, Hue, colour, geometry, policies
+from cnnjax.data.augment import AutoAugment, Blur, Gamma, Hue, RandAugment, colour, geometry, policy_operations
+from cnnjax.data.augment.autoaugment_tables import POLICIES
 from cnnjax.data.augment.operation import pixels
 
 REFERENCES = dict(np.load(Path(__file__).with_name("augmentations.npz")))
@@ -91,12 +92,12 @@ def test_blur(compile_quickly):
 
 
 def test_operations_of_policies(compile_quickly):
-    numbers = np.array([policies.OPERATIONS.index(name) for name in REFERENCES["names"]])
+    numbers = np.array([policy_operations.OPERATIONS.index(name) for name in REFERENCES["names"]])
     images, strengths = repeated(REFERENCES["strengths"])
     numbers = jnp.asarray(np.repeat(numbers, COUNT))
 
     def change(images, numbers, strengths):
-        return policies.apply_operations({"image": images}, numbers, strengths)["image"]
+        return policy_operations.apply_operations({"image": images}, numbers, strengths)["image"]
 
     ours = np.asarray(compile_quickly(change, images, numbers, strengths)(images, numbers, strengths))
     theirs = REFERENCES["operations"]
@@ -116,13 +117,13 @@ def test_magnitudes(space):
     tables = {name.removeprefix(prefix): table for name, table in REFERENCES.items() if name.startswith(prefix)}
     assert len(tables) == 11
     for name, table in tables.items():
-        ours = policies.magnitudes(space, len(table), HEIGHT, WIDTH)[policies.OPERATIONS.index(name)]
+        ours = policy_operations.magnitudes(space, len(table), HEIGHT, WIDTH)[policy_operations.OPERATIONS.index(name)]
         np.testing.assert_allclose(ours, table, rtol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "imagenet"])
 def test_policies(name):
-    ours = [[str(part) for part in row] for row in policies.POLICIES[name]]
+    ours = [[str(part) for part in row] for row in POLICIES[name]]
     assert ours == REFERENCES[f"policy_{name}"].tolist()
     assert AutoAugment(name).policy == name
 
@@ -130,11 +131,15 @@ def test_policies(name):
 def test_both_ways_to_count_values_agree(compile_quickly):
     images = jnp.asarray(IMAGES)
     expected = [[np.bincount(image[..., c].ravel(), minlength=256) for c in range(3)] for image in IMAGES]
-    for count in (policies._histograms_by_addition, policies._histograms_by_product, policies._histograms):
+    for count in (
+        policy_operations._histograms_by_addition,
+        policy_operations._histograms_by_product,
+        policy_operations._histograms,
+    ):
         np.testing.assert_array_equal(compile_quickly(count, images)(images), expected)
 
 
 def test_policies_refuse_images_that_are_normalised():
     images = jnp.zeros((2, 8, 8, 3))
     with pytest.raises(TypeError, match="uint8 images, got float32"):
-        policies.RandAugment()({"image": images}, jax.random.split(jax.random.key(0), 2))
+        RandAugment()({"image": images}, jax.random.split(jax.random.key(0), 2))

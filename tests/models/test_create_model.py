@@ -10,7 +10,7 @@ import pytest
 
 import cnnjax
 from cnnjax.models import VARIANTS
-from cnnjax.nn import check_images
+from cnnjax.nn.building import check_images
 
 
 def test_the_number_of_classes_is_the_published_one():

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax.nn import BatchNorm, Branches, Conv, ConvChain, ConvLayer, avg_pool
+from cnnjax.nn import BatchNorm, Conv, avg_pool
+from cnnjax.nn.building import Branches, ConvChain, ConvLayer
 
 IMAGES = jax.random.normal(jax.random.key(0), (2, 9, 7, 3))
 

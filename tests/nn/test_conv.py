@@ -12,6 +12,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from cnnjax.nn import Conv, ConvTranspose, DepthwiseConv, conv_cpu
 from cnnjax.nn.convolve import conv_general_dilated
+from cnnjax.nn.slices import Geometry
 
 CHANNELS_LAST = {1: ("NHC", "HIO", "NHC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
 
@@ -134,7 +135,7 @@ FORMS = {
 @pytest.mark.parametrize("name", FORMS)
 def test_each_form_is_chosen_and_has_the_derivatives_of_lax(name, compile_quickly):
     images, kernel, strides, padding, input_dilation, dilation, groups, form = FORMS[name]
-    geometry = conv_cpu.Geometry(strides, padding, input_dilation, dilation, groups)
+    geometry = Geometry(strides, padding, input_dilation, dilation, groups)
     assert conv_cpu.choose(kernel[:-2], images[-1], images[1:-1], geometry) is form
     arguments = {
         "window_strides": strides,
@@ -150,13 +151,13 @@ def test_each_form_is_chosen_and_has_the_derivatives_of_lax(name, compile_quickl
 @pytest.mark.parametrize(("rank", "groups"), [(2, 1), (1, 3), (2, 3), (3, 3)])
 def test_kernel_gradients_are_those_of_lax_however_many_rows_make_a_block(rank, groups, monkeypatch):
     form = conv_cpu.LOOPED if groups == 1 else conv_cpu.BLOCKS
-    geometry = conv_cpu.Geometry((2,) * rank, ((1, 2),) * rank, (1,) * rank, (2,) * rank, groups)
+    geometry = Geometry((2,) * rank, ((1, 2),) * rank, (1,) * rank, (2,) * rank, groups)
     images, window = draw((2, *range(9, 9 + rank), 6)), (3,) * rank
     cotangent = draw((2, *geometry.output_size(images.shape[1:-1], window), 9), 1)
     expected = conv_cpu.NATIVE.kernel_gradient(images, cotangent, window=window, geometry=geometry)
     for limit in (1, 500, 1 << 20):
-        monkeypatch.setattr(conv_cpu, "BLOCK_ELEMENTS", limit)
-        monkeypatch.setattr(conv_cpu, "PLANE_ELEMENTS", limit)
+        monkeypatch.setattr(conv_cpu.looped, "BLOCK_ELEMENTS", limit)
+        monkeypatch.setattr(conv_cpu.groups, "PLANE_ELEMENTS", limit)
         assert_close(form.kernel_gradient(images, cotangent, window=window, geometry=geometry), expected)
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from cnnjax.nn import dilate_stages
+from cnnjax.nn.building import dilate_stages
 
 
 def test_strides_beyond_the_output_stride_become_dilation():

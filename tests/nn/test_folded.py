@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 import cnnjax
-from cnnjax.nn import BatchNorm, Conv, FoldedBatchNorm, PointwiseKernel, PoolingBatchNorm, max_pool
+from cnnjax.nn import (
+    BatchNorm,
+    Conv,
+    FoldedBatchNorm,
+    LayerNorm,
+    PointwiseKernel,
+    PoolingBatchNorm,
+    max_pool,
+)
+from cnnjax.nn.building import pointwise_conv_norm
 
 
 class Both(nn.Module):
@@ -144,3 +153,28 @@ def test_networks_with_and_without_folding_are_one(compile_quickly):
         compile_quickly(partial(step, model), variables["params"])(variables["params"]) for model in (plain, folded)
     )
     assert_close(got, expected, 1e-3)
+
+
+def test_folded_variables_keep_their_type():
+    fields = {"stage_sizes": (1, 1), "features": 4, "output_stride": 8, "param_dtype": jnp.bfloat16}
+    models = [cnnjax.create_model("resnet50", fold_norms=fold, **fields) for fold in (False, True)]
+    plain, folded = (jax.eval_shape(model.init, jax.random.key(0), jnp.ones((1, 16, 16, 3))) for model in models)
+    assert folded == plain
+
+
+@pytest.mark.parametrize(
+    ("conv", "norm", "message"),
+    [
+        (partial(Conv, use_bias=False), LayerNorm, "only BatchNorm can be folded, got LayerNorm"),
+        (Conv, BatchNorm, "only a convolution without bias can be folded"),
+    ],
+)
+def test_other_layers_cannot_be_folded(conv, norm, message):
+    class Layer(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            layers = {"conv": conv, "norm": norm, "names": ("conv", "norm")}
+            return pointwise_conv_norm(x, 4, **layers, use_running_average=False, fold=True)
+
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(Layer().init, jax.random.key(0), jnp.ones((1, 2, 2, 3)))

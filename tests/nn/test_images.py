@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnnjax.nn import check_images, pad_to_legal_size
+from cnnjax.nn.building import check_images, pad_to_legal_size
 
 
 @settings(max_examples=20, deadline=None, derandomize=True, database=None)

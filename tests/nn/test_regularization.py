@@ -2,7 +2,8 @@ import jax
 import numpy as np
 import pytest
 
-from cnnjax.nn import StochasticDepth, stochastic_depth_rates
+from cnnjax.nn import StochasticDepth
+from cnnjax.nn.building import stochastic_depth_rates
 
 
 def test_branches_are_dropped_whole_and_scaled():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import cnnjax
-from cnnjax.nn import round_width, split_stages
+from cnnjax.nn.building import round_width, split_stages
 
 BLOCKS = [{"strides": strides} for strides in (1, 2, 1, 2, 2, 1)]
 

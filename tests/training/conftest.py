@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from cnnjax.nn import BatchNorm, ClassifierHead, Conv
+from cnnjax.nn import BatchNorm, Conv
+from cnnjax.nn.building import ClassifierHead
 from cnnjax.training import TrainState
 
 

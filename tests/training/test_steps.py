@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import cnnjax
 from cnnjax.data.pipeline import EvaluationBatches
 from cnnjax.data.source import ArraySplit
-from cnnjax.nn import sow_aux_logits
+from cnnjax.nn.building import sow_aux_logits
 from cnnjax.nn.initialization import INITS, redraw_kernels
 from cnnjax.training import Devices, TrainState, eval_step, for_platform, make_optimizer, train_step
 from cnnjax.training.metrics import means, zero_sums

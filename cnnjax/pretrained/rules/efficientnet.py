@@ -9,7 +9,7 @@ import numpy as np
 
 from cnnjax.models.efficientnet import EfficientNet
 from cnnjax.models.variant import IMAGENET_MEAN, IMAGENET_STD
-from cnnjax.nn import split_stages
+from cnnjax.nn.building import split_stages
 from cnnjax.pretrained.names import Rules
 
 # What Keras stores of its first layer, which normalises images / 255 for b0 to b7; a third layer divides by the root

@@ -25,7 +25,7 @@ def encoder(backbone: str) -> dict[str, Callable[..., str]]:
 
 
 def pixel_classifier(ours: str, theirs: str) -> dict[str, str]:
-    """Return the rules of a `cnnjax.nn.PixelClassifierHead`: positions in torchvision's sequence."""
+    """Return the rules of a `cnnjax.nn.building.PixelClassifierHead`: positions in torchvision's sequence."""
     return {f"{ours}/conv1": f"{theirs}.0", f"{ours}/norm1": f"{theirs}.1", f"{ours}/classifier": f"{theirs}.4"}
 
 

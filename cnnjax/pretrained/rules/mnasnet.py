@@ -8,7 +8,7 @@ from itertools import accumulate
 import flax.linen as nn
 
 from cnnjax.models.mnasnet import MNASNet
-from cnnjax.nn import split_stages
+from cnnjax.nn.building import split_stages
 from cnnjax.pretrained.names import Rules
 
 # Positions of a block's layers. The first block does not expand; its layers are the network's own from 3 on.

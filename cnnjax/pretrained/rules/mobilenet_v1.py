@@ -8,7 +8,7 @@ from itertools import accumulate
 import flax.linen as nn
 
 from cnnjax.models.mobilenet_v1 import MobileNetV1
-from cnnjax.nn import split_stages
+from cnnjax.nn.building import split_stages
 from cnnjax.pretrained.layouts import Expand
 from cnnjax.pretrained.names import Rules
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import flax.linen as nn
 
 from cnnjax.models.mobilenet_v2 import MobileNetV2
-from cnnjax.nn import split_stages
+from cnnjax.nn.building import split_stages
 from cnnjax.pretrained.names import Rules
 
 

@@ -1,0 +1,68 @@
+"""1x1 windows: matrix products."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cnnjax.nn.conv_cpu.forms import Forms
+from cnnjax.nn.slices import Geometry, Shape
+
+
+def _dot(left: jax.Array, right: jax.Array, axes: Any, geometry: Geometry) -> jax.Array:
+    return lax.dot_general(left, right, (axes, ((), ())), precision=geometry.precision)
+
+
+def split(array: jax.Array, groups: int) -> list[jax.Array]:
+    """Return the channels of each group."""
+    return jnp.split(array, groups, axis=-1) if groups > 1 else [array]
+
+
+def join(arrays: Sequence[jax.Array]) -> jax.Array:
+    """Undo `split`."""
+    return jnp.concatenate(arrays, -1) if len(arrays) > 1 else arrays[0]
+
+
+def _visited(images: jax.Array, geometry: Geometry) -> jax.Array:
+    return lax.slice(images, (0,) * images.ndim, images.shape, (1, *geometry.strides, 1))
+
+
+def pointwise_convolve(images: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
+    """Return a convolution with a window of one pixel and no padding."""
+    images, kernel = _visited(images, geometry), kernel.reshape(kernel.shape[-2:])
+    pairs = zip(split(images, geometry.groups), split(kernel, geometry.groups), strict=True)
+    return join([_dot(part, weights, ((part.ndim - 1,), (0,)), geometry) for part, weights in pairs])
+
+
+def _pointwise_input(cotangent: jax.Array, kernel: jax.Array, *, size: Shape, geometry: Geometry) -> jax.Array:
+    kernel = kernel.reshape(kernel.shape[-2:])
+    pairs = zip(split(cotangent, geometry.groups), split(kernel, geometry.groups), strict=True)
+    images = join([_dot(part, weights, ((part.ndim - 1,), (1,)), geometry) for part, weights in pairs])
+    # Pixels that the window stepped over have no influence.
+    config = [
+        (0, n - (m - 1) * s - 1, s - 1) for n, m, s in zip(size, images.shape[1:-1], geometry.strides, strict=True)
+    ]
+    return lax.pad(images, jnp.zeros((), images.dtype), [(0, 0, 0), *config, (0, 0, 0)])
+
+
+def over_pixels(images: jax.Array, cotangent: jax.Array, geometry: Geometry) -> jax.Array:
+    """Return the product [channels, features] that is summed over the pixels of all images.
+
+    As matrices: of a product over several axes XLA would transpose an argument first, pixel by pixel.
+    """
+    channels, features = images.shape[-1], cotangent.shape[-1]
+    return _dot(images.reshape(-1, channels), cotangent.reshape(-1, features), ((0,), (0,)), geometry)
+
+
+def _pointwise_kernel(images: jax.Array, cotangent: jax.Array, *, window: Shape, geometry: Geometry) -> jax.Array:
+    images = _visited(images, geometry)
+    pairs = zip(split(images, geometry.groups), split(cotangent, geometry.groups), strict=True)
+    kernel = join([over_pixels(part, ct, geometry) for part, ct in pairs])
+    return kernel.reshape(*window, *kernel.shape)
+
+
+POINTWISE = Forms(pointwise_convolve, _pointwise_input, _pointwise_kernel)
