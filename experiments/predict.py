@@ -71,7 +71,7 @@ def draw(
             right.set_xticks([0, 0.25, 0.5, 0.75, 1])
         else:
             right.set(xlabel="predicted value")
-            right.margins(x=0.2)
+            right.margins(x=0.3)
         right.spines[["top", "right"]].set_visible(False)
     figure.savefig(output, dpi=120)
 
