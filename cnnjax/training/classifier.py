@@ -171,7 +171,10 @@ class ClassifierSetup(RunSetup):
         if not (self.config.frozen or self.config.unfreeze):
             return lines
         params = jax.eval_shape(self.model.init, jax.random.key(0), jnp.zeros((1, *self.image_shape)))["params"]
-        return [str(finetune.describe(params, frozen=self.frozen)), *lines]
+        lines.insert(0, str(finetune.describe(params, frozen=self.frozen)))
+        if self.config.unfreeze:
+            lines.insert(1, f"The table is that of epoch 0; --unfreeze {' '.join(self.config.unfreeze)}")
+        return lines
 
     def data_facts(self) -> dict[str, Any]:
         """Return numbers of examples, the classes, and what tells copies of a data set apart."""
