@@ -14,28 +14,37 @@ from cnnjax.explain.gradients import input_x_gradient, integrated_gradients, sal
 from cnnjax.explain.layers import Layer, list_layers
 from cnnjax.explain.maximization import activation_maximization
 from cnnjax.explain.perturbation import occlusion, rise
+from cnnjax.explain.quality import Curve, deletion, infidelity, insertion, sensitivity
+from cnnjax.explain.randomization import Randomization, randomization
 from cnnjax.explain.rectifiers import deconvnet, guided_backprop
 
 __all__ = [
+    "Curve",
     "Layer",
+    "Randomization",
     "TopActivations",
     "activation_maximization",
     "deconvnet",
+    "deletion",
     "eigen_cam",
     "feature_maps",
     "grad_cam",
     "grad_cam_plus_plus",
     "guided_backprop",
     "hires_cam",
+    "infidelity",
     "input_x_gradient",
+    "insertion",
     "integrated_gradients",
     "layer_cam",
     "list_layers",
     "occlusion",
+    "randomization",
     "receptive_field",
     "rise",
     "saliency",
     "score_cam",
+    "sensitivity",
     "smooth_grad",
     "top_activations",
 ]

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnnjax.explain.passes import check_count, sum_over
-from cnnjax.explain.targets import Target, check_images, fixed_target, score_function
+from cnnjax.explain.targets import Target, broadcast_baseline, check_images, fixed_target, score_function
 
 SMOOTH_GRAD_KINDS = ("mean", "squared", "variance")
 
@@ -172,13 +172,10 @@ def integrated_gradients(
     """
     images = check_images(images)
     check_count("steps", steps)
-    shape = jnp.shape(baseline)
-    if len(shape) not in (0, 4) or any(b not in (1, s) for b, s in zip(shape, images.shape, strict=False)):
-        raise ValueError(f"baseline must be a number or an array like images, of shape {images.shape}, got {shape}")
+    start = broadcast_baseline(baseline, images).astype(jnp.float32)
     target = fixed_target(model, variables, images, target, layer, kwargs)
     score = score_function(model, variables, target, layer, kwargs)
     gradient = gradient_of(score)
-    start = jnp.broadcast_to(jnp.asarray(baseline, jnp.float32), images.shape)
     line = images.astype(jnp.float32) - start
     places, weights = np.polynomial.legendre.leggauss(steps)
 

@@ -34,10 +34,28 @@ def check_images(images: jax.Array) -> jax.Array:
             f"images must be floats as the network takes them, got {images.dtype}; normalise them first, for a run "
             "with run.preprocessing.normalise(images)"
         )
-    if not isinstance(images, jax.core.Tracer) and not bool(jnp.isfinite(images).all()):
+    if not is_finite(images):
         bad = np.flatnonzero(~np.isfinite(np.asarray(images, np.float32)).all((1, 2, 3)))
         raise ValueError(f"images must be finite, got NaN or infinite values in image {bad[0]} ({len(bad)} in all)")
     return images
+
+
+def is_finite(array: jax.Array) -> bool:
+    """Return False if an array is known to hold NaN or infinite values; within ``jax.jit`` only constants are known."""
+    # With NumPy: operations of JAX on constants are traced too.
+    return isinstance(array, jax.core.Tracer) or bool(np.isfinite(np.asarray(array, np.float32)).all())
+
+
+def broadcast_baseline(baseline: jax.Array | float, images: jax.Array) -> jax.Array:
+    """Return a baseline of the images' shape and type.
+
+    Raises:
+      ValueError: it is neither a number nor an array that broadcasts against the images.
+    """
+    shape = jnp.shape(baseline)
+    if len(shape) not in (0, 4) or any(b not in (1, s) for b, s in zip(shape, images.shape, strict=False)):
+        raise ValueError(f"baseline must be a number or an array like images, of shape {images.shape}, got {shape}")
+    return jnp.broadcast_to(jnp.asarray(baseline, images.dtype), images.shape)
 
 
 def network_outputs(
