@@ -38,7 +38,7 @@ def saliency(
     """Return the gradient of the score with respect to the pixels.
 
     Source: Simonyan, Vedaldi and Zisserman 2013, arXiv:1312.6034, section 3; differs: signed and for each channel (the
-    paper shows the largest magnitude over channels).
+    paper shows the largest magnitude over channels; captum takes magnitudes unless told not to, with abs=False).
 
     Args:
       model: the network, any Linen module.
@@ -156,7 +156,8 @@ def integrated_gradients(
     The integral is a Gauss-Legendre sum, as in captum. The maps of an image sum to the difference of the scores of the
     image and of the baseline, up to the error of that sum.
 
-    Source: Sundararajan, Taly and Yan 2017, arXiv:1703.01365, section 3; differs: nothing.
+    Source: Sundararajan, Taly and Yan 2017, arXiv:1703.01365, section 3; differs: the paper sums over equally spaced
+    points, as PAIR's saliency does (there both ends count in full, so that it needs more points for the same error).
 
     Args:
       model, variables, images, target, layer, **kwargs: as in `saliency`; a top class is that of the images.

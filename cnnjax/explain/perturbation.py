@@ -46,7 +46,7 @@ def occlusion(
     mean over the windows that cover it, as in captum. One pass per window.
 
     Source: Zeiler and Fergus 2013, arXiv:1311.2901, section 4.2 and figure 7; differs: the fall of the score instead of
-    the score, so that what matters is positive.
+    the score, so that what matters is positive. PAIR's saliency sums over the windows that cover a pixel.
 
     Args:
       model, variables, images, target, layer, **kwargs: as in `cnnjax.explain.saliency`; a top class is that of the
