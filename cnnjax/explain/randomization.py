@@ -31,6 +31,21 @@ class Randomization(NamedTuple):
     absolute: np.ndarray
 
 
+# Where layers start before they learn, by the name of the parameter or statistic.
+STARTS = {"bias": 0.0, "mean": 0.0, "scale": 1.0, "var": 1.0}
+
+
+def looks_untrained(variables: Mapping[str, Any]) -> bool:
+    """Return whether a network's biases, scales and running statistics are all where they start.
+
+    Maps of drawn weights mean nothing: what they show is the architecture and the image. Training moves every bias and
+    every scale. A network that has none of them cannot be told from a trained one, and gives False.
+    """
+    flat = traverse_util.flatten_dict({name: dict(tree) for name, tree in variables.items()})
+    known = [(STARTS[path[-1]], leaf) for path, leaf in flat.items() if path[-1] in STARTS]
+    return bool(known) and all(bool((np.asarray(leaf, np.float32) == start).all()) for start, leaf in known)
+
+
 def _ranks(values: jax.Array) -> jax.Array:
     """Return the ranks of each row's values from 0; equal values share the mean of theirs."""
 

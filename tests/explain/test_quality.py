@@ -164,3 +164,13 @@ def test_what_makes_no_sense_is_refused(linear):
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_drawn_weights_are_known_where_they_can_be(linear, images):
+    model = Two()
+    drawn = model.init(jax.random.key(0), images)
+    assert explain.looks_untrained(drawn)
+    moved = jax.tree.map(lambda leaf: leaf + 0.1, drawn)
+    assert not explain.looks_untrained(moved)
+    # No bias to tell by.
+    assert not explain.looks_untrained(linear[1])
