@@ -25,6 +25,7 @@ def picture(tmp_path_factory):
 
 def test_a_run_is_explained_with_right_and_wrong_test_images(script, tmp_path, capsys):
     data, output = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
     flags = ["--workdir", str(RUN), "--dataset", "--data-dir", str(data), "--output", str(output)]
     assert script.main([*flags, "--right", "1", "--wrong", "1", "--methods", "saliency", "grad_cam"]) == 0
     names = {path.name for path in output.iterdir()}
