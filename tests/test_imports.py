@@ -22,7 +22,7 @@ ALLOWED = {
     "finetune": {"nn", "models", "runs", "pretrained", "state", "writing"},
     "training": {
         *("alive", "buckets", "nn", "models", "data", "visualize", "runs", "pretrained", "finetune", "state", "lazy"),
-        *("places", "writing"),
+        *("explain", "places", "writing"),
     },
     "explorer": {"nn", "models", "data", "explain", "runs", "pretrained", "training"},
 }
