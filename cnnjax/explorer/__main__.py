@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -82,6 +83,8 @@ def explore(given: argparse.Namespace) -> None:
     except OSError as error:
         raise OSError(f"port {given.port} cannot be used ({error.strerror}); give another --port, or 0") from error
     print(f"The page is {server.url} (stop it with Ctrl-C)", flush=True)
+    # Compiled while the page is looked at, so that the first click on a map is as fast as all others.
+    threading.Thread(target=overlays.warm_up, daemon=True).start()
     with server:
         server.serve_forever()
 

@@ -53,6 +53,12 @@ class Overlays:
             return jax.jit(lambda variables, image, target: call(model, variables, image, target))
         return jax.jit(lambda variables, image, _: call(model, variables, image, unit, layer=path))
 
+    def warm_up(self) -> None:
+        """Compile what the first click on each method needs."""
+        blank = np.zeros((*self.network.preprocessing.size, len(self.network.preprocessing.mean)), np.uint8)
+        for method in self.methods:
+            self(blank, method, 0)
+
     def __call__(
         self,
         pixels: np.ndarray,
