@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import ScopeParamShapeError
 
 from cnnjax.models.features import extract_features
 
@@ -58,13 +60,31 @@ def broadcast_baseline(baseline: jax.Array | float, images: jax.Array) -> jax.Ar
     return jnp.broadcast_to(jnp.asarray(baseline, images.dtype), images.shape)
 
 
+@contextlib.contextmanager
+def naming_sizes(model: nn.Module, images: Any) -> Iterator[None]:
+    """Say that images are of the wrong size where a dense layer gets another number of inputs than it has weights for.
+
+    Raises:
+      ValueError: that is so.
+    """
+    try:
+        yield
+    except ScopeParamShapeError as error:
+        height, width = images.shape[1:3]
+        raise ValueError(
+            f"{type(model).__name__} with these variables does not take images of {height}x{width}; give images of the "
+            f"size that it was trained with ({str(error).split(' (http')[0]})"
+        ) from error
+
+
 def network_outputs(
     model: nn.Module, variables: Mapping[str, Any], images: jax.Array, layer: str | None, kwargs: Mapping[str, Any]
 ) -> Any:
     """Return what the network gives, or what one of its layers gives."""
-    if layer is None:
-        return model.apply(variables, images, **kwargs)
-    return extract_features(model, variables, images, layers=[layer], **kwargs)[layer]
+    with naming_sizes(model, images):
+        if layer is None:
+            return model.apply(variables, images, **kwargs)
+        return extract_features(model, variables, images, layers=[layer], **kwargs)[layer]
 
 
 def pick(outputs: Any, target: Target, layer: str | None = None) -> jax.Array:
