@@ -3,23 +3,23 @@
 import contextlib
 import io
 import re
+import shutil
 from pathlib import Path
 
 import jax
 import pytest
 
-PAGE = Path(__file__).parents[1] / "docs" / "transfer-learning.md"
+DOCS = Path(__file__).parents[1] / "docs"
+RUN = Path(__file__).parent / "pretrained" / "data" / "run"
 BLOCK = re.compile(r"^```(python|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PERCENTAGE = re.compile(r"\d+\.\d%")
 # Processors round differently, and training magnifies that.
 TOLERANCE = 4.0
 
 
-@pytest.mark.exhaustive
-def test_the_page_on_transfer_learning_is_a_program_that_prints_what_it_says(tmp_path, monkeypatch):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    blocks = BLOCK.findall(PAGE.read_text())
-    assert len(blocks) > 10
+def run_page(path):
+    """Run the blocks of a page as one program, and compare what they print with what the page shows."""
+    blocks = BLOCK.findall(path.read_text())
     names: dict[str, object] = {}
     printed = ""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
@@ -28,7 +28,7 @@ def test_the_page_on_transfer_learning_is_a_program_that_prints_what_it_says(tmp
                 assert printed == "", f"the page does not show this output:\n{printed}"
                 output = io.StringIO()
                 with contextlib.redirect_stdout(output):
-                    exec(compile(text, str(PAGE), "exec"), names)
+                    exec(compile(text, str(path), "exec"), names)
                 printed = output.getvalue()
             else:
                 assert PERCENTAGE.sub("%", printed).split() == PERCENTAGE.sub("%", text).split()
@@ -36,3 +36,18 @@ def test_the_page_on_transfer_learning_is_a_program_that_prints_what_it_says(tmp
                 assert found == pytest.approx(said, abs=TOLERANCE)
                 printed = ""
     assert printed == ""
+    return len(blocks)
+
+
+@pytest.mark.exhaustive
+def test_the_page_on_transfer_learning_is_a_program_that_prints_what_it_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    assert run_page(DOCS / "transfer-learning.md") > 10
+
+
+@pytest.mark.exhaustive
+def test_the_page_on_seeing_inside_is_a_program(tmp_path, monkeypatch):
+    shutil.copytree(RUN, tmp_path / "runs" / "lenet5-digits")
+    monkeypatch.chdir(tmp_path)
+    assert run_page(DOCS / "see-inside.md") == 5
+    assert {path.name for path in tmp_path.glob("*.png")} == {"maps.png", "features.png", "network.png"}

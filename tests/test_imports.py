@@ -15,14 +15,14 @@ ALLOWED = {
     "models": {"nn"},
     "data": {"buckets", "lazy", "places"},
     "explain": {"nn", "models"},
-    "visualize": {"writing"},
+    "visualize": {"models", "writing"},
     "runs": {"alive", "buckets", "nn", "models", "data", "lazy", "places", "writing"},
     "pretrained": {"nn", "models", "places", "runs"},
     "restoration": {"models"},
     "finetune": {"nn", "models", "runs", "pretrained", "state", "writing"},
     "training": {
         *("alive", "buckets", "nn", "models", "data", "visualize", "runs", "pretrained", "finetune", "state", "lazy"),
-        *("places", "writing"),
+        *("explain", "places", "writing"),
     },
     "explorer": {"nn", "models", "data", "explain", "runs", "pretrained", "training"},
 }

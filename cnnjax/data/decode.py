@@ -14,6 +14,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -59,6 +60,19 @@ class ImageFacts(NamedTuple):
     height: int
     width: int
     grey: bool
+
+
+def read_image(path: Path, channels: int) -> np.ndarray:
+    """Return the pixels of an image file, see `decode_image`.
+
+    Raises:
+      BadImage: the file cannot be used; the message names it.
+      OSError: it cannot be read.
+    """
+    try:
+        return decode_image(path.read_bytes(), channels)
+    except BadImage as error:
+        raise BadImage(f"{path} {error}") from error
 
 
 def decode_image(data: bytes, channels: int) -> np.ndarray:

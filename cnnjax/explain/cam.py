@@ -55,7 +55,8 @@ def grad_cam(
     On a network that ends in global average pooling and a dense layer it is CAM (Zhou et al. 2015, arXiv:1512.04150)
     divided by the number of positions.
 
-    Source: Selvaraju et al. 2016, arXiv:1610.02391, section 3; differs: nothing.
+    Source: Selvaraju et al. 2016, arXiv:1610.02391, section 3; differs: nothing. captum's LayerGradCam is not rectified
+    unless told so (relu_attributions) and keeps the layer's size; PAIR's saliency scales a resized map to 1.
 
     Args:
       model: the network, any Linen module.

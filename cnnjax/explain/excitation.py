@@ -104,6 +104,10 @@ class _Boxes:
         found = jax.eval_shape(
             lambda v, x: extract_features(model, v, x, layers=[layer], **kwargs)[layer], variables, self._images
         )
+        if found.ndim != 4:
+            raise ValueError(
+                f"layer {layer!r} returns shape {found.shape}, without height and width; take one with both"
+            )
         self._positions = found.shape[1:3]
 
     def __call__(self, place: tuple[int, int]) -> tuple[int, int, int, int]:

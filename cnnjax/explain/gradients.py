@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnnjax.explain.passes import check_count, sum_over
-from cnnjax.explain.targets import Target, check_images, fixed_target, score_function
+from cnnjax.explain.targets import Target, broadcast_baseline, check_images, fixed_target, score_function
 
 SMOOTH_GRAD_KINDS = ("mean", "squared", "variance")
 
@@ -38,7 +38,7 @@ def saliency(
     """Return the gradient of the score with respect to the pixels.
 
     Source: Simonyan, Vedaldi and Zisserman 2013, arXiv:1312.6034, section 3; differs: signed and for each channel (the
-    paper shows the largest magnitude over channels).
+    paper shows the largest magnitude over channels; captum takes magnitudes unless told not to, with abs=False).
 
     Args:
       model: the network, any Linen module.
@@ -156,7 +156,8 @@ def integrated_gradients(
     The integral is a Gauss-Legendre sum, as in captum. The maps of an image sum to the difference of the scores of the
     image and of the baseline, up to the error of that sum.
 
-    Source: Sundararajan, Taly and Yan 2017, arXiv:1703.01365, section 3; differs: nothing.
+    Source: Sundararajan, Taly and Yan 2017, arXiv:1703.01365, section 3; differs: the paper sums over equally spaced
+    points, as PAIR's saliency does (there both ends count in full, so that it needs more points for the same error).
 
     Args:
       model, variables, images, target, layer, **kwargs: as in `saliency`; a top class is that of the images.
@@ -172,13 +173,10 @@ def integrated_gradients(
     """
     images = check_images(images)
     check_count("steps", steps)
-    shape = jnp.shape(baseline)
-    if len(shape) not in (0, 4) or any(b not in (1, s) for b, s in zip(shape, images.shape, strict=False)):
-        raise ValueError(f"baseline must be a number or an array like images, of shape {images.shape}, got {shape}")
+    start = broadcast_baseline(baseline, images).astype(jnp.float32)
     target = fixed_target(model, variables, images, target, layer, kwargs)
     score = score_function(model, variables, target, layer, kwargs)
     gradient = gradient_of(score)
-    start = jnp.broadcast_to(jnp.asarray(baseline, jnp.float32), images.shape)
     line = images.astype(jnp.float32) - start
     places, weights = np.polynomial.legendre.leggauss(steps)
 

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cnnjax.explain.targets import Target, pick
+from cnnjax.explain.targets import Target, naming_sizes, pick
 
 COLLECTION, SHIFT = "explained", "shift"
 
@@ -72,7 +72,7 @@ def list_layers(model: nn.Module, variables: Mapping[str, Any], images: Any, **k
             found[path] = Layer(path, tuple(output.shape), convolved, runs[path])
         return output
 
-    with nn.intercept_methods(record):
+    with naming_sizes(model, images), nn.intercept_methods(record):
         jax.eval_shape(lambda variables, images: model.apply(variables, images, **kwargs), variables, images)
     return list(found.values())
 

@@ -16,7 +16,7 @@ from cnnjax.explain.targets import Target, check_images, network_outputs, pick
 PARAMETRISATIONS = ("pixels", "fourier")
 
 
-def _blurred(images: jax.Array, sigma: float) -> jax.Array:
+def blurred(images: jax.Array, sigma: float) -> jax.Array:
     """Return images after a Gaussian blur, edges repeated."""
     reach = max(int(3 * sigma + 0.5), 1)
     weights = jnp.exp(-0.5 * (jnp.arange(-reach, reach + 1, dtype=jnp.float32) / sigma) ** 2)
@@ -144,7 +144,7 @@ def activation_maximization(
         if parametrization == "pixels":
             values = (1 - decay) * values
             if blur:
-                values = jax.lax.cond((number + 1) % blur_every == 0, lambda v: _blurred(v, blur), lambda v: v, values)
+                values = jax.lax.cond((number + 1) % blur_every == 0, lambda v: blurred(v, blur), lambda v: v, values)
         return (values, state), None
 
     (values, _), _ = jax.lax.scan(step, (values, tx.init(values)), jnp.arange(steps))

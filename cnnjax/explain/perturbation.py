@@ -10,7 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from cnnjax.explain.passes import check_count, sum_over
-from cnnjax.explain.targets import Target, check_images, fixed_target, probability_function, score_function
+from cnnjax.explain.targets import (
+    Target,
+    broadcast_baseline,
+    check_images,
+    fixed_target,
+    probability_function,
+    score_function,
+)
 
 
 def _pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
@@ -39,7 +46,7 @@ def occlusion(
     mean over the windows that cover it, as in captum. One pass per window.
 
     Source: Zeiler and Fergus 2013, arXiv:1311.2901, section 4.2 and figure 7; differs: the fall of the score instead of
-    the score, so that what matters is positive.
+    the score, so that what matters is positive. PAIR's saliency sums over the windows that cover a pixel.
 
     Args:
       model, variables, images, target, layer, **kwargs: as in `cnnjax.explain.saliency`; a top class is that of the
@@ -66,10 +73,7 @@ def occlusion(
     target = fixed_target(model, variables, images, target, layer, kwargs)
     score = score_function(model, variables, target, layer, kwargs)
     reference = score(images)
-    cover = jnp.asarray(baseline, images.dtype)
-    if cover.ndim not in (0, 4):
-        raise ValueError(f"baseline must be a number or an array like images, got shape {cover.shape}")
-
+    cover = broadcast_baseline(baseline, images)
     rows, columns = (-(-(size - w) // s) + 1 for size, w, s in zip(sizes, window, strides, strict=True))
     tops, lefts = jnp.meshgrid(strides[0] * jnp.arange(rows), strides[1] * jnp.arange(columns), indexing="ij")
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import ScopeParamShapeError
 
 from cnnjax.models.features import extract_features
 
@@ -34,19 +36,55 @@ def check_images(images: jax.Array) -> jax.Array:
             f"images must be floats as the network takes them, got {images.dtype}; normalise them first, for a run "
             "with run.preprocessing.normalise(images)"
         )
-    if not isinstance(images, jax.core.Tracer) and not bool(jnp.isfinite(images).all()):
+    if not is_finite(images):
         bad = np.flatnonzero(~np.isfinite(np.asarray(images, np.float32)).all((1, 2, 3)))
         raise ValueError(f"images must be finite, got NaN or infinite values in image {bad[0]} ({len(bad)} in all)")
     return images
+
+
+def is_finite(array: jax.Array) -> bool:
+    """Return False if an array is known to hold NaN or infinite values; within ``jax.jit`` only constants are known."""
+    # With NumPy: operations of JAX on constants are traced too.
+    return isinstance(array, jax.core.Tracer) or bool(np.isfinite(np.asarray(array, np.float32)).all())
+
+
+def broadcast_baseline(baseline: jax.Array | float, images: jax.Array) -> jax.Array:
+    """Return a baseline of the images' shape and type.
+
+    Raises:
+      ValueError: it is neither a number nor an array that broadcasts against the images.
+    """
+    shape = jnp.shape(baseline)
+    if len(shape) not in (0, 4) or any(b not in (1, s) for b, s in zip(shape, images.shape, strict=False)):
+        raise ValueError(f"baseline must be a number or an array like images, of shape {images.shape}, got {shape}")
+    return jnp.broadcast_to(jnp.asarray(baseline, images.dtype), images.shape)
+
+
+@contextlib.contextmanager
+def naming_sizes(model: nn.Module, images: Any) -> Iterator[None]:
+    """Say that images are of the wrong size where a dense layer gets another number of inputs than it has weights for.
+
+    Raises:
+      ValueError: that is so.
+    """
+    try:
+        yield
+    except ScopeParamShapeError as error:
+        height, width = images.shape[1:3]
+        raise ValueError(
+            f"{type(model).__name__} with these variables does not take images of {height}x{width}; give images of the "
+            f"size that it was trained with ({str(error).split(' (http')[0]})"
+        ) from error
 
 
 def network_outputs(
     model: nn.Module, variables: Mapping[str, Any], images: jax.Array, layer: str | None, kwargs: Mapping[str, Any]
 ) -> Any:
     """Return what the network gives, or what one of its layers gives."""
-    if layer is None:
-        return model.apply(variables, images, **kwargs)
-    return extract_features(model, variables, images, layers=[layer], **kwargs)[layer]
+    with naming_sizes(model, images):
+        if layer is None:
+            return model.apply(variables, images, **kwargs)
+        return extract_features(model, variables, images, layers=[layer], **kwargs)[layer]
 
 
 def pick(outputs: Any, target: Target, layer: str | None = None) -> jax.Array:

@@ -12,20 +12,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
-
-import jax
-import jax.numpy as jnp
 
 from cnnjax.explorer.network import Network
 from cnnjax.explorer.overlays import Overlays
 from cnnjax.explorer.page import one_file
-from cnnjax.explorer.pictures import Examples, examples_of_files, examples_of_run, photographs, prepare
+from cnnjax.explorer.pictures import Examples, examples_of_files, examples_of_run, photographs
 from cnnjax.explorer.server import Server
-from cnnjax.models import create_model, model_info
-from cnnjax.pretrained import image_format, imagenet_classes, load
-from cnnjax.runs import ImageFormat, load_run
+from cnnjax.pretrained import open_run, open_variant
 from cnnjax.training import run_command
 
 
@@ -58,37 +54,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def open_network(given: argparse.Namespace) -> tuple[Network, Examples]:
     """Return the network that the command line names, and pictures for it."""
     if given.workdir is not None:
-        run = load_run(given.workdir, int(given.which) if given.which.isdecimal() else given.which)
-        if run.task != "classification":
-            raise ValueError(f"{given.workdir} was trained for {run.task}; take a run with one class per image")
-        name = f"{run.config['model']}, {run.config['dataset']}"
-        network = Network(name, run.model, run.variables, run.preprocessing, run.label_names)
-        examples = None if given.images else examples_of_run(run)
+        found = open_run(given.workdir, given.which)
     else:
-        network, examples = _named(given), None
-    if examples is None:
-        channels = len(network.preprocessing.mean)
-        examples = examples_of_files(given.images, channels) if given.images else photographs()
-    return network, examples
-
-
-def _named(given: argparse.Namespace) -> Network:
-    info = model_info(given.model)
-    if info.task != "classification":
-        raise ValueError(f"{given.model} is a network for {info.task}; take one whose task is classification")
-    if given.weights is None:
-        classes = given.num_classes or info.num_classes or 1000
-        model = create_model(given.model, num_classes=classes)
-        # Compiling all of the drawing takes longer than drawing.
-        variables = model.init(jax.random.key(0), jnp.zeros((1, *info.input_size, info.channels)))
-        expected = ImageFormat(info.input_size, info.mean, info.std, None, info.resize_size, info.interpolation)
-    else:
-        expected = image_format(given.model, given.weights)
-        classes = given.num_classes or len(expected.label_names or ()) or info.num_classes or 1000
-        model = create_model(given.model, num_classes=classes)
-        variables = load(given.model, given.weights, num_classes=classes)
-    names = expected.label_names or (imagenet_classes() if classes == 1000 else tuple(map(str, range(classes))))
-    return Network(given.model, model, variables, expected, names, trained=given.weights is not None)
+        found = open_variant(given.model, given.weights, given.num_classes)
+    network = Network(
+        found.name, found.model, found.variables, found.preprocessing, found.label_names, trained=found.trained
+    )
+    if given.images:
+        return network, examples_of_files(given.images, len(network.preprocessing.mean))
+    return network, examples_of_run(found.run) if found.run else photographs()
 
 
 def explore(given: argparse.Namespace) -> None:
@@ -98,7 +72,7 @@ def explore(given: argparse.Namespace) -> None:
     if given.out is not None:
         count = min(given.examples, examples.count)
         pictures = [
-            (prepare(pixels, network.preprocessing), label) for pixels, label in map(examples.read, range(count))
+            (network.preprocessing.prepare(pixels), label) for pixels, label in map(examples.read, range(count))
         ]
         maps = [{method: overlays(pixels, method) for method in overlays.methods} for pixels, _ in pictures]
         given.out.write_text(one_file(network, pictures, maps), encoding="utf-8")
@@ -109,6 +83,8 @@ def explore(given: argparse.Namespace) -> None:
     except OSError as error:
         raise OSError(f"port {given.port} cannot be used ({error.strerror}); give another --port, or 0") from error
     print(f"The page is {server.url} (stop it with Ctrl-C)", flush=True)
+    # Compiled while the page is looked at, so that the first click on a map is as fast as all others.
+    threading.Thread(target=overlays.warm_up, daemon=True).start()
     with server:
         server.serve_forever()
 

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax.explorer.layers import add_softmax, describe_layer, find_layers
+from cnnjax.explorer.descriptions import describe_layer
+from cnnjax.explorer.layers import add_softmax, find_layers
 from cnnjax.explorer.program import Program
 from cnnjax.runs import ImageFormat
 

@@ -53,6 +53,14 @@ class Overlays:
             return jax.jit(lambda variables, image, target: call(model, variables, image, target))
         return jax.jit(lambda variables, image, _: call(model, variables, image, unit, layer=path))
 
+    def warm_up(self) -> None:
+        """Compile what the page needs first: the layers' values, and then each method."""
+        blank = np.zeros((*self.network.preprocessing.size, len(self.network.preprocessing.mean)), np.uint8)
+        # One at a time: compiled beside each other, the values of the first picture would come late.
+        self.network.values(self.network.know(blank))
+        for method in self.methods:
+            self(blank, method, 0)
+
     def __call__(
         self,
         pixels: np.ndarray,

@@ -12,9 +12,8 @@ import numpy as np
 from PIL import Image
 
 from cnnjax.data import load_dataset
-from cnnjax.data.decode import decode_image
+from cnnjax.data.decode import decode_image, read_image
 from cnnjax.data.source import Task
-from cnnjax.data.transforms import ResizeAndCentreCrop, Stretch
 from cnnjax.runs import ImageFormat, Run
 
 
@@ -31,34 +30,13 @@ class Examples:
     read: Callable[[int], tuple[np.ndarray, str]]
 
 
-def prepare(pixels: np.ndarray, expected: ImageFormat) -> np.ndarray:
-    """Return a picture as the network was tested with: uint8[height, width, channels], not normalised yet.
-
-    Args:
-      pixels: uint8[any height, any width, 1 or 3]; grey becomes colour and colour grey (ITU-R 601) where need be.
-      expected: what the network takes.
-    Raises:
-      ValueError: the network takes images that are not square.
-    """
-    channels = len(expected.mean)
-    if pixels.shape[-1] != channels:
-        image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-        pixels = np.asarray(image.convert("RGB" if channels == 3 else "L")).reshape(*pixels.shape[:2], channels)
-    height, width = expected.size
-    if height != width:
-        raise ValueError(f"the network must take square images, got {height}x{width}")
-    if expected.resize_size is None:
-        return Stretch(height, expected.interpolation)(pixels)
-    return ResizeAndCentreCrop(expected.resize_size, height, expected.interpolation)(pixels)
-
-
 def decode(data: bytes, expected: ImageFormat) -> np.ndarray:
     """Return the picture in a file, prepared.
 
     Raises:
       BadImage: it is no image file, damaged, or too large.
     """
-    return prepare(decode_image(data, len(expected.mean)), expected)
+    return expected.prepare(decode_image(data, len(expected.mean)))
 
 
 def encode(pixels: np.ndarray) -> bytes:
@@ -68,19 +46,23 @@ def encode(pixels: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def examples_of_run(run: Run) -> Examples:
+def examples_of_run(run: Run, data_dir: Path | None = None) -> Examples:
     """Return the test images of a run's data set.
 
+    Args:
+      run: the run.
+      data_dir: where the data set is; None for where it was.
     Raises:
       DataError: the data set is not where it was.
     """
     config: dict[str, Any] = run.config
     data = load_dataset(
         config["dataset"],
-        config["data_dir"],
-        train_split=config["train_split"],
-        test_split=config["test_split"],
-        on_bad_image=config["on_bad_image"],
+        data_dir or config["data_dir"],
+        # The oldest runs had no such flags.
+        train_split=config.get("train_split", "train"),
+        test_split=config.get("test_split"),
+        on_bad_image=config.get("on_bad_image", "error"),
         tasks=get_args(Task),
     )
 
@@ -99,7 +81,7 @@ def examples_of_files(paths: Sequence[Path], channels: int) -> Examples:
       ValueError: one of them is no image file.
       OSError: one cannot be read.
     """
-    pictures = [decode_image(path.read_bytes(), channels) for path in paths]
+    pictures = [read_image(path, channels) for path in paths]
     return Examples(len(pictures), lambda number: (pictures[number], ""))
 
 

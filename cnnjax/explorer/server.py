@@ -14,7 +14,7 @@ import numpy as np
 from cnnjax.data import BadImage
 from cnnjax.explorer.network import Network, UnknownArray, part
 from cnnjax.explorer.page import CONTENT_POLICY, page_files
-from cnnjax.explorer.pictures import Examples, decode, encode, prepare
+from cnnjax.explorer.pictures import Examples, decode, encode
 
 ADDRESS = "127.0.0.1"
 # Largest picture file that is taken, bytes.
@@ -191,7 +191,7 @@ class Handler(BaseHTTPRequestHandler):
         if int(number) >= self.server.examples.count:
             raise Refused(404, "not_found", f"there are {self.server.examples.count} examples, from 0")
         pixels, label = self.server.examples.read(int(number))
-        return self._known(prepare(pixels, self.server.network.preprocessing), label)
+        return self._known(self.server.network.preprocessing.prepare(pixels), label)
 
     def _picture(self, name: str) -> tuple[str, bytes]:
         return "image/png", encode(self.server.network.picture(name))

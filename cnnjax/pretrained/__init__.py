@@ -11,18 +11,22 @@
 """
 
 from cnnjax.pretrained.classes import imagenet_classes
+from cnnjax.pretrained.classifier import Classifier, open_run, open_variant
 from cnnjax.pretrained.convert import from_state_dict, reference_shapes, sources, to_state_dict
 from cnnjax.pretrained.load import image_format, load
 from cnnjax.runs.images import ImageFormat
 from cnnjax.runs.reader import WeightsFileError
 
 __all__ = [
+    "Classifier",
     "ImageFormat",
     "WeightsFileError",
     "from_state_dict",
     "image_format",
     "imagenet_classes",
     "load",
+    "open_run",
+    "open_variant",
     "reference_shapes",
     "sources",
     "to_state_dict",

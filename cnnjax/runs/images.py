@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
+import numpy as np
 
 from cnnjax.data.preprocess import normalise
 
@@ -42,6 +43,32 @@ class ImageFormat(NamedTuple):
         if len(images.shape) != 4 or images.shape[1:3] != self.size or images.shape[3] not in (1, len(self.mean)):
             raise ValueError(f"images must be [batch, {', '.join(map(str, shape))}], got {list(images.shape)}")
         return normalise(images, self.mean, self.std)
+
+    def prepare(self, pixels: np.ndarray) -> np.ndarray:
+        """Return a picture of any size as the network was tested with, not normalised yet.
+
+        Args:
+          pixels: uint8[any height, any width, 1 or 3]; grey becomes colour and colour grey (ITU-R 601) where need be.
+        Returns:
+          uint8[height, width, channels].
+        Raises:
+          ValueError: the network takes images that are not square.
+        """
+        # Not needed by those who only normalise.
+        from PIL import Image
+
+        from cnnjax.data.transforms import ResizeAndCentreCrop, Stretch
+
+        channels = len(self.mean)
+        if pixels.shape[-1] != channels:
+            image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+            pixels = np.asarray(image.convert("RGB" if channels == 3 else "L")).reshape(*pixels.shape[:2], channels)
+        height, width = self.size
+        if height != width:
+            raise ValueError(f"the network must take square images, got {height}x{width}")
+        if self.resize_size is None:
+            return Stretch(height, self.interpolation)(pixels)
+        return ResizeAndCentreCrop(self.resize_size, height, self.interpolation)(pixels)
 
 
 def run_image_format(config: Mapping[str, Any]) -> ImageFormat:

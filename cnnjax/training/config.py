@@ -26,7 +26,7 @@ from cnnjax.training.parallel import ParallelMode
 LOCAL_FIELDS: Set[str] = {"workdir", "data_dir", "memory_budget_mib", "process_id", "workers"}
 FREE_FIELDS: Set[str] = LOCAL_FIELDS | {
     *("parallel", "coordinator", "num_processes", "coordinator_timeout", "skip_nonfinite", "tensorboard", "profile"),
-    *("steps_per_dispatch", "data_on_device", "wandb"),
+    *("steps_per_dispatch", "data_on_device", "wandb", "explain_every"),
 }
 NormalizationName = Literal["auto", "data", "model"]
 # In place of weights: parameters as the network's authors draw them.
@@ -337,6 +337,8 @@ class ClassifierRun(RunFlags):
     log_steps: int = 100
     per_class: bool = False
     """Measure the accuracy of each class too."""
+    explain_every: int = 0
+    """Draw what speaks for the classes of four test images after every so many epochs; 0: never."""
     coordinator: str | None = None
     """HOST:PORT of process 0 of a run of several processes; TPU pods and SLURM need no such flags."""
     process_id: int | None = None
@@ -405,6 +407,7 @@ class TrainConfig(ClassifierRun, ClassifierOptimisation, ClassifierNetwork, Clas
                 ("init", self.init is None or self.weights == DRAWN, f"left out with weights {self.weights}"),
                 ("memory_budget_mib", self.memory_budget_mib >= 0, "at least 0"),
                 ("workers", self.workers >= 0, "at least 0"),
+                ("explain_every", self.explain_every >= 0, "at least 0"),
                 ("coordinator_timeout", 0 < self.coordinator_timeout < inf, "above 0 and finite"),
             ]
         )

@@ -25,6 +25,7 @@ from cnnjax.training.config import LOCAL_FIELDS, RunConfig, parse_steps
 from cnnjax.training.dispatch import Dispatcher
 from cnnjax.training.interruption import Interrupted, Stop, stop_on_signals
 from cnnjax.training.loggers import Logger, check_packages, open_loggers
+from cnnjax.training.maps import EpochMaps
 from cnnjax.training.metrics import means, zero_sums
 from cnnjax.training.nonfinite import KEPT, describe_bad_step, name_first, nonfinite_paths
 from cnnjax.training.progress import RunProgress, print_result
@@ -163,6 +164,7 @@ class TrainingLoop:
         self.good = 0, self.batches.get_state()
         self.loggers: Sequence[Logger] = ()
         self.profile = parse_steps(setup.config.profile)
+        self.maps = EpochMaps(setup, directory)
 
     def train_batches(self) -> Any:
         """Return this process's part of the batches of the run, from the first one."""
@@ -383,6 +385,7 @@ class TrainingLoop:
         rate = self.learning_rate(self.step)
         record = {"kind": "epoch", "step": self.step, "epoch": self.epoch, **self.latest, "learning_rate": rate}
         self.write({**record, "seconds": self.seconds()})
+        self.maps(self.setup.devices.unreplicate(self.state), self.epoch, self.step)
         self.epoch += 1
         self.sums = self.setup.devices.replicate(zero_sums(self.setup.metrics))
         self.save()

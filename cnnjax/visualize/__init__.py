@@ -2,7 +2,24 @@
 
 from cnnjax.visualize.confusion import plot_confusion
 from cnnjax.visualize.curves import plot_curves
+from cnnjax.visualize.features import draw_feature_maps, draw_filters, draw_projections
+from cnnjax.visualize.maps import draw_maps, draw_predictions
+from cnnjax.visualize.network import draw_network
 from cnnjax.visualize.overlay import overlay
 from cnnjax.visualize.panels import draw_panels
+from cnnjax.visualize.quality import draw_randomization, draw_removal_curves
 
-__all__ = ["draw_panels", "overlay", "plot_confusion", "plot_curves"]
+__all__ = [
+    "draw_feature_maps",
+    "draw_filters",
+    "draw_maps",
+    "draw_network",
+    "draw_panels",
+    "draw_predictions",
+    "draw_projections",
+    "draw_randomization",
+    "draw_removal_curves",
+    "overlay",
+    "plot_confusion",
+    "plot_curves",
+]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnjax.writing import write_whole
+from cnnjax.visualize.canvas import new_figure, save_figure
 
 # More names or numbers than that cannot be read.
 NAMED, NUMBERED = 60, 20
@@ -23,15 +23,10 @@ def plot_confusion(matrix: np.ndarray, names: Sequence[str], path: str | os.Path
       path: written whole or not at all.
       title: above the picture.
     """
-    # Not pyplot: its global state and its choice of a screen are the caller's.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     count = len(matrix)
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     size = min(max(4.5, 0.45 * count), 14)
-    figure = Figure(figsize=(size + 1, size), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(size + 1, size)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, label="share of the true class", shrink=0.8)
@@ -44,4 +39,4 @@ def plot_confusion(matrix: np.ndarray, names: Sequence[str], path: str | os.Path
         for row, column in np.argwhere(matrix):
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, matrix[row, column], ha="center", va="center", color=colour, fontsize=8)
-    write_whole(path, lambda file: figure.savefig(file, dpi=120, format="png"))
+    save_figure(figure, path, dpi=120)

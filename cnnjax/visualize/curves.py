@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cnnjax.writing import write_whole
+from cnnjax.visualize.canvas import new_figure, save_figure
 
 
 def plot_curves(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], title: str) -> None:
@@ -20,9 +20,6 @@ def plot_curves(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[st
       path: written whole or not at all.
       title: above the picture.
     """
-    # Not pyplot: its global state and its choice of a screen are the caller's.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     epochs = [record for record in records if record.get("kind") == "epoch"]
@@ -32,9 +29,7 @@ def plot_curves(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[st
         quantities.append(("accuracy", 100, "accuracy (%)"))
     rates = [(record["step"], record["learning_rate"]) for record in records if "learning_rate" in record]
     count = len(quantities) + bool(rates)
-    figure = Figure(figsize=(4.5 * count, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title)
+    figure = new_figure(4.5 * count, 3.6, title)
     x = [record["epoch"] for record in epochs]
     marker = "o" if len(epochs) <= 30 else None
     panels = figure.subplots(1, count, squeeze=False)[0]
@@ -54,4 +49,4 @@ def plot_curves(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[st
         panels[-1].plot(*zip(*sorted(rates), strict=True), color="tab:red")
         panels[-1].set(xlabel="step", ylabel="learning rate", ylim=(0, None))
         panels[-1].grid(alpha=0.3)
-    write_whole(path, lambda file: figure.savefig(file, dpi=120, format="png"))
+    save_figure(figure, path, dpi=120)

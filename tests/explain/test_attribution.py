@@ -294,6 +294,12 @@ def test_bad_input_gets_one_clear_error(images, variables):
         ("at least one image", lambda: explain.grad_cam(model, variables, images[:0])),
         ("image 1 ", lambda: explain.occlusion(model, variables, images.at[1, 0, 0, 0].set(jnp.nan))),
         ("floats", lambda: explain.saliency(model, variables, jnp.ones((1, 8, 8, 2), jnp.uint8))),
+        ("images of 6x6; give images of the size", lambda: explain.saliency(Linear(), mlp, images[:, :6, :6])),
+        ("images of 6x6; give images of the size", lambda: explain.grad_cam(Linear(), mlp, images[:, :6, :6])),
+        (
+            "without height and width",
+            lambda: explain.receptive_field(model, variables, (8, 8, 2), "dense", (0, 0)),
+        ),
         ("input channels", lambda: explain.saliency(model, variables, jnp.ones((1, 8, 8, 3)))),
         ("near ones are block", lambda: explain.grad_cam(model, variables, images, layer="bloc")),
         ("without height and width", lambda: explain.grad_cam(model, variables, images, layer="dense")),
