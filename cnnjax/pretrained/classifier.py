@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +41,21 @@ class Classifier:
     run: Run | None = None
 
 
-def open_run(workdir: Path, which: str = "best") -> Classifier:
+def open_run(workdir: Path, which: str = "best", *, tasks: Collection[str] = ("classification",)) -> Classifier:
     """Return the classifier of a run.
 
     Args:
       workdir: of the run.
       which: "best", "last", or the number of a step.
+      tasks: what it may have been trained for; with "regression", its ``label_names`` are those of the numbers.
     Raises:
-      ValueError: there is no such run or checkpoint, or it is no classifier's with one class per image.
+      ValueError: there is no such run or checkpoint, or it was trained for something else.
     """
     run = load_run(workdir, int(which) if which.isdecimal() else which)
-    if run.task != "classification":
+    if run.task == "multilabel" and run.task not in tasks:
         raise ValueError(f"{workdir} was trained for {run.task}; take a run with one class per image")
+    if run.task not in tasks:
+        raise ValueError(f"{workdir} was trained for {run.task}; {run.used_by(workdir)}")
     name = f"{run.config['model']}, {run.config['dataset']}"
     # Step 0 is before the first one.
     return Classifier(name, run.model, run.variables, run.preprocessing, run.label_names, run.step > 0, run)

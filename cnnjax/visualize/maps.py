@@ -71,34 +71,40 @@ def draw_maps(
 def draw_predictions(
     images: Sequence[np.ndarray],
     names: Sequence[Sequence[str]],
-    probabilities: Sequence[Sequence[float]],
+    values: Sequence[Sequence[float]],
     path: str | os.PathLike[str],
     title: str = "",
     *,
     labels: Sequence[str] = (),
+    probabilities: bool = True,
 ) -> None:
-    """Draw each image, and beside it a bar for each of its classes, to a PNG file.
+    """Draw each image, and beside it a bar for each of its classes or numbers, to a PNG file.
 
     Args:
       images: [height, width, 1 or 3] each, uint8 or float in [0, 1].
-      names: of each image's classes, the best first.
-      probabilities: of these, from 0 to 1.
+      names: of each image's classes, the best first, or of its numbers.
+      values: of these.
       path: written whole or not at all.
       title: above all.
       labels: of the images, drawn above each.
+      probabilities: the values are probabilities, from 0 to 1, rather than predicted numbers.
     """
     figure = new_figure(9, max(len(images) * 2.4, 3), title)
     panels = figure.subplots(len(images), 2, squeeze=False, width_ratios=(1, 1.6))
     for number, (left, right) in enumerate(panels):
         show_image(left, images[number])
         left.set_title(labels[number] if labels else "", fontsize=9)
-        bars = right.barh(range(len(names[number])), probabilities[number], color="tab:blue")
-        right.bar_label(bars, [f"{100 * value:.1f} %" for value in probabilities[number]], padding=3)
+        bars = right.barh(range(len(names[number])), values[number], color="tab:blue")
+        texts = [f"{100 * value:.1f} %" if probabilities else f"{value:.4g}" for value in values[number]]
+        right.bar_label(bars, texts, padding=3)
         right.set_yticks(range(len(names[number])), names[number])
         right.invert_yaxis()
-        right.set(xlim=(0, 1.15))
-        right.set_xticks([0, 0.25, 0.5, 0.75, 1])
+        if probabilities:
+            right.set(xlim=(0, 1.15))
+            right.set_xticks([0, 0.25, 0.5, 0.75, 1])
+        else:
+            right.margins(x=0.3)
         right.spines[["top", "right"]].set_visible(False)
         if number == len(images) - 1:
-            right.set_xlabel("probability")
+            right.set_xlabel("probability" if probabilities else "predicted value")
     save_figure(figure, path, dpi=120)

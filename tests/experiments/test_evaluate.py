@@ -77,7 +77,7 @@ def test_pictures_are_predicted_by_a_run_as_it_would_have_tested_them(data_dir, 
     # Nothing is beside the images, where the next run might learn from it.
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.png", "1.png", "outputs"]
     with Image.open("outputs/predict/0-predicted.png") as picture:
-        assert picture.size == (1080, 840)
+        assert picture.size == (1080, 576)
 
 
 @pytest.mark.parametrize(
@@ -129,14 +129,15 @@ def test_numbers_are_evaluated_by_their_errors(numbers_run, capsys):
     assert not list(run.glob("confusion*"))
 
 
-def test_numbers_of_pictures_are_predicted(numbers_run, tmp_path, capsys):
+def test_numbers_of_pictures_are_predicted(numbers_run, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     run, images, _ = numbers_run
     Image.fromarray(images[0, ..., 0]).save(tmp_path / "image.png")
     assert importlib.import_module("predict").main([str(tmp_path / "image.png"), "--workdir", str(run)]) == 0
     *lines, last = capsys.readouterr().out.splitlines()
     values = [float(line.split()[0]) for line in lines]
     np.testing.assert_allclose(values, load_run(run).outputs(images[:1])[0], rtol=1e-4)
-    assert last == f"The picture is {tmp_path / 'image-predicted.png'}"
+    assert last == "The picture is outputs/predict/image-predicted.png"
 
 
 @pytest.mark.parametrize("script", ["evaluate", "predict"])
