@@ -163,17 +163,21 @@ class _Evaluation:
         return self._rule(jnp.broadcast_to(jnp.asarray(x, aval.dtype), aval.shape))
 
     def _scan(self, params: Mapping[str, Any], values: list[Any]) -> list[Any]:
-        consts, carried = params["num_consts"], params["num_carry"]
         body = params["jaxpr"]
+        if "num_carry" in params:
+            ends = params["num_consts"], params["num_consts"] + params["num_carry"]
+            consts, start, stack = values[: ends[0]], values[ends[0] : ends[1]], values[ends[1] :]
+        else:  # Since JAX 0.12.
+            consts, start, stack = map(list, params["ft_in"].update(values).unpack())
 
         def step(carry: list[Any], slices: list[Any]) -> tuple[list[Any], list[Any]]:
-            outputs = self.run(body.jaxpr, body.consts, [*values[:consts], *carry, *slices])
-            return outputs[:carried], outputs[carried:]
+            outputs = self.run(getattr(body, "jaxpr", body), body.consts, [*consts, *carry, *slices])
+            return outputs[: len(start)], outputs[len(start) :]
 
         carry, stacked = jax.lax.scan(
             step,
-            values[consts : consts + carried],
-            values[consts + carried :],
+            start,
+            stack,
             length=params["length"],
             reverse=params["reverse"],
             unroll=params["unroll"],
