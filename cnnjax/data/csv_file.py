@@ -6,10 +6,11 @@ import csv
 import math
 import os
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cnnjax.data.files import LabelledFile, OnBadImage, hold_out, open_files
+from cnnjax.data.files import LabelledFile, OnBadImage, hold_out, in_order, open_files
 from cnnjax.data.source import DataError, Task
 from cnnjax.data.splits import SplitSet
 from cnnjax.places import local_path
@@ -47,8 +48,7 @@ def open_csv(path: str | os.PathLike[str], on_bad_image: OnBadImage = "error") -
         labels = [tuple(_number(file, line, row, target) for target in targets) for line, row in rows]
     else:
         classes = [_classes(file, line, row["label"]) for line, row in rows]
-        distinct = {name for several in classes for name in several}
-        names = sorted(distinct, key=int) if all(_whole(name) for name in distinct) else sorted(distinct)
+        names = in_order(name for several in classes for name in several)
         if len(names) < 2:
             raise DataError(f"{str(file)!r} has one class, {names[0]!r}; needed are two or more")
         numbers = {name: number for number, name in enumerate(names)}
@@ -57,6 +57,7 @@ def open_csv(path: str | os.PathLike[str], on_bad_image: OnBadImage = "error") -
             labels = [tuple(float(name in several) for name in names) for several in classes]
         else:
             task = "classification"
+            _refuse_two_labels(file, rows, [several[0] for several in classes])
             labels = [numbers[several[0]] for several in classes]
     files = [LabelledFile(row["path"], label) for (_, row), label in zip(rows, labels, strict=True)]
     if "split" in columns:
@@ -69,6 +70,11 @@ def open_csv(path: str | os.PathLike[str], on_bad_image: OnBadImage = "error") -
             splits.setdefault(row["split"], []).append(labelled)
         if "train" not in splits:
             raise DataError(f"{str(file)!r} has no row whose split is train")
+        if task == "classification" and len(trained := {labelled.label for labelled in splits["train"]}) < 2:
+            raise DataError(
+                f"{str(file)!r} has one class in the rows whose split is train, {names[trained.pop()]!r}; needed are "
+                "two or more"
+            )
     else:
         splits = hold_out(files)
     return open_files("csv", file.parent, splits, names, task, on_bad_image)
@@ -112,8 +118,17 @@ def _classes(file: Path, line: int, cell: str) -> list[str]:
     return names
 
 
-def _whole(name: str) -> bool:
-    return name.removeprefix("-").isdecimal()
+def _refuse_two_labels(file: Path, rows: Sequence[tuple[int, dict[str, str]]], names: Sequence[str]) -> None:
+    """Raise DataError where one image is under two classes."""
+    seen: dict[str, tuple[int, str]] = {}
+    for (line, row), name in zip(rows, names, strict=True):
+        # "./1.png" is "1.png".
+        before, other = seen.setdefault(os.path.normpath(row["path"]), (line, name))
+        if other != name:
+            raise DataError(
+                f"{row['path']!r} is {other!r} in line {before} of {str(file)!r} and {name!r} in line {line}; remove "
+                f"one of the lines, or write {other + SEPARATOR + name!r} in one if it is both"
+            )
 
 
 def _number(file: Path, line: int, row: dict[str, str], column: str) -> float:

@@ -134,6 +134,16 @@ def refuse_bad_images(bad: Sequence[tuple[str, str]], count: int, on_bad_image: 
         )
 
 
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return different names of classes in their order: numerically where all are whole numbers."""
+    distinct = set(names)
+    return sorted(distinct, key=int) if all(_whole(name) for name in distinct) else sorted(distinct)
+
+
+def _whole(name: str) -> bool:
+    return name.removeprefix("-").isdecimal()
+
+
 def hold_out(files: Iterable[LabelledFile]) -> dict[str, list[LabelledFile]]:
     """Divide files into train and test: of each class the first fifth by a hash of the path, at least one of two."""
     strata: dict[Any, list[LabelledFile]] = {}

@@ -6,7 +6,9 @@ TFDS's own builder for such folders reads them with TensorFlow and has no random
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from cnnjax.data.files import IMAGE_SUFFIXES, LabelledFile, OnBadImage, hold_out, open_files
@@ -14,60 +16,130 @@ from cnnjax.data.source import DataError
 from cnnjax.data.splits import SplitSet
 from cnnjax.places import local_path
 
-# Names that the folders of splits go by, and what the splits are called.
+# Names that the folders of splits go by, in small letters and without "set" or "data" at their end, and what the splits
+# are called.
 SPLIT_FOLDERS = {
     "train": "train",
+    "training": "train",
     "test": "test",
+    "testing": "test",
     "val": "validation",
     "valid": "validation",
+    "validate": "validation",
     "validation": "validation",
+    "dev": "validation",
 }
+# What archives made by macOS hold beside the images.
+NOT_DATA = "__MACOSX"
 
 
 def open_folder(path: str | os.PathLike[str], on_bad_image: OnBadImage = "error") -> SplitSet:
     """Open a folder of images.
 
-    ``path`` holds a folder a class, with image files in it at any depth; or folders ``train`` and ``test`` (or ``val``,
-    ``valid``, ``validation``), each with a folder a class. Without a folder ``train``, a fifth of each class is for
-    testing, by a hash of the files' paths. Classes are numbered in the order of their names, as those of ``train`` are.
-    Files of other types than JPEG, PNG, WebP and BMP (by suffix), and hidden ones, are passed over.
+    ``path`` holds a folder a class, with image files in it at any depth; or folders of splits, each with a folder a
+    class: ``train`` and ``test`` (or ``val``), in any case and in the other spellings of ``SPLIT_FOLDERS``
+    (``Training``, ``test_set``). Without a folder ``train``, a fifth of each class is for testing, by a hash of the
+    files' paths. Classes are numbered in the order of their names, as those of ``train`` are. Files of other types than
+    JPEG, PNG, WebP and BMP (by suffix), hidden files and folders, and ``__MACOSX`` are passed over.
 
     Args:
       path: the folder.
       on_bad_image: see `cnnjax.data.files.open_files`.
     Raises:
       DataError: no such folder, no classes, a class without images, two names of one class, a class that is tested and
-        not trained, or images that cannot be used.
+        not trained, folders of which some are splits and some may be classes, or images that cannot be used.
     """
     root = local_path(path, "data_dir")
     if not root.is_dir():
         raise DataError(f"data directory {str(root)!r} is not a folder; give --data-dir the folder of the images")
-    folders = {folder.name: folder for folder in _folders(root)}
-    if "train" not in folders:
+    folders = _split_folders(root)
+    if not folders:
         names = _classes(root)
+        _refuse_splits_in_classes(root, names)
         splits = hold_out(file for number, name in enumerate(names) for file in _files(root, root / name, number))
         return open_files("folder", root, splits, names, on_bad_image=on_bad_image)
-    names = _classes(root / "train")
+    if "train" not in folders:
+        raise DataError(
+            f"{str(root)!r} has folders of splits, {_listed(folders.values())}, and none to train on; name one "
+            "'train', or give --data-dir the folder in which the classes are"
+        )
+    names = _classes(root / folders["train"])
     splits = {}
-    for folder, split in SPLIT_FOLDERS.items():
-        if folder not in folders:
-            continue
-        if split in splits:
-            raise DataError(f"{str(root)!r} has two folders for the split {split!r}; {folder!r} is one: remove it")
+    for split, folder in folders.items():
         own = _classes(root / folder, least=1)
         unknown = sorted(set(own) - set(names))
         if unknown:
             raise DataError(
-                f"class folder {str(root / folder / unknown[0])!r} has no fellow in {str(root / 'train')!r}; "
+                f"class folder {str(root / folder / unknown[0])!r} has no fellow in {str(root / folders['train'])!r}; "
                 "a class must be trained to be tested"
             )
         splits[split] = [file for name in own for file in _files(root, root / folder / name, names.index(name))]
     return open_files("folder", root, splits, names, on_bad_image=on_bad_image)
 
 
+def _split_of(name: str) -> str | None:
+    """Return which split a folder of this name is, or None."""
+    plain = re.sub(r"[ _-]?(set|data)$", "", name.strip().casefold())
+    return SPLIT_FOLDERS.get(plain)
+
+
+def _split_folders(root: Path) -> dict[str, str]:
+    """Return the names of the folders of splits in ``root`` by split; none where its folders are classes.
+
+    Raises:
+      DataError: folders are splits and others may be classes, or two are one split.
+    """
+    folders = _folders(root)
+    splits = [folder.name for folder in folders if _split_of(folder.name)]
+    # Classes may be called so too: trains are vehicles. Then their images lie in them, and other classes beside them.
+    others = [folder.name for folder in folders if not _split_of(folder.name) and _has_image(folder)]
+    divided = [name for name in splits if _folders(root / name)]
+    if others and not divided:
+        return {}
+    if others:
+        raise DataError(
+            f"{str(root)!r} has folders {_listed(splits)}, which read as splits, and {_listed(others)} beside them; "
+            "splits need a folder of their own, as classes do: move or rename some, or name each image's class in a "
+            "CSV file (--dataset csv)"
+        )
+    found: dict[str, str] = {}
+    for name in splits:
+        split = _split_of(name)
+        assert split is not None
+        if split in found:
+            raise DataError(
+                f"{str(root)!r} has two folders for the split {split!r}, {found[split]!r} and {name!r}; remove one"
+            )
+        if name not in divided:
+            raise DataError(
+                f"{str(root / name)!r} reads as a split and has no class folders; put its images into a folder "
+                "a class, or name each image's class and split in a CSV file (--dataset csv)"
+            )
+        found[split] = name
+    return found
+
+
+def _refuse_splits_in_classes(root: Path, names: Sequence[str]) -> None:
+    """Raise DataError where every class folder holds the splits, rather than every split the classes."""
+    inner = [[folder.name for folder in _folders(root / name)] for name in names]
+    if all("train" in map(_split_of, found) and all(map(_split_of, found)) for found in inner):
+        raise DataError(
+            f"each class folder of {str(root)!r} holds folders of splits ({_listed(inner[0])} in {names[0]!r}); "
+            "put the classes into the splits: train/CLASS, test/CLASS"
+        )
+
+
+def _has_image(folder: Path) -> bool:
+    return any(True for _ in _image_paths(folder))
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names))
+
+
 def _folders(path: Path) -> list[Path]:
     try:
-        return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        return sorted(entry for entry in path.iterdir() if entry.is_dir() and _is_data(entry.name))
     except OSError as error:
         raise DataError(f"folder {str(path)!r} cannot be read: {error.strerror or error}") from error
 
@@ -90,18 +162,27 @@ def _classes(path: Path, least: int = 2) -> list[str]:
     return names
 
 
-def _files(root: Path, folder: Path, label: int) -> list[LabelledFile]:
-    """Return the image files under a class's folder."""
+def _is_data(name: str) -> bool:
+    """Return whether a file or folder of this name may be data: it is not hidden, nor what an archiver left."""
+    return not name.startswith(".") and name != NOT_DATA
+
+
+def _image_paths(folder: Path) -> Iterator[str]:
+    """Yield the paths of the image files under a folder."""
 
     def refuse(error: OSError) -> None:
         raise DataError(f"folder {error.filename!r} cannot be read: {error.strerror or error}") from error
 
-    found = [
-        LabelledFile(os.path.relpath(os.path.join(where, name), root), label)
-        for where, _, names in os.walk(folder, onerror=refuse)
-        for name in names
-        if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
-    ]
+    for where, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = filter(_is_data, folders)
+        for name in names:
+            if name.lower().endswith(IMAGE_SUFFIXES) and _is_data(name):
+                yield os.path.join(where, name)
+
+
+def _files(root: Path, folder: Path, label: int) -> list[LabelledFile]:
+    """Return the image files under a class's folder."""
+    found = [LabelledFile(os.path.relpath(path, root), label) for path in _image_paths(folder)]
     if not found:
         raise DataError(
             f"class folder {str(folder)!r} holds no image file ({', '.join(IMAGE_SUFFIXES)}); remove it or fill it"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cnnjax.data.files import OnBadImage, refuse_bad_images
+from cnnjax.data.files import OnBadImage, in_order, refuse_bad_images
 from cnnjax.data.source import ArraySplit, DataError, ExampleSource, Task
 from cnnjax.data.splits import SplitSet
 from cnnjax.places import local_path
@@ -22,6 +23,8 @@ KEYS = {
     "test": (("test_images", "test_labels"), ("x_test", "y_test")),
 }
 TEST_EVERY = 5
+# Of grey, colour, and colour with transparency.
+CHANNELS = (1, 3, 4)
 
 
 def open_npz(path: str | os.PathLike[str], on_bad_image: OnBadImage = "error") -> SplitSet:
@@ -30,9 +33,9 @@ def open_npz(path: str | os.PathLike[str], on_bad_image: OnBadImage = "error") -
     Arrays: ``train_images`` and ``train_labels``, the same with ``test`` and ``validation`` (or ``val``), or Keras's
     ``x_train``, ``y_train``, ``x_test``, ``y_test``; or ``images`` and ``labels``, of which every fifth is for testing.
     Images are [examples, height, width] or [examples, height, width, channels]: uint8; uint16, of which the upper 8
-    bits are taken; or floats from 0 to 1, rounded to 256 levels. Labels are whole numbers from 0 [examples] or
-    [examples, 1] (classes), or floats [examples] or [examples, outputs] (numbers to regress). ``label_names`` may name
-    the classes.
+    bits are taken; or floats from 0 to 1, rounded to 256 levels. Labels are whole numbers from 0 or strings, [examples]
+    or [examples, 1] (classes), or floats [examples] or [examples, outputs] (numbers to regress). ``label_names`` may
+    name the classes; those of strings are otherwise numbered in the order of their names.
 
     Args:
       path: the file.
@@ -60,14 +63,18 @@ def open_npz(path: str | os.PathLike[str], on_bad_image: OnBadImage = "error") -
     task: Task = (
         "regression" if np.issubdtype(arrays[next(iter(whole.values()))[1]].dtype, np.floating) else "classification"
     )
-    names = _names(file, arrays, [labels for _, labels in whole.values()], task)
+    label_keys = [labels for _, labels in whole.values()]
+    names = _names(file, arrays, label_keys, task)
+    if task == "classification":
+        arrays |= {key: _numbered(file, key, arrays[key], names) for key in label_keys}
     splits: dict[str, ExampleSource] = {}
     shapes: set[tuple[int, ...]] = set()
     bad: list[tuple[str, str]] = []
+    numbers_of: dict[str, np.ndarray] = {}
     count = 0
     for split, (images_key, labels_key) in whole.items():
         pixels, broken = _images(file, images_key, arrays[images_key])
-        numbers = _labels(file, labels_key, arrays[labels_key], task, len(names))
+        numbers = numbers_of[split] = _labels(file, labels_key, arrays[labels_key], task, len(names))
         if len(pixels) != len(numbers) or not len(pixels):
             raise DataError(
                 f"{str(file)!r} has {len(pixels)} {images_key} and {len(numbers)} {labels_key}, not one each"
@@ -89,6 +96,13 @@ def open_npz(path: str | os.PathLike[str], on_bad_image: OnBadImage = "error") -
     empty = [split for split, source in splits.items() if not len(source)]
     if empty:
         raise DataError(f"split {empty[0]!r} of {str(file)!r} has no image that can be used")
+    if task == "classification":
+        trained = np.unique(numbers_of["all" if divide else "train"])
+        if len(trained) < 2:
+            raise DataError(
+                f"{label_keys[0]} in {str(file)!r} has one class, {names[trained[0]]!r}; needed are two or more "
+                "(floats are numbers to regress)"
+            )
     height, width, channels = shapes.pop()
     with file.open("rb") as stored:
         version = hashlib.file_digest(stored, "sha256").hexdigest()[:12]
@@ -117,6 +131,11 @@ def _images(file: Path, key: str, images: np.ndarray) -> tuple[np.ndarray, dict[
     if images.ndim != 4 or 0 in images.shape[1:]:
         raise DataError(
             f"{key} in {str(file)!r} has shape {images.shape}; needed is [examples, height, width] or [..., channels]"
+        )
+    if images.shape[1] in CHANNELS and images.shape[3] not in CHANNELS:
+        raise DataError(
+            f"{key} in {str(file)!r} has shape {images.shape}, channels first; needed is [examples, height, width, "
+            f"channels]: transpose it by {key}.transpose(0, 2, 3, 1)"
         )
     if images.dtype == np.uint8:
         return images, {}
@@ -164,6 +183,26 @@ def _labels(file: Path, key: str, labels: np.ndarray, task: Task, outputs: int) 
     return labels.astype(np.int32)
 
 
+def _text(file: Path, key: str, labels: np.ndarray) -> np.ndarray:
+    """Return an array of strings or of their bytes as strings, without blanks around them."""
+    try:
+        return np.strings.strip(np.strings.decode(labels, "utf-8") if labels.dtype.kind == "S" else labels)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{key} in {str(file)!r} is no text in UTF-8: {error}") from error
+
+
+def _numbered(file: Path, key: str, labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Return the numbers of classes that are given by name; others as they are."""
+    if labels.dtype.kind not in "SU":
+        return labels
+    numbers = {name: number for number, name in enumerate(names)}
+    text = _text(file, key, labels)
+    for index, name in enumerate(text.ravel().tolist()):
+        if name not in numbers:
+            raise DataError(f"{key}[{index}] in {str(file)!r} is {name!r}; needed is one of {', '.join(names)}")
+    return np.array([numbers[name] for name in text.ravel().tolist()], np.int32).reshape(text.shape)
+
+
 def _names(file: Path, arrays: dict[str, np.ndarray], label_keys: list[str], task: Task) -> tuple[str, ...]:
     """Return the names of the classes or numbers: those in the file, or the numbers themselves."""
     first: Any = arrays[label_keys[0]]
@@ -171,7 +210,12 @@ def _names(file: Path, arrays: dict[str, np.ndarray], label_keys: list[str], tas
         outputs = 1 if first.ndim == 1 else int(first.shape[-1])
     else:
         # The classes are those that are trained.
-        outputs = int(first.max(initial=0)) + 1
+        if first.dtype.kind in "SU":
+            if "label_names" not in arrays:
+                return tuple(in_order(_text(file, label_keys[0], first).ravel().tolist()))
+            outputs = 0
+        else:
+            outputs = int(first.max(initial=0)) + 1
     if "label_names" not in arrays:
         return tuple(str(number) for number in range(outputs))
     names = tuple(str(name).strip() for name in arrays["label_names"].ravel())

@@ -161,3 +161,54 @@ def test_a_folder_that_cannot_be_listed(tmp_path, write_image, monkeypatch):
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(DataError, match=r"folder '.*/b' cannot be read: Permission denied"):
         load_dataset("folder", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "names", [("Training", "Testing"), ("TRAIN", "Val"), ("training_set", "test_set"), ("Train", "Validation")]
+)
+def test_spellings_of_splits(tmp_path, write_image, names):
+    for split in names:
+        for label in ("a", "b"):
+            write_image(tmp_path / split / label / "1.png")
+    data = load_dataset("folder", tmp_path)
+    assert data.label_names == ("a", "b")
+    assert [{path.split("/")[0] for path in split.paths} for split in (data.train, data.test)] == [{n} for n in names]
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (
+            ["Training/1.png", "Testing/1.png"],
+            "Testing' reads as a split and has no class folders; put its images into",
+        ),
+        (["test/a/1.png", "Val/a/1.png"], "has folders of splits, .*, and none to train on; name one 'train'"),
+        (["train/a/1.png", "train/b/1.png", "extra/1.png"], "'train', which read as splits, and 'extra' beside them"),
+        (["Train/a/1.png", "train/a/1.png"], "two folders for the split 'train', 'Train' and 'train'; remove one"),
+        (["a/train/1.png", "a/test/1.png", "b/train/1.png"], "each class folder of .* holds folders of splits"),
+    ],
+)
+def test_layouts_that_may_mean_several_things(tmp_path, write_image, paths, message):
+    for path in paths:
+        write_image(tmp_path / path)
+    with pytest.raises(DataError, match=message):
+        load_dataset("folder", tmp_path)
+
+
+def test_a_class_may_have_the_name_of_a_split(tmp_path, write_image):
+    for name in ("car", "plane", "train"):
+        for number in range(2):
+            write_image(tmp_path / name / f"{number}.png")
+    assert load_dataset("folder", tmp_path).label_names == ("car", "plane", "train")
+
+
+def test_what_tools_leave_in_folders_is_no_data(tmp_path, write_image):
+    for path in ("a/1.png", "a/2.png", "b/1.png", "b/2.png"):
+        write_image(tmp_path / path)
+        write_image(tmp_path / ".ipynb_checkpoints" / path)
+        write_image(tmp_path / "__MACOSX" / path)
+        write_image((tmp_path / path).parent / ".ipynb_checkpoints" / "1-checkpoint.png")
+        write_image((tmp_path / path).parent / "__MACOSX" / "1.png")
+    data = load_dataset("folder", tmp_path)
+    assert data.label_names == ("a", "b")
+    assert sorted((*data.train.paths, *data.test.paths)) == ["a/1.png", "a/2.png", "b/1.png", "b/2.png"]

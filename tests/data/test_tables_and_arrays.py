@@ -79,6 +79,7 @@ def test_numbers_to_regress_and_given_splits(table):
         ("path,label\n0.png,a\n1.png,a\n", "has one class, 'a'"),
         ("path,label\n0.png,a\n1.png,a||b\n", r"line 3 of .*label 'a\|\|b' names no class"),
         ("path,label\n0.png,a|a\n1.png,b\n", r"line 2 of .*or one twice"),
+        ("path,label\n0.png,a\n1.png,b\n./0.png,b\n", r"'./0.png' is 'a' in line 2 of .* and 'b' in line 4; remove"),
         ("path,age\n0.png,12\n1.png,old\n", "line 3 of .*: age must be a finite number, got 'old'"),
         ("path,age\n0.png,nan\n1.png,3\n", "line 2 of .*: age must be a finite number, got 'nan'"),
         ("path,age\n0.png,inf\n1.png,3\n", "got 'inf'"),
@@ -91,6 +92,7 @@ def test_numbers_to_regress_and_given_splits(table):
             "path,label,split\n0.png,a,dev\n1.png,b,train\n",
             "line 2 of .*split must be train, validation or test, got 'dev'",
         ),
+        ("path,label,split\n0.png,a,train\n1.png,b,test\n", "has one class in the rows whose split is train, 'a'"),
         ("path,label,split\n0.png,a,test\n1.png,b,test\n", "no row whose split is train"),
         (
             "path,label\n0.png,a\n1.png,b\nnone.png,b\n",
@@ -213,6 +215,11 @@ def test_nan_and_other_levels(arrays, value, reason):
         ({"labels": np.where(LABELS == 2, np.nan, LABELS)}, r"labels\[2\] in .* needed are finite numbers"),
         ({"labels": LABELS[:9]}, "has 10 images and 9 labels"),
         ({"labels": np.zeros((10, 2), int)}, r"labels in .* is int64\[10, 2\]; needed are whole numbers"),
+        ({"labels": LABELS * 0}, "labels in .* has one class, '0'; needed are two or more"),
+        ({"labels": LABELS * 0, "label_names": np.array(["a", "b"])}, "labels in .* has one class, 'a'"),
+        ({"labels": np.array(["a"] * 10)}, "labels in .* has one class, 'a'"),
+        ({"labels": np.array([b"\xff"] * 10)}, "labels in .* is no text in UTF-8"),
+        ({"images": np.zeros((10, 3, 32, 32), np.uint8)}, r"\(10, 3, 32, 32\), channels first; .*images.transpose"),
         ({"images": IMAGES[0]}, r"images in .* has shape \(4, 5\)"),
         ({"images": IMAGES.astype(int)}, "images in .* is of type int64; needed is uint8, uint16, or floats"),
         ({"images": np.array(["a"] * 10)[:, None, None]}, "is of type <U1"),
@@ -221,6 +228,19 @@ def test_nan_and_other_levels(arrays, value, reason):
 def test_bad_arrays(arrays, given, message):
     with pytest.raises(DataError, match=message):
         load_dataset("npz", arrays(**{"images": IMAGES, "labels": LABELS} | given))
+
+
+@pytest.mark.parametrize("kind", [str, bytes])
+def test_labels_that_are_names(arrays, kind):
+    words = np.array(["cat", "dog", "bird"])[LABELS].astype(np.dtype(kind))
+    data = load_dataset("npz", arrays(images=IMAGES, labels=words[:, None]))
+    assert data.label_names == ("bird", "cat", "dog")
+    assert data.test.labels.tolist() == [[1, 2, 0][label] for label in LABELS[[4, 9]]]
+    data = load_dataset("npz", arrays(images=IMAGES, labels=words, label_names=np.array(["dog", "cat", "bird"])))
+    assert data.test.labels.tolist() == [[1, 0, 2][label] for label in LABELS[[4, 9]]]
+    path = arrays(train_images=IMAGES, train_labels=words, test_images=IMAGES, test_labels=np.array(["cow"] * 10))
+    with pytest.raises(DataError, match=r"test_labels\[0\] in .* is 'cow'; needed is one of bird, cat, dog"):
+        load_dataset("npz", path)
 
 
 def test_labels_that_are_tested_and_not_trained(arrays):
