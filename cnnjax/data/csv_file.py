@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cnnjax.data.files import LabelledFile, OnBadImage, hold_out, in_order, open_files
+from cnnjax.data.files import LabelledFile, OnBadImage, hold_out, in_order, open_files, refuse_special
 from cnnjax.data.source import DataError, Task
 from cnnjax.data.splits import SplitSet
 from cnnjax.places import local_path
@@ -82,6 +82,7 @@ def open_csv(path: str | os.PathLike[str], on_bad_image: OnBadImage = "error") -
 
 def _rows(file: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
     """Return the rows by number of line, all cells filled, and the columns."""
+    refuse_special(file)
     try:
         with file.open(newline="", encoding="utf-8-sig") as text:
             reader = csv.DictReader(text, skipinitialspace=True)

@@ -69,6 +69,9 @@ def read_image(path: Path, channels: int) -> np.ndarray:
       BadImage: the file cannot be used; the message names it.
       OSError: it cannot be read.
     """
+    if path.exists() and not path.is_file():
+        # A device or pipe may never end.
+        raise BadImage(f"{path} is a folder, device or pipe, not a regular file")
     try:
         return decode_image(path.read_bytes(), channels)
     except BadImage as error:

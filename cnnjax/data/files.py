@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -124,6 +125,12 @@ def open_files(
     )
 
 
+def refuse_special(file: Path) -> None:
+    """Raise DataError for a path that is there and no regular file: a device or pipe may never end."""
+    if file.exists() and not file.is_file():
+        raise DataError(f"{str(file)!r} is a folder, device or pipe; needed is a regular file, see --data-dir")
+
+
 def refuse_bad_images(bad: Sequence[tuple[str, str]], count: int, on_bad_image: OnBadImage) -> None:
     """Raise DataError for the images that cannot be used, unless they are to be skipped."""
     if bad and on_bad_image == "error":
@@ -183,6 +190,9 @@ def scan(root: Path, paths: Sequence[str]) -> dict[str, ImageFacts | str]:
             status = (root / path).stat()
         except OSError as error:
             found[path] = f"cannot be read: {error.strerror or error}"
+            continue
+        if not stat.S_ISREG(status.st_mode):
+            found[path] = "is a folder, device or pipe, not a regular file"
             continue
         stamps[path] = [status.st_size, status.st_mtime_ns]
         if path in known and known[path][0] == stamps[path]:

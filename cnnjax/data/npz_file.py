@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cnnjax.data.files import OnBadImage, in_order, refuse_bad_images
+from cnnjax.data.files import OnBadImage, in_order, refuse_bad_images, refuse_special
 from cnnjax.data.source import ArraySplit, DataError, ExampleSource, Task
 from cnnjax.data.splits import SplitSet
 from cnnjax.places import local_path
@@ -25,6 +27,9 @@ KEYS = {
 TEST_EVERY = 5
 # Of grey, colour, and colour with transparency.
 CHANNELS = (1, 3, 4)
+# Arrays of more bytes than this that are also so many times as large as their file are taken for a decompression bomb.
+MUCH = 1 << 30
+LARGEST_RATIO = 100
 
 
 def open_npz(path: str | os.PathLike[str], on_bad_image: OnBadImage = "error") -> SplitSet:
@@ -110,18 +115,54 @@ def open_npz(path: str | os.PathLike[str], on_bad_image: OnBadImage = "error") -
 
 
 def _load(file: Path) -> dict[str, np.ndarray]:
+    refuse_special(file)
     try:
-        loaded: Any = np.load(file, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            raise DataError(f"{str(file)!r} holds one array; needed is an .npz file of images and labels")
-        with loaded as stored:
-            return {key: stored[key] for key in stored.files}
+        with file.open("rb") as stored:
+            if stored.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX:
+                raise DataError(f"{str(file)!r} holds one array; needed is an .npz file of images and labels")
+        with zipfile.ZipFile(file) as archive:
+            _refuse_bomb(file, archive)
+        with np.load(file, allow_pickle=False) as arrays:
+            return {key: arrays[key] for key in arrays.files}
     except OSError as error:
         raise DataError(f"npz file {str(file)!r} cannot be read: {error.strerror or error}; see --data-dir") from error
     except DataError:
         raise
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except MemoryError as error:
+        raise DataError(f"the arrays of {str(file)!r} do not fit into memory: {error}; take fewer images") from error
+    except (ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{str(file)!r} is no .npz file of plain arrays: {error}") from error
+
+
+def _refuse_bomb(file: Path, archive: zipfile.ZipFile) -> None:
+    """Raise DataError where arrays are far larger than the file, or than what it holds of them, by their heads."""
+    total = sum(member.file_size for member in archive.infolist())
+    size = file.stat().st_size
+    if total > MUCH and total > LARGEST_RATIO * size:
+        raise DataError(
+            f"{str(file)!r} of {size:,} bytes would fill {total:,} bytes of memory and is refused as a decompression "
+            "bomb; store the arrays by numpy.savez, which does not compress"
+        )
+    for member in archive.infolist():
+        with archive.open(member) as stored:
+            if stored.read(len(np.lib.format.MAGIC_PREFIX)) != np.lib.format.MAGIC_PREFIX:
+                continue
+        with archive.open(member) as stored:
+            version = np.lib.format.read_magic(stored)
+            read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            if version not in read:
+                raise DataError(
+                    f"{member.filename} in {str(file)!r} is not a plain array; needed are numbers or strings"
+                )
+            shape, _, dtype = read[version](stored)
+            held = member.file_size - stored.tell()
+            claimed = math.prod(shape) * dtype.itemsize
+            # Objects, which have no size of their own, are refused when they are read.
+            if claimed != held and not dtype.hasobject:
+                raise DataError(
+                    f"{member.filename} in {str(file)!r} claims to be {dtype}{list(shape)}, {claimed:,} bytes, and "
+                    f"holds {held:,}; the file is damaged, write it again"
+                )
 
 
 def _images(file: Path, key: str, images: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:

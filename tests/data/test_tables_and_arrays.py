@@ -1,12 +1,16 @@
 """CSV and .npz files."""
 
+import io
+import zipfile
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from cnnjax.data import DataError, DataPipeline, load_dataset
+from cnnjax.data import DataError, DataPipeline, load_dataset, npz_file
+from cnnjax.data.decode import read_image
 from cnnjax.data.source import Task
 from cnnjax.training import ConfigError, TrainConfig, fit
 
@@ -269,6 +273,38 @@ def test_files_that_hold_no_such_arrays(tmp_path, arrays):
     np.savez(tmp_path / "objects.npz", images=np.array([print], object), labels=LABELS)
     with pytest.raises(DataError, match=r"is no \.npz file of plain arrays: Object arrays cannot be loaded"):
         load_dataset("npz", tmp_path / "objects.npz")
+
+
+def test_a_header_that_claims_more_than_there_is(tmp_path):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (1 << 50,)})
+    with zipfile.ZipFile(tmp_path / "claims.npz", "w") as archive:
+        archive.writestr("images.npy", header.getvalue() + b"few")
+    with pytest.raises(
+        DataError, match=r"images.npy in .* claims to be uint8\[1125899906842624\].* and holds 3; the file"
+    ):
+        load_dataset("npz", tmp_path / "claims.npz")
+
+
+def test_a_decompression_bomb_is_not_unpacked(tmp_path, arrays, monkeypatch):
+    images = np.zeros((20, 300, 300), np.uint8)
+    np.savez_compressed(tmp_path / "bomb.npz", images=images, labels=np.arange(20) % 2)
+    assert len(load_dataset("npz", tmp_path / "bomb.npz").train) == 16
+    monkeypatch.setattr(npz_file, "MUCH", 1 << 20)
+    with pytest.raises(DataError, match="would fill 1,80.,... bytes of memory and is refused as a decompression bomb"):
+        load_dataset("npz", tmp_path / "bomb.npz")
+    # However large it is, what is not compressed is as large as it says.
+    assert len(load_dataset("npz", arrays(images=images, labels=np.arange(20) % 2)).train) == 16
+
+
+@pytest.mark.parametrize("name", ["csv", "npz"])
+def test_only_regular_files_are_opened(name, table):
+    with pytest.raises(DataError, match="'/dev/zero' is a folder, device or pipe; needed is a regular file"):
+        load_dataset(name, "/dev/zero")
+    with pytest.raises(DataError, match="1 of 2 images cannot be used; .*/dev/zero', is a folder, device or pipe"):
+        load_dataset("csv", table("path,label\n0.png,a\n/dev/zero,b\n"))
+    with pytest.raises(DataError, match="/dev/zero is a folder, device or pipe, not a regular file"):
+        read_image(Path("/dev/zero"), 3)
 
 
 # ------------------------------------------------------------------------------------------------------------ training
