@@ -5,7 +5,9 @@
 
 Prints accuracy, top-5 accuracy and a table of the classes, and draws the confusion matrix; for networks that predict
 numbers, it prints the mean errors of each. ``evaluation-<step>.json`` and ``confusion-<step>.png`` are in
-``--workdir``, or in ``--output``. Every test image counts once. Exit codes: 0, or 2 with the reason on stderr.
+``--workdir``, or in ``--output``. Every test image counts once. Other images than the run's (``--data-dir`` of a
+folder, CSV or .npz file) are all tested where they have no splits of their own; their classes are matched by name, and
+may be some of the run's. Exit codes: 0, or 2 with the reason on stderr.
 """
 
 from __future__ import annotations
@@ -24,8 +26,12 @@ from rich.console import Console
 from rich.table import Table
 
 from cnnjax import load_run
+from cnnjax.buckets import fetch
+from cnnjax.data import DataError, ImageDataset
+from cnnjax.data.load import FILE_SETS, load_to_test
 from cnnjax.places import local_path
 from cnnjax.runs import Run
+from cnnjax.runs.reader import run_config
 from cnnjax.runs.run import LABELLING
 from cnnjax.training import Devices, TrainConfig, run_command
 from cnnjax.training.classifier import open_dataset, open_pipeline
@@ -35,14 +41,64 @@ from cnnjax.visualize import plot_confusion
 SHOWN = 100
 
 
+def images_to_test(run: Run, given: argparse.Namespace) -> ImageDataset:
+    """Return the run's data set, or other images on which to test its network, which then are all in ``test``."""
+    config = TrainConfig.from_json(run.config)
+    if given.data_dir is None:
+        return open_dataset(config)
+    config = dataclasses.replace(config, data_dir=given.data_dir)
+    if config.dataset not in FILE_SETS:
+        return open_dataset(config)
+    data = load_to_test(
+        config.dataset,
+        given.data_dir,
+        train_split=config.train_split,
+        test_split=config.test_split,
+        on_bad_image=config.on_bad_image,
+    )
+    if data.num_classes < len(run.label_names):
+        return data
+    noted = run_config(fetch(local_path(given.workdir, "workdir", buckets=True)))
+    assert noted is not None, "a run that was loaded"
+    try:
+        own = open_dataset(config)
+    except DataError:
+        # What cannot be trained on is not what the run was trained on.
+        return data
+    # Of the run's own images, wherever they lie now, those that it was trained on are not tested.
+    return own if own.version == noted["resolved"]["dataset_version"] else data
+
+
+def label_numbers(dataset: ImageDataset, run: Run) -> np.ndarray:
+    """Return which class or number of the run each of a data set's is, by name: int[names of the set].
+
+    Raises:
+      DataError: the set is for another task, or has a class that the run does not know, or not all numbers.
+    """
+    if dataset.task != run.task:
+        raise DataError(f"the data set is for {dataset.task}, and the run was trained for {run.task}")
+    unknown = [name for name in dataset.label_names if name not in run.label_names]
+    missing = [name for name in run.label_names if name not in dataset.label_names]
+    if unknown or (missing and run.task == "regression"):
+        fault = f"has {unknown[0]!r}, which the run does not know" if unknown else f"lacks {missing[0]!r}"
+        raise DataError(
+            f"the data set {fault}: it has {', '.join(dataset.label_names)}, and the run was trained on "
+            f"{', '.join(run.label_names)}"
+        )
+    return np.array([run.label_names.index(name) for name in dataset.label_names])
+
+
 def outputs_and_labels(run: Run, given: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
-    """Return float32[images, classes or numbers] of the test images, and their labels.
+    """Return float32[images, classes or numbers] of the test images, and their labels as the run numbers them.
 
     They are logarithms of probabilities, or the numbers that the network predicts.
     """
-    config = TrainConfig.from_json(run.config)
-    config = dataclasses.replace(config, data_dir=given.data_dir or config.data_dir)
-    pipeline = open_pipeline(config, open_dataset(config), run.preprocessing.size[0])
+    dataset = images_to_test(run, given)
+    numbers = label_numbers(dataset, run)
+    taken, channels = len(run.preprocessing.mean), dataset.image_shape[-1]
+    if taken % channels:
+        raise DataError(f"the data set's images have {channels} channels, and the run's network takes {taken}")
+    pipeline = open_pipeline(TrainConfig.from_json(run.config), dataset, run.preprocessing.size[0])
     devices = Devices.choose("single")
 
     def outputs_of(variables: Any, images: jax.Array) -> jax.Array:
@@ -54,10 +110,11 @@ def outputs_and_labels(run: Run, given: argparse.Namespace) -> tuple[np.ndarray,
     for batch in pipeline.test_batches(min(given.batch_size, len(pipeline.test))):
         real = batch["mask"].astype(bool)
         # Networks for colours can be fine-tuned on grey images.
-        images = np.repeat(batch["image"], len(run.preprocessing.mean) // batch["image"].shape[-1], axis=-1)
+        images = np.repeat(batch["image"], taken // channels, axis=-1)
         outputs.append(apply(run.variables, images)[real])
         labels.append(batch[pipeline.label_key][real])
-    return np.concatenate(outputs), np.concatenate(labels)
+    found = np.concatenate(labels)
+    return np.concatenate(outputs), found[:, np.argsort(numbers)] if run.task == "regression" else numbers[found]
 
 
 def measure(log_p: np.ndarray, labels: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
@@ -154,7 +211,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, required=True, help="of a run of experiments/train.py or finetune.py")
     parser.add_argument("--which", default="best", help="best, last, or a step (default: %(default)s)")
-    parser.add_argument("--data-dir", type=Path, help="where the data set is (default: where it was)")
+    parser.add_argument(
+        "--data-dir", type=Path, help="where the data set is, or other images to test (default: where it was)"
+    )
     parser.add_argument("--batch-size", type=int, default=256, help="images at once (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="folder for the files (default: the workdir)")
     given = parser.parse_args(arguments)

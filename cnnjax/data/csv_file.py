@@ -12,14 +12,14 @@ from typing import Any
 
 from cnnjax.data.files import LabelledFile, OnBadImage, hold_out, in_order, open_files, refuse_special
 from cnnjax.data.source import DataError, Task
-from cnnjax.data.splits import SplitSet
+from cnnjax.data.splits import WHOLE, SplitSet
 from cnnjax.places import local_path
 
 # Between the classes of an image that has several.
 SEPARATOR = "|"
 
 
-def open_csv(path: str | os.PathLike[str], on_bad_image: OnBadImage = "error") -> SplitSet:
+def open_csv(path: str | os.PathLike[str], on_bad_image: OnBadImage = "error", *, to_train: bool = True) -> SplitSet:
     """Open a CSV file (UTF-8, commas, one line of column names first).
 
     Column ``path`` names the image files, relative to the folder of the CSV file. Then either a column ``label``: the
@@ -31,6 +31,8 @@ def open_csv(path: str | os.PathLike[str], on_bad_image: OnBadImage = "error") -
     Args:
       path: the CSV file.
       on_bad_image: see `cnnjax.data.files.open_files`. A bad label is an error always.
+      to_train: False, for a network that is trained already, holds nothing out of a table without splits, and asks
+        neither for two classes nor for rows to train on.
     Raises:
       DataError: the table is not like that, with the number of the line; or images that cannot be used.
     """
@@ -49,7 +51,7 @@ def open_csv(path: str | os.PathLike[str], on_bad_image: OnBadImage = "error") -
     else:
         classes = [_classes(file, line, row["label"]) for line, row in rows]
         names = in_order(name for several in classes for name in several)
-        if len(names) < 2:
+        if to_train and len(names) < 2:
             raise DataError(f"{str(file)!r} has one class, {names[0]!r}; needed are two or more")
         numbers = {name: number for number, name in enumerate(names)}
         if any(len(several) > 1 for several in classes):
@@ -68,15 +70,19 @@ def open_csv(path: str | os.PathLike[str], on_bad_image: OnBadImage = "error") -
                     f"line {line} of {str(file)!r}: split must be train, validation or test, got {row['split']!r}"
                 )
             splits.setdefault(row["split"], []).append(labelled)
-        if "train" not in splits:
+        if to_train and "train" not in splits:
             raise DataError(f"{str(file)!r} has no row whose split is train")
-        if task == "classification" and len(trained := {labelled.label for labelled in splits["train"]}) < 2:
+        if (
+            to_train
+            and task == "classification"
+            and len(trained := {labelled.label for labelled in splits["train"]}) < 2
+        ):
             raise DataError(
                 f"{str(file)!r} has one class in the rows whose split is train, {names[trained.pop()]!r}; needed are "
                 "two or more"
             )
     else:
-        splits = hold_out(files)
+        splits = hold_out(files) if to_train else {WHOLE: files}
     return open_files("csv", file.parent, splits, names, task, on_bad_image)
 
 

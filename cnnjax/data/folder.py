@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cnnjax.data.files import IMAGE_SUFFIXES, LabelledFile, OnBadImage, hold_out, open_files
 from cnnjax.data.source import DataError
-from cnnjax.data.splits import SplitSet
+from cnnjax.data.splits import WHOLE, SplitSet
 from cnnjax.places import local_path
 
 # Names that the folders of splits go by, in small letters and without "set" or "data" at their end, and what the splits
@@ -33,7 +33,7 @@ SPLIT_FOLDERS = {
 NOT_DATA = "__MACOSX"
 
 
-def open_folder(path: str | os.PathLike[str], on_bad_image: OnBadImage = "error") -> SplitSet:
+def open_folder(path: str | os.PathLike[str], on_bad_image: OnBadImage = "error", *, to_train: bool = True) -> SplitSet:
     """Open a folder of images.
 
     ``path`` holds a folder a class, with image files in it at any depth; or folders of splits, each with a folder a
@@ -45,6 +45,8 @@ def open_folder(path: str | os.PathLike[str], on_bad_image: OnBadImage = "error"
     Args:
       path: the folder.
       on_bad_image: see `cnnjax.data.files.open_files`.
+      to_train: False, for a network that is trained already, holds nothing out of a folder without splits, and asks
+        neither for two classes nor for a folder ``train``.
     Raises:
       DataError: no such folder, no classes, a class without images, two names of one class, a class that is tested and
         not trained, folders of which some are splits and some may be classes, or images that cannot be used.
@@ -53,17 +55,22 @@ def open_folder(path: str | os.PathLike[str], on_bad_image: OnBadImage = "error"
     if not root.is_dir():
         raise DataError(f"data directory {str(root)!r} is not a folder; give --data-dir the folder of the images")
     folders = _split_folders(root)
+    least = 2 if to_train else 1
     if not folders:
-        names = _classes(root)
+        names = _classes(root, least)
         _refuse_splits_in_classes(root, names)
-        splits = hold_out(file for number, name in enumerate(names) for file in _files(root, root / name, number))
+        files = [file for number, name in enumerate(names) for file in _files(root, root / name, number)]
+        splits = hold_out(files) if to_train else {WHOLE: files}
         return open_files("folder", root, splits, names, on_bad_image=on_bad_image)
-    if "train" not in folders:
+    if "train" in folders:
+        names = _classes(root / folders["train"], least)
+    elif to_train:
         raise DataError(
             f"{str(root)!r} has folders of splits, {_listed(folders.values())}, and none to train on; name one "
             "'train', or give --data-dir the folder in which the classes are"
         )
-    names = _classes(root / folders["train"])
+    else:
+        names = sorted({name for folder in folders.values() for name in _classes(root / folder, least)})
     splits = {}
     for split, folder in folders.items():
         own = _classes(root / folder, least=1)

@@ -8,8 +8,8 @@ from typing import get_args
 
 from cnnjax.buckets import fetch
 from cnnjax.data.files import OnBadImage
-from cnnjax.data.source import DataError, ImageDataset, Task
-from cnnjax.data.splits import SplitSet, choose_splits
+from cnnjax.data.source import DataError, ExampleSource, ImageDataset, Section, Task
+from cnnjax.data.splits import WHOLE, SplitSet, choose_splits
 from cnnjax.places import local_path, url_of
 
 # Sets whose --data-dir is the data itself.
@@ -50,7 +50,38 @@ def load_dataset(
     if data.task not in tasks:
         needed = " or ".join(tasks)
         raise DataError(f"data set {name!r} in {str(data_dir)!r} is for {data.task}; needed is one for {needed}")
-    train, test = choose_splits(data, train_split, test_split)
+    return _dataset(data, *choose_splits(data, train_split, test_split))
+
+
+def load_to_test(
+    name: str,
+    data_dir: str | os.PathLike[str],
+    *,
+    train_split: str = "train",
+    test_split: str | None = None,
+    on_bad_image: OnBadImage = "error",
+) -> ImageDataset:
+    """Open a set of image files for a network that is trained already.
+
+    What has no splits of its own is tested whole, and may be of one class; what has no split to train on needs none.
+
+    Args:
+      name: one of ``FILE_SETS``.
+      data_dir, train_split, test_split, on_bad_image: see `load_dataset`.
+    Returns:
+      The set; its ``train`` is the first example of ``test``, since it has to have one.
+    Raises:
+      DataError: see `load_dataset`.
+    """
+    data = _open(name, data_dir, on_bad_image, to_train=False)
+    if "train" in data.splits:
+        _, test = choose_splits(data, train_split, test_split)
+    else:
+        test = next(data.splits[split] for split in (WHOLE, "test", "validation") if split in data.splits)
+    return _dataset(data, Section(test, 0, 1), test)
+
+
+def _dataset(data: SplitSet, train: ExampleSource, test: ExampleSource) -> ImageDataset:
     return ImageDataset(
         name=data.name,
         version=data.version,
@@ -63,7 +94,9 @@ def load_dataset(
     )
 
 
-def _open(name: str, data_dir: str | os.PathLike[str] | None, on_bad_image: OnBadImage) -> SplitSet:
+def _open(
+    name: str, data_dir: str | os.PathLike[str] | None, on_bad_image: OnBadImage, *, to_train: bool = True
+) -> SplitSet:
     if name in FILE_SETS:
         if data_dir is None:
             what = "the folder of the images" if name == "folder" else f"the .{name} file"
@@ -74,14 +107,14 @@ def _open(name: str, data_dir: str | os.PathLike[str] | None, on_bad_image: OnBa
         if name == "folder":
             from cnnjax.data.folder import open_folder
 
-            return open_folder(data_dir, on_bad_image)
+            return open_folder(data_dir, on_bad_image, to_train=to_train)
         if name == "csv":
             from cnnjax.data.csv_file import open_csv
 
-            return open_csv(data_dir, on_bad_image)
+            return open_csv(data_dir, on_bad_image, to_train=to_train)
         from cnnjax.data.npz_file import open_npz
 
-        return open_npz(data_dir, on_bad_image)
+        return open_npz(data_dir, on_bad_image, to_train=to_train)
     from cnnjax.data.tfds_sets import open_tfds
 
     if data_dir is not None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from cnnjax.data.files import OnBadImage, in_order, refuse_bad_images, refuse_special
 from cnnjax.data.source import ArraySplit, DataError, ExampleSource, Task
-from cnnjax.data.splits import SplitSet
+from cnnjax.data.splits import WHOLE, SplitSet
 from cnnjax.places import local_path
 
 # Names of the arrays of each split; the first are ours, the others those of MedMNIST and Keras.
@@ -32,7 +32,7 @@ MUCH = 1 << 30
 LARGEST_RATIO = 100
 
 
-def open_npz(path: str | os.PathLike[str], on_bad_image: OnBadImage = "error") -> SplitSet:
+def open_npz(path: str | os.PathLike[str], on_bad_image: OnBadImage = "error", *, to_train: bool = True) -> SplitSet:
     """Open an .npz file (NumPy's; nothing in it is executed), which is read into memory.
 
     Arrays: ``train_images`` and ``train_labels``, the same with ``test`` and ``validation`` (or ``val``), or Keras's
@@ -46,6 +46,8 @@ def open_npz(path: str | os.PathLike[str], on_bad_image: OnBadImage = "error") -
       path: the file.
       on_bad_image: images with NaN or levels outside 0 to 1 are an error at once ("error") or left out ("skip").
         A bad label is an error always.
+      to_train: False, for a network that is trained already, holds nothing out of ``images``, and asks neither for two
+        classes nor for images to train on.
     Raises:
       DataError: the file or its arrays are not like that; the array and the example are named.
     """
@@ -57,10 +59,10 @@ def open_npz(path: str | os.PathLike[str], on_bad_image: OnBadImage = "error") -
             if images in arrays and labels in arrays:
                 whole[split] = images, labels
                 break
-    divide = not whole and "images" in arrays and "labels" in arrays
-    if divide:
-        whole["all"] = "images", "labels"
-    elif "train" not in whole:
+    undivided = not whole and "images" in arrays and "labels" in arrays
+    if undivided:
+        whole[WHOLE] = "images", "labels"
+    elif not whole or (to_train and "train" not in whole):
         raise DataError(
             f"{str(file)!r} has arrays {', '.join(sorted(arrays)) or 'none'}; needed are train_images and train_labels "
             "(and test_images, test_labels), or images and labels"
@@ -89,7 +91,7 @@ def open_npz(path: str | os.PathLike[str], on_bad_image: OnBadImage = "error") -
         good = np.setdiff1d(np.arange(len(pixels)), list(broken))
         shapes.add(pixels.shape[1:])
         parts = {split: good}
-        if divide:
+        if undivided and to_train:
             # By the number that the image has in the file, whatever is left out.
             testing = good % TEST_EVERY == TEST_EVERY - 1
             parts = {"train": good[~testing], "test": good[testing]}
@@ -101,8 +103,8 @@ def open_npz(path: str | os.PathLike[str], on_bad_image: OnBadImage = "error") -
     empty = [split for split, source in splits.items() if not len(source)]
     if empty:
         raise DataError(f"split {empty[0]!r} of {str(file)!r} has no image that can be used")
-    if task == "classification":
-        trained = np.unique(numbers_of["all" if divide else "train"])
+    if to_train and task == "classification":
+        trained = np.unique(numbers_of[WHOLE if undivided else "train"])
         if len(trained) < 2:
             raise DataError(
                 f"{label_keys[0]} in {str(file)!r} has one class, {names[trained[0]]!r}; needed are two or more "

@@ -10,6 +10,8 @@ from cnnjax.data.source import DataError, ExampleSource, Joined, Section, Task
 
 # Share of the training examples that is held out where a set has no validation split: its last tenth.
 VALIDATION_SHARE = 10
+# Name of the one split of a set that has no splits, where nothing is held out of it.
+WHOLE = "all"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What a run is worth, looked at again: `experiments/evaluate.py` and `experiments/predict.py`."""
 
+import argparse
 import importlib
 import json
 import shutil
@@ -13,6 +14,7 @@ from PIL import Image
 
 from cnnjax import load_run
 from cnnjax.data import load_dataset
+from cnnjax.data.load import load_to_test
 
 RUN = Path(__file__).parents[1] / "pretrained" / "data" / "run"
 
@@ -127,6 +129,64 @@ def test_numbers_are_evaluated_by_their_errors(numbers_run, capsys):
     assert "mean absolute error" in text
     assert f"test mae: {found['test_mae']:.4f}" in text
     assert not list(run.glob("confusion*"))
+
+
+@pytest.fixture
+def folder_run(tmp_path):
+    """Return the folder of a run whose data set is said to be a folder, and that of images of two of its classes."""
+    run, images = shutil.copytree(RUN, tmp_path / "run"), tmp_path / "images"
+    for number, name in enumerate("7773"):
+        (images / name).mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (28, 28), np.uint8)
+        Image.fromarray(pixels).save(images / name / f"{number}.png")
+    config = json.loads((run / "config.json").read_text())
+    config["config"] |= {"dataset": "folder", "data_dir": str(tmp_path / "gone")}
+    (run / "config.json").write_text(json.dumps(config))
+    return run, images
+
+
+def test_fresh_images_are_all_tested_under_the_runs_classes(folder_run, capsys):
+    run, images = folder_run
+    assert importlib.import_module("evaluate").main(["--workdir", str(run), "--data-dir", str(images)]) == 0
+    found = json.loads((run / "evaluation-3.json").read_text())
+    assert np.sum(found["confusion"], 1).tolist() == [0, 0, 0, 1, 0, 0, 0, 3, 0, 0]
+    assert found["test_images"] == 4
+    (images / "7").rename(images / "seven")
+    assert importlib.import_module("evaluate").main(["--workdir", str(run), "--data-dir", str(images)]) == 2
+    expected = "has 'seven', which the run does not know: it has 3, seven, and the run was trained on 0, 1, 2, 3,"
+    assert expected in capsys.readouterr().err.replace("\n", "")
+
+
+def test_the_runs_own_images_are_divided_as_they_were(folder_run):
+    run, images = folder_run
+    for name in "012345689":
+        for number in range(2):
+            (images / name).mkdir(exist_ok=True)
+            Image.new("L", (28, 28), number).save(images / name / f"{number}.png")
+    evaluate = importlib.import_module("evaluate")
+    given = argparse.Namespace(workdir=run, data_dir=images)
+    assert len(evaluate.images_to_test(load_run(run), given).test) == 22
+    config = json.loads((run / "config.json").read_text())
+    config["resolved"]["dataset_version"] = load_dataset("folder", images).version
+    (run / "config.json").write_text(json.dumps(config))
+    assert len(evaluate.images_to_test(load_run(run), given).test) == 10
+
+
+@pytest.mark.parametrize("kind", ["csv", "npz", "splits"])
+def test_files_to_test_need_nothing_to_train_on(kind, tmp_path):
+    for number in range(2):
+        path = tmp_path / "test" / "a" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4)).save(path)
+    (tmp_path / "table.csv").write_text("path,label\ntest/a/0.png,a\ntest/a/1.png,a\n")
+    np.savez(tmp_path / "arrays.npz", images=np.zeros((2, 4, 4), np.uint8), labels=np.array(["a", "a"]))
+    name, path = {
+        "csv": ("csv", tmp_path / "table.csv"),
+        "npz": ("npz", tmp_path / "arrays.npz"),
+        "splits": ("folder", tmp_path),
+    }[kind]
+    data = load_to_test(name, path)
+    assert (data.label_names, len(data.test)) == (("a",), 2)
 
 
 def test_numbers_of_pictures_are_predicted(numbers_run, tmp_path, capsys, monkeypatch):
