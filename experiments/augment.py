@@ -23,8 +23,9 @@ from rich.progress import Progress
 
 from cnnjax.data import DataError, load_dataset
 from cnnjax.data.augment import Operation, augment, parse
+from cnnjax.data.decode import read_image
 from cnnjax.data.offline import Recipe, write_augmented
-from cnnjax.data.photographs import load_photograph, read_image
+from cnnjax.data.photographs import load_photograph
 from cnnjax.data.transforms import ResizeAndCentreCrop, resize
 from cnnjax.places import output_file
 from cnnjax.training import run_command

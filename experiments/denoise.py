@@ -34,8 +34,9 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from cnnjax.data.decode import read_image
 from cnnjax.data.drawn import DrawnData
-from cnnjax.data.photographs import grid_patches, random_patch, read_image, rescale, split_photographs
+from cnnjax.data.photographs import grid_patches, random_patch, rescale, split_photographs
 from cnnjax.models import create_model, model_info
 from cnnjax.places import output_file
 from cnnjax.pretrained import load

@@ -32,8 +32,9 @@ from PIL import Image
 from rich.console import Console
 
 from cnnjax.data import Preprocess, load_dataset
+from cnnjax.data.decode import read_image
 from cnnjax.data.drawn import DrawnData
-from cnnjax.data.photographs import read_image, split_photographs, to_grey
+from cnnjax.data.photographs import split_photographs, to_grey
 from cnnjax.data.scenes import Scenes
 from cnnjax.data.source import ArraySplit, DataError, ExampleSource, to_memory
 from cnnjax.models import create_model

@@ -22,7 +22,8 @@ import numpy as np
 
 from cnnjax import nn, signal
 from cnnjax.data import DataError
-from cnnjax.data.photographs import load_photograph, read_image, to_grey
+from cnnjax.data.decode import read_image
+from cnnjax.data.photographs import load_photograph, to_grey
 from cnnjax.places import local_path
 from cnnjax.signal.convolution import Border
 from cnnjax.training import run_command

@@ -62,9 +62,12 @@ class ImageFacts(NamedTuple):
     grey: bool
 
 
-def read_image(path: Path, channels: int) -> np.ndarray:
+def read_image(path: Path, channels: int | None = None) -> np.ndarray:
     """Return the pixels of an image file, see `decode_image`.
 
+    Args:
+      path: of the file.
+      channels: 1 (grey), 3 (RGB) or 4 (RGBA); None for 1 where the file is grey, else 3.
     Raises:
       BadImage: the file cannot be used; the message names it.
       OSError: it cannot be read.
@@ -72,8 +75,11 @@ def read_image(path: Path, channels: int) -> np.ndarray:
     if path.exists() and not path.is_file():
         # A device or pipe may never end.
         raise BadImage(f"{path} is a folder, device or pipe, not a regular file")
+    data = path.read_bytes()
     try:
-        return decode_image(path.read_bytes(), channels)
+        if channels is None:
+            channels = 1 if _is_grey(_open(data)) else 3
+        return decode_image(data, channels)
     except BadImage as error:
         raise BadImage(f"{path} {error}") from error
 
@@ -113,7 +119,7 @@ def check_image(data: bytes) -> ImageFacts:
     """
     image = _open(data)
     width, height = image.size
-    grey = image.mode in ("1", "L", "LA") or image.mode.startswith("I;16")
+    grey = _is_grey(image)
     try:
         # JPEG at an eighth of the size: all bytes are read, few pixels are made.
         image.draft(None, (1, 1))
@@ -152,6 +158,10 @@ def _open(data: bytes) -> Image.Image:
             f"has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}: refused as a decompression bomb"
         )
     return image
+
+
+def _is_grey(image: Image.Image) -> bool:
+    return image.mode in ("1", "L", "LA") or image.mode.startswith("I;16")
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

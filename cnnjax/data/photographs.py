@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from cnnjax.buckets import fetch
+from cnnjax.data.decode import read_image
 from cnnjax.data.source import DataError
 from cnnjax.places import local_path
 
@@ -67,27 +67,6 @@ def load_photograph(name: str) -> np.ndarray:
     return pixels[..., None] if pixels.ndim == 2 else pixels[..., :3]
 
 
-def read_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """Return an image file as uint8[height, width, 1] where it is grey, else [height, width, 3].
-
-    Transparency is dropped; 16-bit grey is scaled to 8 bits.
-
-    Raises:
-      DataError: no such file, or none that Pillow reads.
-    """
-    try:
-        with Image.open(Path(path)) as image:
-            if image.mode.startswith("I;16"):
-                return (np.asarray(image) // 257).astype(np.uint8)[..., None]
-            grey = image.mode in ("1", "L", "LA")
-            pixels = np.asarray(image.convert("L" if grey else "RGB"))
-    except UnidentifiedImageError as error:
-        raise DataError(f"{str(path)!r} is not an image that Pillow reads; give a PNG or JPEG file") from error
-    except OSError as error:
-        raise DataError(f"{str(path)!r} cannot be read: {error.strerror or error}") from error
-    return pixels[..., None] if grey else pixels
-
-
 def to_grey(pixels: np.ndarray) -> np.ndarray:
     """Return uint8[height, width, 1] with the luminance (ITU-R 601-2) of uint8[height, width, 1 or 3]."""
     return pixels if pixels.shape[-1] == 1 else np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
@@ -103,7 +82,7 @@ def split_photographs(
       folder: of image files, every fifth of which is held out; None: scikit-image's, ``TRAIN`` and ``TEST``.
       min_size: pixels that height and width must have.
     Raises:
-      DataError: no such folder, a file that Pillow cannot read, too few or too small images.
+      DataError: no such folder, an image file that cannot be used, too few or too small images.
     """
     everything: list[Photographs]
     if folder is None:
@@ -112,7 +91,9 @@ def split_photographs(
         folder = fetch(local_path(folder, "folder of photographs", buckets=True))
         if not folder.is_dir():
             raise DataError(f"{str(folder)!r} is not a folder; give a folder of image files")
-        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_FILES)
+        files = sorted(
+            path for path in folder.iterdir() if path.suffix.lower() in IMAGE_FILES and not path.name.startswith(".")
+        )
         everything = [{}, {}]
         for index, path in enumerate(files):
             everything[index % TEST_EVERY == TEST_EVERY - 1][path.stem] = read_image(path)
