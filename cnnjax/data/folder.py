@@ -98,6 +98,8 @@ def _split_folders(root: Path) -> dict[str, str]:
     """
     folders = _folders(root)
     splits = [folder.name for folder in folders if _split_of(folder.name)]
+    if not splits:
+        return {}
     # Classes may be called so too: trains are vehicles. Then their images lie in them, and other classes beside them.
     others = [folder.name for folder in folders if not _split_of(folder.name) and _has_image(folder)]
     divided = [name for name in splits if _folders(root / name)]
