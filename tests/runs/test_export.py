@@ -38,10 +38,10 @@ def test_the_file_runs_without_this_package(tmp_path):
         [sys.executable, "-I", "-c", textwrap.dedent(script)], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    logits = np.load(tmp_path / "logits.npz")
     expected = np.asarray(cnnjax.load_run(RUN).logits(images))
-    np.testing.assert_allclose(logits["five"], expected, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(logits["two"], expected[:2], rtol=1e-5, atol=1e-5)
+    with np.load(tmp_path / "logits.npz") as logits:
+        np.testing.assert_allclose(logits["five"], expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(logits["two"], expected[:2], rtol=1e-5, atol=1e-5)
     description = json.loads((tmp_path / "model.json").read_text())
     assert description["label_names"] == list("0123456789")
     assert description["platforms"] == ["cpu", "cuda", "tpu"]
