@@ -150,7 +150,8 @@ def test_a_run_that_was_stopped_computes_the_rest(stored, data):
     assert result["test_accuracy"] > 0.8
     assert json.loads((folder / "config.json").read_text())["resolved"]["image_size"] == 28
     # They are what the network computes in front of its classifier.
-    found = np.load(folder / "features" / "test-00000.npz")
+    with np.load(folder / "features" / "test-00000.npz") as stored:
+        found = dict(stored)
     images, labels = load_dataset("digits", data[1]).test.read(np.arange(3))
     images = np.stack([np.asarray(Image.fromarray(image[..., 0]).resize((28, 28), 2)) for image in images])[..., None]
     model = cnnjax.create_model("lenet5", num_classes=0)
@@ -216,7 +217,8 @@ def test_without_weights_the_network_is_trained_first(script, data, monkeypatch,
 def test_an_untrained_network_on_eight_devices(script, data, tmp_path):
     command = ["--workdir", str(tmp_path), "--train-examples", "40", "--test-examples", "20", "--weights", "drawn"]
     assert script.main([*command, "--parallel", "pmap", "--embedding", "pca", *data]) == 0
-    found = np.load(tmp_path / "features" / "train-00000.npz")["features"]
+    with np.load(tmp_path / "features" / "train-00000.npz") as stored:
+        found = stored["features"]
     assert found.shape == (40, 84)
     assert len(np.unique(found, axis=0)) == 40
 
