@@ -70,10 +70,12 @@ def test_every_array_has_its_place(weights):
 def test_the_command(weights, photographs, tmp_path):
     photographs["chelsea"].save(tmp_path / "cat.png")
     command = [sys.executable, PREDICT, "--model", "efficientnet_lite0", "--weights", weights, tmp_path / "cat.png"]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True)
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert "cat" in " ".join(done.stdout.splitlines()[:3])
-    with Image.open(tmp_path / "cat-predicted.png") as picture:
-        assert picture.size == (1080, 420)
-    failed = subprocess.run([*map(str, command[:-1]), "none.png"], capture_output=True, text=True, check=False)
+    with Image.open(tmp_path / "outputs" / "predict" / "cat-predicted.png") as picture:
+        assert picture.size == (1080, 360)
+    failed = subprocess.run(
+        [*map(str, command[:-1]), "none.png"], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
     assert failed.returncode == 2
     assert failed.stderr.startswith("error: ")
