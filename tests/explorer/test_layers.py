@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import drawn
+from drawn_weights import drawn
 from unit_arithmetic import unit
 
 import cnnjax
