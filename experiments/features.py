@@ -44,11 +44,11 @@ from threadpoolctl import threadpool_limits
 from cnnjax.data import DataPipeline, EvaluationBatches, Preprocess, Section, load_dataset
 from cnnjax.data.source import ExampleSource, example_name
 from cnnjax.finetune import FeatureCache, cut, hash_variables
-from cnnjax.models import create_model, model_info
+from cnnjax.models import create_model
 from cnnjax.pretrained import image_format, load
 from cnnjax.runs import RunDirectory, locked
 from cnnjax.training import ConfigError, Devices, TrainConfig, fit, require_one, run_command
-from cnnjax.training.config import FREE_FIELDS
+from cnnjax.training.config import FREE_FIELDS, require_classifier
 from cnnjax.training.flags import Flags, parse
 from cnnjax.training.parallel import ParallelMode
 from cnnjax.writing import write_whole
@@ -100,12 +100,7 @@ class Config(Flags):
                 ("seed", 0 <= self.seed < 2**32, "from 0 to 2**32 - 1"),
             ]
         )
-        try:
-            info = model_info(self.model)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-        if info.task != "classification":
-            raise ConfigError(f"{self.model} is a network for {info.task}; take one whose task is classification")
+        require_classifier(self.model)
 
     @property
     def default_directory(self) -> str:

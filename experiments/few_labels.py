@@ -43,6 +43,7 @@ from cnnjax.training import (
     run_command,
     train_step,
 )
+from cnnjax.training.config import require_classifier
 from cnnjax.training.flags import Flags, parse
 from cnnjax.training.metrics import means
 from cnnjax.training.nonfinite import skip_nonfinite
@@ -92,12 +93,7 @@ class Config(Flags):
                 ("seed", 0 <= self.seed < 2**32, "from 0 to 2**32 - 1"),
             ]
         )
-        try:
-            info = model_info(self.model)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-        if info.task != "classification":
-            raise ConfigError(f"{self.model} is a network for {info.task}; take one whose task is classification")
+        require_classifier(self.model)
 
     @property
     def default_directory(self) -> str:

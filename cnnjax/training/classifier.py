@@ -23,7 +23,7 @@ from cnnjax.finetune.paths import map_by_path
 from cnnjax.models import create_model, model_info
 from cnnjax.pretrained import ImageFormat, image_format, load
 from cnnjax.state import TrainState
-from cnnjax.training.config import DRAWN, ConfigError, TrainConfig
+from cnnjax.training.config import DRAWN, ConfigError, TrainConfig, require_classifier
 from cnnjax.training.losses import LossName
 from cnnjax.training.metrics import Classification, Metrics, Regression
 from cnnjax.training.parallel import Devices, for_platform
@@ -66,9 +66,8 @@ class ClassifierSetup(RunSetup):
                 f"batch_size must be divisible by {divisor}, accumulate times the {devices.count} devices, got "
                 f"{config.batch_size}; take {max(config.batch_size // divisor, 1) * divisor}"
             )
+        require_classifier(config.model)
         info = model_info(config.model)
-        if info.task != "classification":
-            raise ConfigError(f"{config.model} is a network for {info.task}; take one whose task is classification")
         dataset = open_dataset(config)
         _check_task(config, dataset.task)
         expected = image_format(config.model, config.weights) if config.fine_tuning else None

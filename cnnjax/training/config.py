@@ -178,6 +178,20 @@ class RunConfig(RunFlags, OptimisationFlags, NetworkFlags, DataFlags, Flags):
         return FREE_FIELDS
 
 
+def require_classifier(model: str) -> None:
+    """Refuse a variant that is unknown or no classifier.
+
+    Raises:
+      ConfigError: the name, and what to take.
+    """
+    try:
+        info = model_info(model)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if info.task != "classification":
+        raise ConfigError(f"{model} is a network for {info.task}; take one whose task is classification")
+
+
 # Flags that only some schedules or optimizers use, and which; see `unused_flags`.
 OF_SCHEDULES: Mapping[str, tuple[ScheduleName, ...]] = {
     "milestones": ("multistep",),
