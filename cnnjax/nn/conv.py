@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from cnnjax.nn.convolve import conv_general_dilated, conv_transpose
+from cnnjax.nn.parameters import ShapedParameters
 
 
 def _name(layer: nn.Module) -> str:
@@ -42,7 +43,7 @@ def _check_channels(layer: nn.Module, inputs: jax.Array, groups: int = 1) -> Non
         )
 
 
-class Conv(nn.Conv):
+class Conv(ShapedParameters, nn.Conv):
     """Convolve. Same arguments, parameter names, shapes and results as ``flax.linen.Conv``.
 
     Args:
@@ -131,7 +132,7 @@ class DepthwiseConv(nn.Module):
         return layer(inputs)
 
 
-class ConvTranspose(nn.ConvTranspose):
+class ConvTranspose(ShapedParameters, nn.ConvTranspose):
     """Convolve with fractional strides. Same arguments, parameters and results as ``flax.linen.ConvTranspose``.
 
     Args:

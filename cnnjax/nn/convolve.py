@@ -95,7 +95,7 @@ def conv_general_dilated(
         "precision": lax.Precision(precision) if isinstance(precision, str) else precision,
     }
     # The shape rule of jax.lax checks the arguments, and explains what does not fit.
-    jax.eval_shape(functools.partial(lax.conv_general_dilated, **params), shape_of(lhs), shape_of(rhs))
+    _result(shape_of(lhs), shape_of(rhs), **params)
     return convolution_p.bind(*vary_alike(lhs, rhs), **params)
 
 
@@ -200,9 +200,15 @@ def _cpu_kernel_gradient(images: jax.Array, cotangent: jax.Array, *, window: tup
     return form(images, cotangent)
 
 
+# Networks repeat their layers, and each is asked for several times while it is traced.
+@functools.lru_cache(maxsize=4096)
+def _result(images: jax.ShapeDtypeStruct, kernel: jax.ShapeDtypeStruct, **params: Any) -> jax.ShapeDtypeStruct:
+    """Return shape, type and division of a convolution."""
+    return jax.eval_shape(functools.partial(_native, **params), images, kernel)
+
+
 def _convolution_shape(images: Any, kernel: Any, **params: Any) -> Any:
-    out = jax.eval_shape(functools.partial(_native, **params), shape_of(images), shape_of(kernel))
-    return shaped_as(images, out)
+    return shaped_as(images, _result(shape_of(images), shape_of(kernel), **params))
 
 
 def _input_gradient_shape(

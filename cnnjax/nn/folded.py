@@ -13,11 +13,12 @@ from flax.typing import Dtype, Initializer
 from jax import lax
 
 from cnnjax.nn.normalization import BatchNorm
+from cnnjax.nn.parameters import ShapedParameters
 from cnnjax.nn.pooling import max_pool
 from cnnjax.nn.precision import sum_dtype
 
 
-class PointwiseKernel(nn.Module):
+class PointwiseKernel(ShapedParameters, nn.Module):
     """Hold the kernel of a 1x1 convolution without bias, named and shaped as in `Conv`, for `FoldedBatchNorm`.
 
     Args:

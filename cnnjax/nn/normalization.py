@@ -8,10 +8,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cnnjax.nn.parameters import ShapedParameters
 from cnnjax.nn.precision import sum_dtype
 
 
-class BatchNorm(nn.BatchNorm):
+class BatchNorm(ShapedParameters, nn.BatchNorm):
     """Normalise each channel over the batch, with running statistics as the published networks keep them.
 
     y = scale * (x - mean) / sqrt(var + epsilon) + bias. Running statistics are float32, whatever x is. Batches
@@ -117,7 +118,7 @@ class BatchNorm(nn.BatchNorm):
         return mean, var, count
 
 
-class LayerNorm(nn.LayerNorm):
+class LayerNorm(ShapedParameters, nn.LayerNorm):
     """Normalise each position over its channels.
 
     y = scale * (x - mean) / sqrt(var + epsilon) + bias, computed in float32 at least. Variables are

@@ -2,6 +2,7 @@
 
 import re
 
+import abstract_init
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,11 +28,6 @@ def published(name, **fields):
     return model, jax.ShapeDtypeStruct((2, *info.input_size, info.channels), jnp.float32)
 
 
-def shapes(model, images):
-    """Return the shapes of the variables of ``model``."""
-    return jax.eval_shape(model.init, jax.random.key(0), images)
-
-
 @pytest.mark.parametrize("name", one_each(sorted(set(NAMES) - set(smallest())), plain=set(NAMES) - DEEP))
 def test_sizes_types_and_paths(name):
     """The smallest of each family are in the test of both modes."""
@@ -42,7 +38,7 @@ def check_sizes_types_and_paths(name):
     """Check it, and return the model, abstract images, outputs and variables."""
     info = cnnjax.model_info(name)
     model, images = published(name, dtype=jnp.bfloat16)
-    out, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
+    out, variables = abstract_init.init_with_output(model, images)
     params = variables["params"]
 
     # Exact size, and storage in float32 whatever the compute type.
@@ -139,7 +135,10 @@ def test_too_small_images_are_refused_with_the_smallest_legal_size(name):
     model, _ = published(name)
 
     def init(size):
-        return shapes(model, jax.ShapeDtypeStruct((1, size, size, info.channels), jnp.float32))
+        _, variables = abstract_init.init_with_output(
+            model, jax.ShapeDtypeStruct((1, size, size, info.channels), jnp.float32)
+        )
+        return variables
 
     assert init(info.min_size)["params"]
     if info.min_size > 1:
