@@ -27,8 +27,11 @@ def _cost(name: str) -> tuple[int, int, str]:
     return info.num_params, info.min_size, name
 
 
-def one_each(names: Iterable[str] = VARIANTS, *, plain: Iterable[str] | None = None) -> list[Any]:
+def one_each(
+    names: Iterable[str] = VARIANTS, *, plain: Iterable[str] | None = None, slow: Iterable[str] = ()
+) -> list[Any]:
     """Return parameters of a test over ``names``: all but one of each family, or but those in ``plain``, exhaustive."""
     names = list(names)
     kept = set(smallest(names) if plain is None else plain)
-    return [name if name in kept else pytest.param(name, marks=pytest.mark.exhaustive) for name in names]
+    marks = {name: pytest.mark.slow if name in kept else pytest.mark.exhaustive for name in names}
+    return [name if name in kept - set(slow) else pytest.param(name, marks=marks[name]) for name in names]

@@ -90,6 +90,7 @@ def test_urls_of_buckets_stand_for_copies(tmp_path, store):
             local_path(url, "workdir", buckets=True)
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_goes_on_on_another_machine_and_is_read(tmp_path, store):
     bucket = tmp_path / "buckets" / "b" / "run"
     (tmp_path / "data").mkdir()

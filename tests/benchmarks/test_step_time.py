@@ -3,6 +3,7 @@ import json
 import pytest
 
 
+@pytest.mark.slow
 def test_both_modes_of_a_small_network(run):
     code, output, progress = run(
         *("step_time", "--models", "lenet5", "--batch-size", 4, "--steps", 2),

@@ -3,6 +3,7 @@ import json
 import pytest
 
 
+@pytest.mark.slow
 def test_a_network_takes_turns_with_itself_folded_and_with_xla_forms(run):
     code, output, progress = run(
         *("vs_peers", "--models", "resnet20", "--mode", "inference", "--peers", "folded", "xla"),
@@ -32,6 +33,7 @@ def test_the_table_names_what_has_no_row(run):
     ]
 
 
+@pytest.mark.slow
 def test_means_are_of_ratios_of_ours_to_theirs(run):
     code, output, _ = run(
         *("vs_peers", "--models", "resnet20", "lenet5", "--mode", "inference", "--peers", "xla"),

@@ -151,6 +151,7 @@ def test_what_becomes_of_an_example_depends_on_it_and_its_key_alone(results, run
             np.testing.assert_array_equal(np.roll(array, 2, 0), moved[name][entry], err_msg=f"{name} {entry}")
 
 
+@pytest.mark.slow
 def test_several_devices_augment_as_one(compile_quickly):
     operations = parse_all(["crop:2", "rotate:20", "mixup"], num_classes=CLASSES)
 
@@ -165,6 +166,7 @@ def test_several_devices_augment_as_one(compile_quickly):
         np.testing.assert_allclose(np.asarray(array, np.float32), np.asarray(several[name], np.float32), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_places_of_labels_and_targets_move_with_the_image(compile_quickly):
     labels = RANDOM.integers(1, 200, (COUNT, SIZE, SIZE)).astype(np.int32)
     batch = to_arrays(

@@ -318,6 +318,7 @@ def run(tmp_path, dataset, path, **flags):
     return fit(config, Console(quiet=True))
 
 
+@pytest.mark.slow
 def test_training_to_regress(tmp_path, table):
     path = table("path,x,y\n" + rows("{n}.png,{n},{half}\n"))
     for flags, message in (
@@ -331,6 +332,7 @@ def test_training_to_regress(tmp_path, table):
     assert np.isfinite(result["test_loss"])
 
 
+@pytest.mark.slow
 def test_training_with_several_classes_an_image(tmp_path, table):
     path = table("path,label\n" + rows("{n}.png,{parity}|number\n"))
     with pytest.raises(ConfigError, match="loss must be one of binary_cross_entropy for csv, a set for multilabel"):

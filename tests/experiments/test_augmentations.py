@@ -20,6 +20,7 @@ sys.modules[SPEC.name] = script
 SPEC.loader.exec_module(script)
 
 
+@pytest.mark.slow
 def test_a_picture_shows_each_spec(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (140, 150, 3), np.uint8)).save(tmp_path / "in.png")

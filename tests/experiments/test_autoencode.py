@@ -46,6 +46,7 @@ def command(workdir, **fields):
     return [f"--workdir={workdir}", *(f"--{key.replace('_', '-')}={value}" for key, value in short.items())]
 
 
+@pytest.mark.slow
 def test_a_run_is_compared_with_principal_components_and_drawn(bars, tmp_path, capsys):
     assert script.main(command(tmp_path)) == 0
     assert "PCA, 3 components" in capsys.readouterr().out

@@ -42,6 +42,7 @@ def run(folder, tmp_path_factory):
     return config, result
 
 
+@pytest.mark.slow
 def test_a_run_leaves_what_runs_leave(run):
     config, result = run
     assert result["steps"] == 4
@@ -54,6 +55,7 @@ def test_a_run_leaves_what_runs_leave(run):
     assert (config.run_directory / "curves.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_with_the_same_bits(run, tmp_path):
     config, result = run
     again = script.dataclasses.replace(config, workdir=tmp_path)
@@ -101,6 +103,7 @@ def test_unfit_folders_are_refused(folder, tmp_path):
         script.photographs(config)
 
 
+@pytest.mark.slow
 def test_files_are_denoised_whatever_their_channels(run, folder, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config, _ = run

@@ -33,6 +33,7 @@ def data_dir(tmp_path_factory):
     return tmp_path_factory.mktemp("data")
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_to_the_numbers_it_noted(data_dir, tmp_path, capsys):
     command = ["--workdir", str(RUN), "--data-dir", str(data_dir), "--output", str(tmp_path), "--batch-size", "100"]
     assert importlib.import_module("evaluate").main(command) == 0

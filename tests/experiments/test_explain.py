@@ -23,6 +23,7 @@ def picture(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_a_run_is_explained_with_right_and_wrong_test_images(script, tmp_path, capsys):
     data, output = tmp_path / "data", tmp_path / "out"
     data.mkdir()
@@ -41,6 +42,7 @@ def test_a_run_is_explained_with_right_and_wrong_test_images(script, tmp_path, c
     assert "The report is" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_drawn_weights_get_a_notice_and_networks_without_convolutions_keep_their_methods(
     script, picture, tmp_path, capsys
 ):

@@ -68,6 +68,7 @@ def run(bars, folder, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_a_run_leaves_what_runs_leave_and_its_scores(run):
     result = json.loads((run / "result.json").read_text())
     assert result["steps"] == 8

@@ -15,6 +15,7 @@ main = script.main
 PICTURES = ("one_dimension", "filters", "borders", "strides", "pooling", "activations")
 
 
+@pytest.mark.slow
 def test_all_pictures_are_drawn(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (65, 80, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "noise.png")

@@ -72,6 +72,7 @@ def test_on_a_linear_network_every_method_is_its_closed_form(images):
     )
 
 
+@pytest.mark.slow
 def test_integrated_gradients_are_complete(images, variables):
     model = Small()
     maps, error = explain.integrated_gradients(
@@ -259,6 +260,7 @@ def test_shapes_types_jit_and_vmap_under_bfloat16(images, variables, name):
     assert found.shape == (1, *(images.shape if name in PIXEL_METHODS else images.shape[:3]))
 
 
+@pytest.mark.slow
 def test_layers_inside_recomputed_blocks_are_reached():
     images = jax.random.normal(jax.random.key(0), (1, 16, 16, 3))
     plain = cnnjax.create_model("resnet20", num_classes=10)

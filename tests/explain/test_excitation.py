@@ -77,6 +77,7 @@ def test_a_small_data_set_leaves_places_empty(data, variables):
         explain.top_activations(Net(), variables, [data[:2]], channels=[4])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [

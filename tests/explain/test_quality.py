@@ -45,6 +45,7 @@ def first(outputs):
     return outputs[:, 0]
 
 
+@pytest.mark.slow
 def test_deletion_and_insertion_by_hand():
     # Four pixels of worth 4, 3, 2, 1; the score is their sum.
     images = jnp.asarray([4.0, 1, 3, 2]).reshape(1, 2, 2, 1)
@@ -65,6 +66,7 @@ def test_deletion_and_insertion_by_hand():
     np.testing.assert_array_equal(odd.scores, [[1, 1, 1, 1]])
 
 
+@pytest.mark.slow
 def test_insertion_starts_from_a_blurred_copy(linear):
     model, variables, _ = linear
     flat = jnp.full((1, 6, 6, 2), 0.7)
@@ -99,6 +101,7 @@ def test_infidelity_of_noise_has_its_expectation(linear):
     np.testing.assert_allclose(found, 72 * spread**2, rtol=0.1)
 
 
+@pytest.mark.slow
 def test_sensitivity(linear):
     model, variables, images = linear
     np.testing.assert_allclose(explain.sensitivity(explain.saliency, model, variables, images), 0, atol=1e-6)
@@ -113,6 +116,7 @@ def test_sensitivity(linear):
     np.testing.assert_array_equal(explain.sensitivity(explain.saliency, model, zero, images), 0)
 
 
+@pytest.mark.slow
 def test_randomization_goes_from_the_top_down(images):
     model = Two()
     variables = model.init(jax.random.key(0), images)

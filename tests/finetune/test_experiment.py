@@ -66,6 +66,7 @@ def test_a_run_from_weights(script, weights, data, monkeypatch, tmp_path, capsys
     assert (tmp_path / "curves.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_fewer_examples_are_the_first_ones_and_are_noted(script, load_script, data, tmp_path, capsys):
     command = ["--weights", "drawn", "--epochs", "1", "--workdir", str(tmp_path / "run"), *ALONE]
     assert script.main([*command, *FEW, *data]) == 0
@@ -88,6 +89,7 @@ def test_fewer_examples_are_the_first_ones_and_are_noted(script, load_script, da
     assert "test_examples: 50 there, 60 now" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(script, weights, data, tmp_path, monkeypatch, capsys):
     """Stopped when a part had just thawed and in the middle of that phase, with averages and batches in parts."""
     command = ["--weights", weights, "--epochs", "3", *ALONE, "--unfreeze", "0=head", "1=stage2"]
@@ -123,6 +125,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(script, weights, data, 
         assert_equal_arrays(whole, arrays(parts))
 
 
+@pytest.mark.slow
 def test_it_is_train_py_with_other_defaults(script, load_script, weights, data, tmp_path):
     shared = ["--weights", weights, "--frozen", "stage1", "--epochs", "1", *ALONE, *FEW, *data]
     assert script.main([*shared, "--workdir", str(tmp_path / "finetune")]) == 0
@@ -133,6 +136,7 @@ def test_it_is_train_py_with_other_defaults(script, load_script, weights, data, 
     assert name == parse_config(["--weights", weights]).run_directory.name == "finetune-lenet5-digits"
 
 
+@pytest.mark.slow
 def test_parts_of_a_network_that_was_drawn_are_frozen_too(data, tmp_path, load_script):
     command = ["--frozen", "stage*", "--epochs", "1", "--workdir", str(tmp_path), *ALONE, *FEW, *data]
     assert load_script("train").main(command) == 0
@@ -143,6 +147,7 @@ def test_parts_of_a_network_that_was_drawn_are_frozen_too(data, tmp_path, load_s
     assert (found["params/head/classifier/kernel"] != drawn.params["head"]["classifier"]["kernel"]).any()
 
 
+@pytest.mark.slow
 def test_numbers_are_learnt_from_weights_of_a_classifier(script, weights, tmp_path):
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (40, 28, 28), np.uint8)

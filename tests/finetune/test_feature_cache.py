@@ -141,6 +141,7 @@ def stored(script, weights, data, tmp_path_factory):
     return folder / "w", file, command
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_computes_the_rest(stored, data):
     folder, file, _ = stored
     result = json.loads((folder / "result.json").read_text())["logistic_regression"]
@@ -202,6 +203,7 @@ def test_what_is_refused(stored, script, flags, message, tmp_path, capsys):
     assert not (tmp_path / "w").exists()
 
 
+@pytest.mark.slow
 def test_without_weights_the_network_is_trained_first(script, data, monkeypatch, tmp_path):
     monkeypatch.setattr(script, "NETWORK_EPOCHS", 0.1)
     command = ["--workdir", str(tmp_path), "--train-examples", "200", "--test-examples", "40", "--at", "stage1"]

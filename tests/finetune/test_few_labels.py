@@ -14,6 +14,7 @@ def script(load_script):
     return load_script("few_labels")
 
 
+@pytest.mark.slow
 def test_the_study(script, data, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(script, "LABELS_A_CLASS", (1, 5))
     monkeypatch.setattr(script, "DRAWS", 2)
@@ -49,6 +50,7 @@ def poison(monkeypatch, script, bad):
     monkeypatch.setattr(script, "train_step", step)
 
 
+@pytest.mark.slow
 def test_the_study_stops_too(script, data, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(script, "STUDY_STEPS", 3)
     poison(monkeypatch, script, [5])

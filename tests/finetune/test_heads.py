@@ -25,6 +25,7 @@ def resnet():
     return model, drawn(model, images), images
 
 
+@pytest.mark.slow
 def test_a_new_classifier_is_drawn_and_the_rest_is_kept(resnet):
     model, variables, images = resnet
     new_model, new = finetune.replace_head(model, variables, 3, jax.random.key(1))
@@ -62,6 +63,7 @@ def test_several_heads_share_the_features(resnet):
     assert jax.tree.structure(shapes["params"]) == jax.tree.structure(new["params"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lenet5", "squeezenet1_1", "fcn_resnet50", "inception_v3"])
 def test_heads_of_every_kind(name):
     """A dense head after a flatten, a convolution, a classifier of pixels, and auxiliary ones."""
@@ -117,6 +119,7 @@ def test_a_cut_network_gives_what_the_layer_does(resnet, at, parts):
     assert updates["batch_stats"]["stem"]["norm1"]["mean"].shape == (4,)
 
 
+@pytest.mark.slow
 def test_cutting_a_rematerialised_network(resnet):
     model, variables, images = resnet
     network = finetune.cut(model.clone(remat=True), "stage2")

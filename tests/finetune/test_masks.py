@@ -171,6 +171,7 @@ def test_description_counts(plain):
         finetune.describe(params, finetune.trainable_mask(params, "stem"), frozen="stem")
 
 
+@pytest.mark.slow
 def test_learning_rates_of_parts(plain):
     params = plain[1]["params"]
     base = optax.adamw(0.1, weight_decay=0.1)
@@ -245,6 +246,7 @@ def test_learning_rates_fall_by_depth(plain):
             finetune.layerwise_decay(optax.sgd(1.0), params, decay)
 
 
+@pytest.mark.slow
 def test_every_network_of_ours_has_an_order_of_depth():
     from cnnjax.finetune.rates import layer_depths
 
@@ -258,6 +260,7 @@ def test_every_network_of_ours_has_an_order_of_depth():
         assert next(iter(depths)).startswith("aux") or min(depths.values()) == 0
 
 
+@pytest.mark.slow
 def test_the_state_of_an_nnx_model():
     """A Linen network through the bridge, and a native one."""
 

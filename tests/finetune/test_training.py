@@ -117,6 +117,7 @@ class Mixed(nn.Module):
         return BatchNorm(use_running_average=not train, use_scale=False, use_bias=False, name="bare")(x)
 
 
+@pytest.mark.slow
 def test_frozen_batch_norm_of_any_module():
     model, x = Mixed(), jnp.asarray(np.random.default_rng(0).standard_normal((4, 3)), jnp.float32)
     variables = model.init(jax.random.key(0), x)
@@ -195,6 +196,7 @@ def test_neither_parts_nor_penalties_touch_a_frozen_bit(plain, quick):
     assert bits(new.params["head"]) != bits(state.params["head"])
 
 
+@pytest.mark.slow
 def test_a_training_step_with_a_frozen_trunk_runs_forward_only(plain, convolutions):
     batch = make_batch(plain)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(0.1, weight_decay=0.1))
@@ -218,6 +220,7 @@ def test_a_step_without_anything_frozen_is_that_of_optax(plain, quick):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), new.params, expected)
 
 
+@pytest.mark.slow
 def test_frozen_leaves_stay_on_eight_devices_too(plain, quick):
     state, batch = make_state(plain, tx=optax.sgd(0.1, 0.9), ema=True), make_batch(plain)
     alone, _ = quick(state, batch, ema_decay=0.9)(state, batch)
@@ -233,6 +236,7 @@ def test_frozen_leaves_stay_on_eight_devices_too(plain, quick):
 SCHEDULE = {0: ["head"], 2: ["stage3"], 4: ["**"]}
 
 
+@pytest.mark.slow
 def test_thawing_keeps_moments_and_compiles_once_a_phase(plain):
     schedule = finetune.unfreeze_schedule(SCHEDULE)
     tx, batch = optax.sgd(0.01, 0.9), make_batch(plain)
@@ -366,6 +370,7 @@ def test_a_head_for_numbers_trains(loss, power, plain, quick):
         eval_step(state, batch, loss="hinge")
 
 
+@pytest.mark.slow
 def test_folded_normalisations_freeze_too(compile_quickly):
     fields = {"stage_sizes": (1, 1), "features": 8, "output_stride": 8, "fold_norms": True}
     model = cnnjax.create_model("resnet50", num_classes=3, **fields)

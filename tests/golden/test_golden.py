@@ -27,24 +27,39 @@ SHORT = sorted(path.stem for path in DATA.glob("*-short.*.npz"))
 FILES = sorted({path.stem for path in DATA.glob("*.npz")} - set(SHORT))
 
 
-# Families whose gradients take a quarter of a minute and more to compile. Their outputs are in the plain run, and the
-# layers that training changes are those of the others.
+# Families whose gradients take a quarter of a minute and more to compile. Their outputs are compared at every change,
+# and the layers that training changes are those of the others.
 SLOW_BACKWARDS = {
     *("deeplabv3", "fcn", "inception_v3", "inception_v4", "lraspp", "nasnet", "segnet", "senet"),
     *("shufflenet_v1", "shufflenet_v2", "unet"),
 }
 
 
+# Families whose networks take many seconds of a processor, most of them to compile or to draw weights.
+SLOW_OUTPUTS = {"alexnet", "deeplabv3", "inception_v3", "inception_v4", "nasnet", "senet", "zfnet"}
+SLOW_TRAINING = {"alexnet", "resnet_v2", "vgg", "wide_resnet", "xception", "zfnet"}
+SLOW_SHORT = {"inception_v1", "inception_v2"}
+
+
+def family(file):
+    """Return the family of the network of a golden file."""
+    return cnnjax.model_info(file.partition(".")[0].removesuffix("-short")).family
+
+
+def slow(files, families):
+    """Return parameters, slow where they are files of these families."""
+    return [
+        pytest.param(file, marks=pytest.mark.slow) if isinstance(file, str) and family(file) in families else file
+        for file in files
+    ]
+
+
 def whole(files, without=frozenset()):
     """Return parameters: exhaustive, but for the smallest of each family that has no short network."""
-
-    def info(file):
-        return cnnjax.model_info(file.partition(".")[0].removesuffix("-short"))
-
-    shortened = {info(file).family for file in SHORT} | without
+    shortened = {family(file) for file in SHORT} | without
     plain = {}
-    for file in sorted(files, key=lambda file: info(file).num_params):
-        plain.setdefault(info(file).family, file)
+    for file in sorted(files, key=lambda file: cnnjax.model_info(file.partition(".")[0]).num_params):
+        plain.setdefault(family(file), file)
     kept = {file for family, file in plain.items() if family not in shortened}
     return [file if file in kept else pytest.param(file, marks=pytest.mark.exhaustive) for file in files]
 
@@ -132,7 +147,7 @@ def check_training(file, meta, golden, value, updated, grads):
     assert (error <= tolerance * golden["gradients"]).all()
 
 
-@pytest.mark.parametrize("file", whole(FILES))
+@pytest.mark.parametrize("file", slow(whole(FILES), SLOW_OUTPUTS))
 def test_outputs_and_round_trip(file):
     meta, golden = load(file)
     model, state, variables = build(meta)
@@ -140,7 +155,10 @@ def test_outputs_and_round_trip(file):
     check_output(meta, golden, run(model.apply, variables, drawing.images("eval", meta["images"])))
 
 
-@pytest.mark.parametrize("file", whole([file for file in FILES if "loss" in load(file)[0]], SLOW_BACKWARDS))
+TRAINED = whole([file for file in FILES if "loss" in load(file)[0]], SLOW_BACKWARDS)
+
+
+@pytest.mark.parametrize("file", slow(TRAINED, SLOW_TRAINING))
 def test_training_mode(file):
     meta, golden = load(file)
     model, _, variables = build(meta, **without_dropping(meta))
@@ -150,7 +168,7 @@ def test_training_mode(file):
     check_training(file, meta, golden, value, updated, grads)
 
 
-@pytest.mark.parametrize("file", SHORT)
+@pytest.mark.parametrize("file", slow(SHORT, SLOW_SHORT))
 def test_short_network(file):
     meta, golden = load(file)
     model, state, variables = build(meta, **without_dropping(meta))

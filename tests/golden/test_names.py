@@ -1,7 +1,7 @@
 """Names and shapes of the arrays are those of each library whose golden file the plain run leaves out otherwise."""
 
 import pytest
-from test_golden import FILES, SHORT, load, whole
+from test_golden import FILES, SHORT, family, load, slow, whole
 
 import cnnjax
 from cnnjax.pretrained import reference_shapes
@@ -9,8 +9,7 @@ from cnnjax.pretrained import reference_shapes
 
 def family_and_source(file):
     """Return whose names a golden file has."""
-    name, source = file.removesuffix("-short").split(".")
-    return cnnjax.model_info(name.removesuffix("-short")).family, source
+    return family(file), file.partition(".")[2]
 
 
 def left_out():
@@ -23,7 +22,7 @@ def left_out():
     return sorted(found.values())
 
 
-@pytest.mark.parametrize("file", left_out())
+@pytest.mark.parametrize("file", slow(left_out(), {"densenet", "inception_v3", "inception_v4", "nasnet"}))
 def test_names_and_shapes(file):
     meta, _ = load(file)
     expected = {name: tuple(shape) for name, shape in meta["shapes"].items()}

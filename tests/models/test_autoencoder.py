@@ -6,6 +6,7 @@ import pytest
 import cnnjax
 
 
+@pytest.mark.slow
 def test_encoding_and_decoding_apart_equal_the_whole():
     model = cnnjax.create_model("conv_autoencoder", latent_features=4)
     images = jax.random.uniform(jax.random.key(0), (2, 28, 28, 1))
@@ -23,6 +24,7 @@ def test_images_of_other_sizes_come_back_in_their_size(shape):
     assert out.shape == (1, *shape)
 
 
+@pytest.mark.slow
 def test_denoised_pixels_are_pixels():
     model = cnnjax.create_model("denoising_autoencoder")
     out, _ = model.init_with_output(jax.random.key(0), 9 * jax.random.normal(jax.random.key(1), (1, 28, 28, 1)))

@@ -27,6 +27,7 @@ def test_a_dilated_network_agrees_with_the_published_one_on_the_coarse_grid(outp
     np.testing.assert_allclose(fine[:, ::step, ::step], coarse, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_pixels_beyond_a_multiple_of_4_are_not_seen():
     model = build(num_classes=5)
     images = jax.random.normal(jax.random.key(0), (1, 35, 63, 3))
@@ -36,6 +37,7 @@ def test_pixels_beyond_a_multiple_of_4_are_not_seen():
     np.testing.assert_allclose(logits, apply(variables, images[:, :32, :60]), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_blocks_start_close_to_the_identity():
     model = ConvNeXt(stage_sizes=(1, 1), features=(8, 16), output_stride=8)
     images = jnp.ones((1, 8, 8, 3))

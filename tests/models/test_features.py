@@ -26,6 +26,7 @@ def convolutions(function, *args):
     return len(re.findall(r" = \S+ convolution\(", jax.jit(function).lower(*args).compile().as_text()))
 
 
+@pytest.mark.slow
 def test_features_are_what_the_layers_give(resnet):
     model, variables, images = resnet
     layers = ["stage3", "head", "stage1/block2/conv1"]
@@ -38,6 +39,7 @@ def test_features_are_what_the_layers_give(resnet):
     np.testing.assert_allclose(features["head"], model.apply(variables, images), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_layers_behind_the_last_are_not_computed(resnet):
     model, variables, images = resnet
 
@@ -50,6 +52,7 @@ def test_layers_behind_the_last_are_not_computed(resnet):
     assert convolutions(features(["stem"]), variables, images) == 1
 
 
+@pytest.mark.slow
 def test_features_of_recomputed_stages_and_in_training_mode(resnet):
     model, variables, images = resnet
 
@@ -92,6 +95,7 @@ def test_features_of_many_stages_have_the_strides_of_the_table():
             assert maps[stage].shape[1:3] == (64 // stride, 96 // stride)
 
 
+@pytest.mark.slow
 def test_strides_of_stages():
     assert dict(cnnjax.model_info("resnet50").stages) == {"stage1": 4, "stage2": 8, "stage3": 16, "stage4": 32}
     assert dict(cnnjax.model_info("resnet20").stages) == {"stage1": 1, "stage2": 2, "stage3": 4}

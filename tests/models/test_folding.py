@@ -32,6 +32,7 @@ def largest_difference(ours, theirs):
 
 
 # All norms; a depthwise one among them; only the second norm of each pre-activated layer; convolutions with bias.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "fields", "norms", "left"),
     [
@@ -75,6 +76,7 @@ class Net(nn.Module):
         )
 
 
+@pytest.mark.slow
 def test_only_what_has_one_taker_is_folded_in_any_network(compile_quickly):
     model, random = Net(), np.random.default_rng(0)
     images = jnp.asarray(random.normal(size=(2, 8, 8, 3)), jnp.float32)

@@ -27,6 +27,7 @@ def test_published_sizes(name, fields, size):
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "heads", "remat"),
     [
@@ -61,6 +62,7 @@ def test_networks_without_classes_have_no_auxiliary_classifiers(name):
     assert not any(key.startswith(("aux", "head")) for key in variables["params"])
 
 
+@pytest.mark.slow
 def test_the_naive_modules_hand_their_input_on():
     def blocks(name):
         _, variables = shapes(cnnjax.create_model(name))

@@ -19,6 +19,7 @@ def last_map(name, size, **fields):
     return state["intermediates"][stages[-1]]["__call__"][0].shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", one_each(MOBILE, plain=["mobilenet_v2", "mnasnet0_5"]))
 def test_output_stride_keeps_weights_and_refines_the_last_map(name):
     *_, features = last_map(name, 64)

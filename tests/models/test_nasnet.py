@@ -33,6 +33,7 @@ def test_cells_can_be_recomputed():
     assert program.count("prevent_cse=True") == 7
 
 
+@pytest.mark.slow
 def test_dropped_paths_follow_the_key_and_spare_evaluation():
     def cell(rate):
         return NormalCell(
@@ -59,6 +60,7 @@ def test_dropped_paths_follow_the_key_and_spare_evaluation():
     np.testing.assert_array_equal(*evaluate)
 
 
+@pytest.mark.slow
 def test_stages_halve_the_resolution_and_give_arrays():
     model = build()
     variables = jax.eval_shape(model.init, jax.random.key(1), IMAGES)

@@ -33,6 +33,7 @@ def last_stage(model, variables, images):
     return state["intermediates"][name]["__call__"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "fields", "published", "smaller", "size"),
     [DILATED[0], *(pytest.param(*case, marks=pytest.mark.exhaustive) for case in DILATED[1:])],
@@ -67,6 +68,7 @@ def test_impossible_depths_and_strides_are_refused():
         jax.eval_shape(cnnjax.create_model("resnet18", output_stride=3).init, jax.random.key(0), images)
 
 
+@pytest.mark.slow
 def test_wide_resnet_drops_values_in_training_only(compile_quickly):
     model = cnnjax.create_model("wrn_16_8", num_classes=10, width=1, depth=10, dropout_rate=0.3)
     images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))

@@ -14,6 +14,7 @@ def variables_of(model):
     return jax.eval_shape(model.init, jax.random.key(0), IMAGES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("name", WITH_AUX)
 def test_auxiliary_logits_are_there_for_who_asks(name, train):
@@ -31,6 +32,7 @@ def test_auxiliary_logits_are_there_for_who_asks(name, train):
     assert aux.dtype == jnp.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_AUX)
 def test_the_auxiliary_head_costs_nothing_unless_asked_for(name):
     model = cnnjax.create_model(name, num_classes=5)
@@ -65,6 +67,7 @@ def test_other_backbones(name, backbone):
     assert jax.eval_shape(model.apply, variables_of(model), IMAGES).shape == (1, 64, 96, 3)
 
 
+@pytest.mark.slow
 def test_every_classifier_is_drawn_anew_for_other_classes():
     name = "lraspp_mobilenet_v3_large"
     shapes = cnnjax.pretrained.reference_shapes(name)

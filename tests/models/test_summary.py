@@ -33,6 +33,7 @@ def test_multiply_adds_are_those_published(name):
     assert macs == pytest.approx(info.gmacs * 1e9, rel=0.005, abs=0.5e6)
 
 
+@pytest.mark.slow
 def test_auxiliary_heads_count_where_they_run():
     model = cnnjax.create_model("fcn_resnet50", num_classes=21)
     whole = cnnjax.count_macs(model, (64, 64, 3))
@@ -73,6 +74,7 @@ def test_a_batch_counts_all_its_images():
         cnnjax.count_macs(model, (0, 32, 3))
 
 
+@pytest.mark.slow
 def test_recomputing_stages_costs_nothing_in_a_forward_pass():
     plain, remat = (cnnjax.create_model("resnet20", num_classes=10, remat=remat) for remat in (False, True))
     assert cnnjax.count_macs(remat, (32, 32, 3)) == cnnjax.count_macs(plain, (32, 32, 3))
@@ -130,6 +132,7 @@ total            LeNet                                 61,706        416,520"""
     )
 
 
+@pytest.mark.slow
 def test_rows_add_up_at_every_depth():
     model = cnnjax.create_model("resnet50")
     for depth in (None, 1, 2):

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from cnnjax.nn import BatchNorm, Conv, avg_pool
 from cnnjax.nn.building import Branches, ConvChain, ConvLayer
@@ -13,6 +14,7 @@ from cnnjax.nn.building import Branches, ConvChain, ConvLayer
 IMAGES = jax.random.normal(jax.random.key(0), (2, 9, 7, 3))
 
 
+@pytest.mark.slow
 def test_layers_keep_the_size_unless_told_otherwise_and_are_numbered_in_order():
     rows = (ConvLayer(4, (1, 7)), avg_twice, (ConvLayer(2, (1, 3)), ConvLayer(3, (3, 1))), ConvLayer(5, 3, 2, 0))
     chain = ConvChain(rows, Conv, BatchNorm, nn.relu)

@@ -107,6 +107,7 @@ def check_against_lax(case, compile_quickly):
 PROPERTY = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
 
 
+@pytest.mark.slow
 @settings(max_examples=12, **PROPERTY)
 @given(case=convolutions())
 def test_random_convolutions_have_the_values_and_derivatives_of_lax(case, compile_quickly):

@@ -87,6 +87,7 @@ def test_variables_are_those_of_two_layers():
     assert trees[0] == trees[1]
 
 
+@pytest.mark.slow
 def test_bfloat16_is_as_near_to_float32_as_two_layers_are(variables):
     x = drawn(16, 8, 8, 3).astype(jnp.bfloat16)
     exact = run(Both(False), variables, x.astype(jnp.float32))
@@ -100,6 +101,7 @@ def test_bfloat16_is_as_near_to_float32_as_two_layers_are(variables):
     assert distance(True) < max(2 * distance(False), 0.02)
 
 
+@pytest.mark.slow
 def test_statistics_are_shared_over_an_axis(variables):
     x = drawn(8, 2, 2, 3)
     expected, updates = Both(False).apply(variables, x, False, mutable=["batch_stats"])
@@ -134,6 +136,7 @@ def test_pooling_first_changes_nothing(variables, use_running_average, masked):
     assert_close(run(Pooled(True), variables, x, use_running_average, mask), expected, 1e-4)
 
 
+@pytest.mark.slow
 def test_networks_with_and_without_folding_are_one(compile_quickly):
     fields = {"stage_sizes": (1, 1), "features": 4, "num_classes": 3, "output_stride": 8}
     plain = cnnjax.create_model("resnet50", **fields)

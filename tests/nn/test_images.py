@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from cnnjax.nn.building import check_images, pad_to_legal_size
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, derandomize=True, database=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 20), st.integers(1, 9))
 def test_padded_images_are_legal_and_hold_the_image(height, width, min_size, size_step):

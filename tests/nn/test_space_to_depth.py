@@ -36,6 +36,7 @@ def test_values_and_gradients_are_those_of_the_convolution(window, strides, padd
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_network_with_it_has_the_same_variables_and_features(compile_quickly):
     images = jnp.asarray(np.random.default_rng(0).normal(size=(1, 32, 32, 3)), jnp.float32)
     plain = cnnjax.create_model("resnet18", stage_sizes=(1, 1, 1, 1), features=4, num_classes=0)

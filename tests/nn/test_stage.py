@@ -30,6 +30,7 @@ def test_widths_never_shrink_by_more_than_a_tenth():
     assert round_width(19.2, limit=0) == 16
 
 
+@pytest.mark.slow
 def test_output_stride_sets_the_resolution_of_the_last_stage():
     for output_stride in (8, 16, 32):
         model = cnnjax.create_model("mobilenet_v3_large", output_stride=output_stride)

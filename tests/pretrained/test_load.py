@@ -372,6 +372,7 @@ def test_files_of_networks_that_flatten_take_the_size_of_their_images():
     assert cnnjax.create_model("lenet5", num_classes=10).apply(variables, images).shape == (1, 10)
 
 
+@pytest.mark.slow
 def test_memory_stays_near_the_size_of_the_file(tmp_path):
     """In a process of its own: weights of 45 MB, of which the peak may hold 2.2 times as much."""
     arrays = {name: np.ones(shape, np.float32) for name, shape in reference_shapes("resnet18").items()}

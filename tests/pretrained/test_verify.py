@@ -32,6 +32,7 @@ def run(folder, reference, *flags):
     return main(["squeezenet1_1", "--weights", weights, "--reference", str(folder / "reference.npz"), *flags])
 
 
+@pytest.mark.slow
 def test_agreement(case, capsys):
     folder, reference = case
     assert run(folder, reference) == 0
@@ -44,6 +45,7 @@ def test_agreement(case, capsys):
     assert run(folder, first) == 0
 
 
+@pytest.mark.slow
 def test_where_a_difference_begins(case, capsys):
     folder, reference = case
     changed = {key: np.array(value) for key, value in reference.items()}
@@ -59,6 +61,7 @@ def test_where_a_difference_begins(case, capsys):
     assert run(folder, changed) == 1
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compared(case, capsys):
     folder, reference = case
     logits = np.asarray(reference["logits"])

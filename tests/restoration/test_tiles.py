@@ -44,6 +44,7 @@ def variables():
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
+@pytest.mark.slow
 def test_tiles_leave_no_seams(variables):
     image = np.random.default_rng(0).normal(0.5, 0.3, (75, 61, 1)).astype(np.float32)
     whole = Denoiser("dncnn17_grey", variables, tile=1000)(image)

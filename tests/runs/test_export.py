@@ -47,6 +47,7 @@ def test_the_file_runs_without_this_package(tmp_path):
     assert description["platforms"] == ["cpu", "cuda", "tpu"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mobilenet_v1_025", "resnet20", "shufflenet_v1_x1_0"])
 def test_convolutions_of_every_kind_export_for_every_platform_and_batch(name):
     model = cnnjax.create_model(name, num_classes=10)

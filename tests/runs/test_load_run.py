@@ -21,6 +21,7 @@ def run(tmp_path):
     return shutil.copytree(RUN, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_an_old_run_is_what_it_was(tmp_path):
     """Its network, weights, normalisation and classes together give the test accuracy that it noted."""
     run = cnnjax.load_run(RUN)

@@ -78,6 +78,7 @@ def script(name):
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [name if name == "train" else pytest.param(name, marks=pytest.mark.exhaustive) for name in SHAPES]
 )

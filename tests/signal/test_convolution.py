@@ -32,6 +32,7 @@ def agrees(ours, theirs):
     np.testing.assert_allclose(ours, theirs, atol=2e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @FEW
 @given(st.one_of(*[st.tuples(shapes(n), shapes(n)) for n in (1, 2)]), st.sampled_from(["SAME", "FULL"]), st.integers())
 def test_convolve_and_correlate_are_those_of_scipy(sizes, mode, seed):
@@ -40,6 +41,7 @@ def test_convolve_and_correlate_are_those_of_scipy(sizes, mode, seed):
         agrees(ours(x, kernel, padding=mode), theirs(x, kernel, mode=mode.lower(), method="direct"))
 
 
+@pytest.mark.slow
 @FEW
 @given(shapes(2), shapes(2), BORDERS, st.tuples(st.integers(1, 3), st.integers(1, 3)), st.integers(0, 99))
 def test_borders_and_strides_are_those_of_scipy(size, kernel_size, border, stride, seed):
@@ -49,6 +51,7 @@ def test_borders_and_strides_are_those_of_scipy(size, kernel_size, border, strid
     agrees(ours, theirs[:: stride[0], :: stride[1]])
 
 
+@pytest.mark.slow
 @FEW
 @given(st.integers(1, 12), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(0, 4))
 def test_dilation_is_a_kernel_with_holes(length, taps, stride, dilation, padding):
@@ -65,6 +68,7 @@ def test_dilation_is_a_kernel_with_holes(length, taps, stride, dilation, padding
     assert len(ours) == signal.output_size(length, taps, padding, stride, dilation=dilation)
 
 
+@pytest.mark.slow
 @FEW
 @given(st.integers(1, 6), st.integers(1, 4), st.integers(1, 3), st.integers(0, 2), st.integers(0, 2), st.integers(1, 2))
 def test_transposed_convolution_is_the_transpose(h, k, s, p, p_out, d):
@@ -90,6 +94,7 @@ def test_transposed_convolution_is_the_transpose(h, k, s, p, p_out, d):
         agrees(there, matrix.T)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spatial", [1, 2])
 def test_channels_of_a_layer(spatial):
     size, taps = (7, 6)[:spatial], (3, 2)[:spatial]
@@ -106,6 +111,7 @@ def test_channels_of_a_layer(spatial):
     agrees(out, np.stack([sum(part) for part in parts], -1))
 
 
+@pytest.mark.slow
 @FEW
 @given(st.integers(1, 5), st.integers(0, 12), st.integers(0, 12), st.sampled_from(["reflect", "replicate", "circular"]))
 def test_pad_is_that_of_numpy(length, before, after, border):

@@ -21,6 +21,7 @@ def test_sizes_of_known_networks():
     assert signal.receptive_field([(2, 1, 2**i) for i in range(10)]).size == 1024
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stack", [[(3, 1), (2, 2), (3, 1)], [(3, 2, 2), (3, 1, 3)]])
 def test_receptive_field_is_where_the_gradient_is(stack):
     def last_value(x):
@@ -115,6 +116,7 @@ def test_pooling(kind, of_a_window):
     assert signal.pool([[1, 0], [0, 0]], 2, kind).tolist() == [[0.25 if kind == "average" else 1.0]]
 
 
+@pytest.mark.slow
 def test_l2_pooling_has_a_gradient_everywhere():
     x = jnp.zeros((1, 2, 4, 1)).at[0, 0, 2].set(3.0).at[0, 1, 3].set(4.0)
     grads = jax.grad(lambda x: nn.l2_pool(x, 2).sum())(x)

@@ -17,6 +17,7 @@ from cnnjax.training.metrics import zero_sums
 SPECS = ("crop:1", "rotate:20", "mixup:0.4", "gaussian-noise:0.05")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [Devices("pmap", 8), Devices("jit", 8)], ids=["pmap", "jit"])
 def test_devices_augment_and_mix_the_global_batch_as_one_does(devices):
     model = cnnjax.create_model("mlp", num_classes=10)

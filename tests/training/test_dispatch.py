@@ -44,6 +44,7 @@ def single(make_tiny_state):
     return leaves(state, sums)
 
 
+@pytest.mark.slow
 @pytest.mark.users
 def test_examples_on_the_device_change_no_bit(single, make_tiny_state, assert_users_get_the_same_bits):
     dispatcher = Dispatcher(Devices("jit", 1), STEP, 2, DATA)
@@ -54,6 +55,7 @@ def test_examples_on_the_device_change_no_bit(single, make_tiny_state, assert_us
         assert_users_get_the_same_bits(ours, expected)
 
 
+@pytest.mark.slow
 def test_loops_take_the_same_steps_however_they_are_grouped_and_compile_once(single, make_tiny_state):
     traces = []
 

@@ -132,6 +132,7 @@ def test_a_run_leaves_what_it_promises(whole):
     assert "The run is complete" in text
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(whole, config, tmp_path):
     run(config)
     assert_same_run(whole[0].workdir, config.workdir)
@@ -155,7 +156,7 @@ def stop_after(config, monkeypatch, steps, error):
             run(config)
 
 
-@pytest.mark.parametrize("steps", [14, 21, 23, 28])
+@pytest.mark.parametrize("steps", [14, *(pytest.param(steps, marks=pytest.mark.slow) for steps in (21, 23, 28))])
 def test_a_run_that_died_goes_on_to_the_same_bits(whole, config, monkeypatch, steps):
     stop_after(config, monkeypatch, steps, KeyboardInterrupt())
     assert not (config.workdir / "result.json").exists()
@@ -197,6 +198,7 @@ def finish(command):
     return text
 
 
+@pytest.mark.slow
 def test_a_process_that_is_stopped_by_signals_goes_on_to_the_same_bits(data_dir, tmp_path):
     """Stop the real command in two ways, each time after some more steps; see test_kills.py for the third."""
     stopped = tmp_path / "stopped"
@@ -219,6 +221,7 @@ def test_a_process_that_is_stopped_by_signals_goes_on_to_the_same_bits(data_dir,
     assert_same_run(stopped, whole)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(whole, config, monkeypatch):
     stop_after(config, monkeypatch, 21, KeyboardInterrupt())
     for file in (config.workdir / "checkpoints" / "14" / "state").rglob("*"):
@@ -230,6 +233,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(whole, config,
     assert_same_run(whole[0].workdir, config.workdir)
 
 
+@pytest.mark.slow
 def test_a_write_that_fails_is_told_and_tried_again_and_the_run_goes_on(whole, config, monkeypatch):
     save, failing = Checkpoints.save, {14, 21, 23}
 
@@ -244,6 +248,7 @@ def test_a_write_that_fails_is_told_and_tried_again_and_the_run_goes_on(whole, c
     assert_same_run(whole[0].workdir, config.workdir)
 
 
+@pytest.mark.slow
 def test_a_run_whose_last_checkpoint_cannot_be_written_fails_and_can_be_ended_later(whole, config, monkeypatch):
     stop_after(config, monkeypatch, 28, CheckpointError("no space left on the disk"))
     assert not (config.workdir / "result.json").exists()
@@ -251,6 +256,7 @@ def test_a_run_whose_last_checkpoint_cannot_be_written_fails_and_can_be_ended_la
     assert_same_run(whole[0].workdir, config.workdir)
 
 
+@pytest.mark.slow
 def test_metrics_that_cannot_be_written_are_written_later_and_once(whole, config, monkeypatch):
     """The disk takes half of a line, and nothing of the next."""
     fsync, calls = os.fsync, []
@@ -302,6 +308,7 @@ def test_flags_that_mean_other_images_now_are_refused(config, monkeypatch, name,
         run(config)
 
 
+@pytest.mark.slow
 def test_another_version_of_the_resizer_is_told(whole, config, monkeypatch):
     stop_after(config, monkeypatch, 14, KeyboardInterrupt())
     before = json.loads((config.run_directory / "config.json").read_text())["resolved"]["resizer"]
@@ -317,6 +324,7 @@ def whole_mean(whole):
     return json.loads((whole[0].run_directory / "config.json").read_text())["resolved"]["mean"][0]
 
 
+@pytest.mark.slow
 def test_eight_devices_train_like_one(config, tmp_path):
     one, _ = run(config)
     eight, _ = run(dataclasses.replace(config, workdir=tmp_path / "eight", parallel="pmap"))
@@ -325,6 +333,7 @@ def test_eight_devices_train_like_one(config, tmp_path):
         np.testing.assert_allclose(one[key], eight[key], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_moving_averages_and_resuming_go_together(config, tmp_path, monkeypatch):
     config = dataclasses.replace(config, ema_decay=0.9)
     whole = dataclasses.replace(config, workdir=tmp_path / "whole")
@@ -348,6 +357,7 @@ def test_grouped_steps_and_examples_on_the_device_change_no_bit(whole, config, m
     assert_same_run(whole[0].workdir, config.workdir)
 
 
+@pytest.mark.slow
 def test_a_run_stops_early_at_the_same_epoch_whether_or_not_it_was_interrupted(config, tmp_path, monkeypatch):
     """The learning rate is so high that the test loss gets no better soon."""
     changes = {"optimizer": "sgd", "learning_rate": 3.0, "schedule": "constant", "clip_norm": 1.0}
@@ -397,6 +407,7 @@ def test_a_workdir_that_cannot_be_made_is_one_error(config, tmp_path):
         run(dataclasses.replace(config, workdir=tmp_path / "file" / "run"))
 
 
+@pytest.mark.slow
 def test_runs_in_other_threads_leave_signals_alone(config):
     results = []
     thread = threading.Thread(target=lambda: results.append(run(dataclasses.replace(config, epochs=0.5))[0]))

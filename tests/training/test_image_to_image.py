@@ -90,6 +90,7 @@ def setup(config, size=4):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["single", "jit", "pmap"])
 def test_a_task_is_learnt_on_any_devices(tmp_path, parallel, monkeypatch):
     # Lines as often as they can be.

@@ -72,6 +72,7 @@ def outcome(workdir):
     return arrays, [steps, *plain]
 
 
+@pytest.mark.slow
 @pytest.mark.users
 @pytest.mark.parametrize("moments", [2, pytest.param(20, marks=pytest.mark.exhaustive)])
 def test_a_run_that_dies_at_random_moments_goes_on_to_the_same_bits(moments, tmp_path):

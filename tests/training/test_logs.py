@@ -112,6 +112,7 @@ class FakeWandb(types.ModuleType):
         self.ended = exit_code
 
 
+@pytest.mark.slow
 def test_loggers_get_every_record_of_a_run_that_goes_on_too(config, monkeypatch):
     """A plain function; one that is a context manager; and Weights & Biases."""
     package = FakeWandb()
@@ -157,6 +158,7 @@ def test_weights_and_biases_without_their_package_say_what_to_install(config, mo
     assert not config.run_directory.exists()
 
 
+@pytest.mark.slow
 def test_some_steps_are_traced(config):
     run(dataclasses.replace(config, profile="3:4"))
     [trace] = (config.run_directory / "profile").rglob("*.xplane.pb")

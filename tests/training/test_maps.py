@@ -26,6 +26,7 @@ def config(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_maps_are_drawn_after_every_so_many_epochs(config):
     fit(config, Console(file=io.StringIO()))
     assert [path.name for path in (config.workdir / "maps").iterdir()] == ["epoch-0002.png"]

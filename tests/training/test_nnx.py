@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 import optax
+import pytest
 from flax import nnx
 
 import cnnjax
 
 
+@pytest.mark.slow
 def test_a_network_trains_with_the_optimizer_of_nnx():
     model = cnnjax.create_model("resnet20", stage_sizes=(1, 1, 1), features=4, num_classes=3)
     images = jax.random.normal(jax.random.key(0), (8, 8, 8, 3))

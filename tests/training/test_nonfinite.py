@@ -118,6 +118,7 @@ def poisoned(steps, *, params_too=False):
     return create
 
 
+@pytest.mark.slow
 def test_the_run_stops_with_what_was_wrong_and_the_last_good_checkpoint(config):
     with pytest.raises(TrainingError) as caught:
         fit(config, Console(file=io.StringIO()), poisoned([8]))
@@ -135,6 +136,7 @@ def test_the_run_stops_with_what_was_wrong_and_the_last_good_checkpoint(config):
     assert result["steps"] == 23
 
 
+@pytest.mark.slow
 def test_a_few_bad_steps_are_tolerated_and_counted_over_interruptions(config, tmp_path):
     config = dataclasses.replace(config, workdir=tmp_path / "run", skip_nonfinite=2)
     with pytest.raises(TrainingError, match="at step 18 .* 3 such steps so far, and --skip-nonfinite allows 2"):
@@ -150,6 +152,7 @@ def test_a_few_bad_steps_are_tolerated_and_counted_over_interruptions(config, tm
     assert [record["learning_rate"] for record in records] == pytest.approx(rates)
 
 
+@pytest.mark.slow
 def test_parameters_that_overflow_are_not_saved(config, tmp_path):
     """A finite gradient times a huge rate may be infinite, which the next step would notice."""
     config = dataclasses.replace(config, workdir=tmp_path / "run")

@@ -37,6 +37,7 @@ def test_schedules_between_two_rates():
     np.testing.assert_allclose([cosine(50), cosine(100)], [0.06, 0.02], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_cycle_is_pytorchs():
     # torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=...) gives these at start, peak and end.
     cycle = make_schedule("onecycle", 0.1, 100)

@@ -26,6 +26,7 @@ def assert_close(a, b, tolerance=1e-4):
         np.testing.assert_allclose(plain(x), plain(y), rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["jit", "pmap"])
 def test_eight_devices_take_the_step_of_one(make_tiny_state, mode):
     """Batch norm, masks and moving averages included: pmap with synchronised statistics, jit as it is."""
@@ -44,6 +45,7 @@ def test_eight_devices_take_the_step_of_one(make_tiny_state, mode):
     assert_close(devices.unreplicate(evaluated), eval_step(expected, data))
 
 
+@pytest.mark.slow
 def test_networks_divide_over_devices_as_a_whole_program():
     """Our own convolutions are primitives, which have to let XLA divide the batch."""
     model = cnnjax.create_model("mobilenet_v2", num_classes=10)

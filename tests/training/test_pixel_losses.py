@@ -29,6 +29,7 @@ def scene():
     return logits, labels
 
 
+@pytest.mark.slow
 def test_losses_are_their_formulas(scene):
     logits, labels = scene
     for image, truth, entropy, dice in zip(
@@ -48,6 +49,7 @@ def test_losses_are_their_formulas(scene):
     np.testing.assert_allclose(both, pixel_cross_entropy(logits, labels) + dice_loss(logits, labels))
 
 
+@pytest.mark.slow
 def test_dice_loss_leads_out_of_background_everywhere():
     labels = np.zeros((1, 16, 16), np.int32)
     labels[0, :3, :5] = 1

@@ -158,6 +158,7 @@ def test_examples_on_the_devices_of_two_processes_give_the_numbers_of_the_host(t
             np.testing.assert_allclose(one[key], other[key], rtol=rtol, atol=atol, err_msg=f"{key} at {one['step']}")
 
 
+@pytest.mark.slow
 def test_processes_that_disagree_all_exit_and_say_on_what(tmp_path):
     (tmp_path / "data").mkdir()
     pair = launch_two(
@@ -239,6 +240,7 @@ def test_processes_whose_data_differs_all_exit_and_say_in_what(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_coordinator_that_is_not_there_is_an_error_in_seconds(tmp_path):
     started = time.monotonic()
     flags = ("--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", 2, "--process-id", 1)

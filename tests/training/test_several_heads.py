@@ -15,6 +15,7 @@ from cnnjax.training.metrics import means
 HEADS = several_heads({"species": "cross_entropy", "age": "mse"}, weights={"age": 0.5})
 
 
+@pytest.mark.slow
 def test_a_network_learns_from_all_its_heads(compile_quickly):
     random = np.random.default_rng(0)
     images = jnp.asarray(random.normal(size=(4, 8, 8, 3)), jnp.float32)
@@ -45,6 +46,7 @@ def test_a_network_learns_from_all_its_heads(compile_quickly):
     assert {"species_accuracy", "age_mse", "age_mae", "gradient_norm"} <= losses[0].keys()
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_weighted_sum_and_counts_real_examples():
     random = np.random.default_rng(1)
     outputs = {"species": jnp.asarray(random.normal(size=(4, 3))), "age": jnp.asarray(random.normal(size=(4, 1)))}

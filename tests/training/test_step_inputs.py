@@ -46,6 +46,7 @@ def test_a_loss_gives_one_number_for_each_example(make_tiny_state, loss):
         jax.eval_shape(lambda state, batch: train_step(state, batch, loss=loss), state, batch_of())
 
 
+@pytest.mark.slow
 def test_examples_without_a_label_count_in_no_loss(make_tiny_state):
     state = make_tiny_state()
     labels = jnp.array([0, 1, -1, 3], jnp.int32)
@@ -60,6 +61,7 @@ def test_examples_without_a_label_count_in_no_loss(make_tiny_state):
     jax.tree.map(np.testing.assert_array_equal, after.params, others.params)
 
 
+@pytest.mark.slow
 def test_labels_that_no_class_has_show():
     logits = jnp.zeros((3, 10))
     for loss in (cross_entropy, binary_cross_entropy):

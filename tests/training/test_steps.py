@@ -112,6 +112,7 @@ def test_padding_counts_nowhere(make_tiny_state):
     assert_close(take(state, soft)[0].params, new.params, 1e-4)
 
 
+@pytest.mark.slow
 def test_eight_devices_take_the_step_of_one():
     state, data = lenet_state(), batch(32)
     expected, expected_sums = take(state, data)
@@ -129,6 +130,7 @@ def test_eight_devices_take_the_step_of_one():
     assert_close(evaluated, evaluate(expected, data), 1e-4)
 
 
+@pytest.mark.slow
 def test_uneven_masks_over_devices_still_weigh_every_example_equally(make_tiny_state):
     state, data = make_tiny_state(), batch(16, 3, 8)
     mask = jnp.arange(16) < 5
@@ -153,6 +155,7 @@ def test_uneven_masks_over_devices_still_weigh_every_example_equally(make_tiny_s
     )
 
 
+@pytest.mark.slow
 def test_eight_devices_augment_as_one_does():
     """Pixels that the step draws and learns from are functions of seed, step and place in the whole batch."""
     seen = {}
@@ -173,6 +176,7 @@ def test_eight_devices_augment_as_one_does():
     assert not np.allclose(plain.params["head"]["classifier"]["bias"], seen[1][0]["head"]["classifier"]["bias"])
 
 
+@pytest.mark.slow
 def test_the_same_function_runs_under_shard_map():
     state, data = lenet_state(), batch(32)
     expected, expected_sums = take(state, data)
@@ -230,6 +234,7 @@ def test_draws_depend_on_the_step_and_nothing_else():
     assert_equal(jax.random.key_data(first.rng), jax.random.key_data(state.rng))
 
 
+@pytest.mark.slow
 def test_moving_averages_follow_and_are_what_is_evaluated(make_tiny_state):
     state = make_tiny_state(ema=True)
     data = batch(16, 3, 8)
@@ -340,6 +345,7 @@ def test_heads_that_nobody_asks_for_and_heads_that_are_not_there_cost_nothing():
     assert products(dense_state(sown=True), aux_weight=0.3) == plain + 3
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_in_bfloat16_and_keeps_everything_else_in_float32():
     model = cnnjax.create_model("resnet20", num_classes=10, dtype=jnp.bfloat16)
     images = jax.ShapeDtypeStruct((4, 32, 32, 3), jnp.float32)

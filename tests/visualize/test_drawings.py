@@ -67,6 +67,7 @@ def test_scales_say_what_lies_beyond_them():
     assert canvas.limit_of(np.array([0, 0, 0, -5.0]), 0.5) == 5
 
 
+@pytest.mark.slow
 def test_filters_and_feature_maps_name_their_channels(tmp_path, texts):
     path = tmp_path / "features.png"
     visualize.draw_filters(np.ones((2, 2, 3, 4), np.float32), path, "first", most=3)
