@@ -76,7 +76,6 @@ class Net(nn.Module):
         )
 
 
-@pytest.mark.slow
 def test_only_what_has_one_taker_is_folded_in_any_network(compile_quickly):
     model, random = Net(), np.random.default_rng(0)
     images = jnp.asarray(random.normal(size=(2, 8, 8, 3)), jnp.float32)

@@ -51,7 +51,6 @@ def test_borders_and_strides_are_those_of_scipy(size, kernel_size, border, strid
     agrees(ours, theirs[:: stride[0], :: stride[1]])
 
 
-@pytest.mark.slow
 @FEW
 @given(st.integers(1, 12), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(0, 4))
 def test_dilation_is_a_kernel_with_holes(length, taps, stride, dilation, padding):

@@ -234,7 +234,6 @@ def test_draws_depend_on_the_step_and_nothing_else():
     assert_equal(jax.random.key_data(first.rng), jax.random.key_data(state.rng))
 
 
-@pytest.mark.slow
 def test_moving_averages_follow_and_are_what_is_evaluated(make_tiny_state):
     state = make_tiny_state(ema=True)
     data = batch(16, 3, 8)
