@@ -11,7 +11,6 @@ are counted by the second. Inside the step the compiler fuses them further, so t
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import statistics
 import sys
@@ -23,6 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from reporting import add_flags, report
 from rich.console import Console
 from rich.table import Table
 
@@ -83,18 +83,18 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=[*OPERATIONS, *CHAINS], help="specs, joined by + in chains")
     parser.add_argument("--repeats", type=int, default=5, help="turns")
     parser.add_argument("--small-batch", type=int, default=128, help="batch of 32x32 images to crop and mirror")
-    parser.add_argument("--json", help="write the numbers to this file")
+    add_flags(parser)
     arguments = parser.parse_args()
-    console = Console()
+    console, progress = Console(), Console(stderr=True)
 
     batch = batch_of(arguments.batch_size, arguments.image_size)
     del batch["foreground"]
     with_object = batch_of(arguments.batch_size, arguments.image_size)
-    console.print(f"compiling the training step of {arguments.model}")
+    progress.print(f"compiling the training step of {arguments.model}")
     step = compiled_step(arguments.model, batch)
     chains = {}
     for specs in arguments.only:
-        console.print(f"compiling {specs}")
+        progress.print(f"compiling {specs}")
         chains[specs] = compiled_chain(specs, with_object if "background" in specs else batch)
     small = compiled_chain("crop:4+mirror", {"image": batch_of(arguments.small_batch, 32)["image"]})
 
@@ -102,7 +102,7 @@ def main() -> int:
     times: dict[str, list[float]] = {specs: [] for specs in chains}
     rates: list[float] = []
     for turn in range(arguments.repeats + 1):
-        console.print(f"turn {turn} of {arguments.repeats}")
+        progress.print(f"turn {turn} of {arguments.repeats}")
         one_step = milliseconds(step)
         each = {specs: milliseconds(chain, 2) for specs, chain in chains.items()}
         rate = 1e3 * arguments.small_batch / milliseconds(small, 100)
@@ -127,15 +127,20 @@ def main() -> int:
     table.add_column("of the step", justify="right")
     for specs, values in times.items():
         table.add_row(specs, f"{statistics.median(values):.1f}", f"{shares[specs]:.2%}")
-    console.print(table)
-    console.print(
-        f"crop:4 and mirror of 32x32 images, {arguments.small_batch} at once: {statistics.median(rates):,.0f} a second "
-        f"(best turn {max(rates):,.0f})"
-    )
-    if arguments.json:
-        result = {"step_ms": step_times, "ms": times, "share": shares, "small_images_per_second": rates}
-        with open(arguments.json, "w") as file:
-            json.dump(vars(arguments) | result, file, indent=1)
+
+    def show() -> None:
+        console.print(table)
+        console.print(
+            f"crop:4 and mirror of 32x32 images, {arguments.small_batch} at once: {statistics.median(rates):,.0f} a "
+            f"second (best turn {max(rates):,.0f})"
+        )
+
+    result = {"step_ms": step_times, "ms": times, "share": shares, "small_images_per_second": rates}
+    rows = [
+        {"augmentation": specs, "ms": statistics.median(values), "share_of_step": shares[specs]}
+        for specs, values in times.items()
+    ]
+    report(arguments, vars(arguments) | result, rows, show)
     return 0
 
 

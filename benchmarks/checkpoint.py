@@ -1,5 +1,6 @@
 """Measure what checkpoints and logging cost, as a share of an epoch.
 
+    python benchmarks/checkpoint.py                               # of the embedded digits
     python benchmarks/checkpoint.py --recipe cifar10-resnet20 --data-dir DIR
 
 After each step, the loop of `experiments/train.py` writes a training line and a checkpoint here, on an idle device, so
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import statistics
 import sys
 import tempfile
@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from reporting import add_flags, report
 from rich.console import Console
 
 from cnnjax.runs import RunDirectory
@@ -40,15 +41,23 @@ def timed(function: Callable[[], object]) -> float:
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="cifar10-resnet20", choices=sorted(RECIPES))
+    parser.add_argument(
+        "--recipe",
+        default="digits-lenet5",
+        choices=sorted(RECIPES),
+        help="what is trained (default: %(default)s, which needs no data)",
+    )
     parser.add_argument("--data-dir", type=Path, help="folder of prepared TFDS data sets")
     parser.add_argument("--repeats", type=int, default=10, help="steps, lines and checkpoints that are timed")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_flags(parser)
     arguments = parser.parse_args()
     if arguments.repeats < 1:
         parser.error("--repeats must be at least 1")
     config = dataclasses.replace(RECIPES[arguments.recipe].config, data_dir=arguments.data_dir, parallel="single")
-    setup = ClassifierSetup.create(config)
+    try:
+        setup = ClassifierSetup.create(config)
+    except ValueError as error:
+        parser.error(str(error))
     console = Console(stderr=True)
     seconds: dict[str, list[float]] = {"step": [], "log": [], "save": [], "write": []}
     with tempfile.TemporaryDirectory() as folder:
@@ -84,9 +93,8 @@ def main() -> int:
         "cost_seconds": cost,
         "share_percent": 100 * cost / (steps * median["step"]),
     }
-    if arguments.json:
-        print(json.dumps(result))
-    else:
+
+    def show() -> None:
         print("| recipe | steps an epoch | step, ms | log, ms | save, ms | write, ms | checkpoint, MiB | of an epoch |")
         print("|---|--:|--:|--:|--:|--:|--:|--:|")
         print(
@@ -94,6 +102,8 @@ def main() -> int:
             f"{result['save_ms']:.0f} | {result['write_ms']:.0f} | {size / 2**20:.1f} | "
             f"{result['share_percent']:.2f} % |"
         )
+
+    report(arguments, result, [result], show)
     return 0
 
 

@@ -30,6 +30,8 @@ import jax
 import jax.numpy as jnp
 from devices import GPUS, PROCESSORS, TPUS, Chip, Roofline
 from jax.experimental import topologies
+from reporting import add_flags
+from reporting import report as write_report
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
@@ -404,7 +406,7 @@ def main() -> int:
     )
     parser.add_argument("--top", type=int, default=5, help="largest consumers of bytes to list")
     parser.add_argument("--hlo", type=Path, help="file to write the compiled program's text to")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    add_flags(parser)
     arguments = parser.parse_args()
     console = Console(stderr=True)
     try:
@@ -429,10 +431,12 @@ def main() -> int:
     if arguments.hlo:
         arguments.hlo.write_text(compiled.as_text())
     result = report(arguments, target, len(chips), seconds, compiled)
-    if arguments.json:
-        print(json.dumps(result))
-    else:
-        print_report(result)
+    write_report(
+        arguments,
+        result,
+        [{name: value for name, value in result.items() if name != "largest_consumers"}],
+        lambda: print_report(result),
+    )
     return 0
 
 

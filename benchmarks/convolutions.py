@@ -14,24 +14,25 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib.util
-import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from reporting import add_flags, report
 from rich.console import Console
 from rich.table import Table
 
 from cnnjax.nn.convolve import conv_general_dilated
 from cnnjax.nn.window_pool import window_max, window_sum
 
-# (kind, batch, size, channels, features, window, stride, groups); pooling keeps the channels.
+COLUMNS = ("kind", "batch", "size", "channels", "features", "window", "stride", "groups")
+# Pooling keeps the channels.
 ROWS = [
     ("dense", 8, 56, 64, 64, 3, 1, 1),
     ("dense", 8, 56, 64, 256, 1, 1, 1),
@@ -167,7 +168,7 @@ def main() -> int:
     parser.add_argument("--only", choices=sorted({row[0] for row in ROWS}), help="one kind of row")
     parser.add_argument("--peers", nargs="*", default=["xla", "torch"], choices=["xla", "torch"], help="beside ours")
     parser.add_argument("--repeats", type=int, default=7, help="timed turns")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_flags(parser)
     arguments = parser.parse_args()
     if arguments.repeats < 1:
         parser.error(f"--repeats must be at least 1, got {arguments.repeats}")
@@ -182,9 +183,20 @@ def main() -> int:
         if arguments.only in (None, row[0]):
             progress.print(f"{row[0]} {row[1:]}", highlight=False)
             results.append({"row": row, "milliseconds": measure(row, arguments.repeats, peers)})
-    if arguments.json:
-        print(json.dumps(results))
-        return 0
+    report(arguments, results, list(table_rows(results)), lambda: show(results, console))
+    return 0
+
+
+def table_rows(results: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the numbers of each row by the names of their columns."""
+    for result in results:
+        shape = dict(zip(COLUMNS, result["row"], strict=True))
+        for peer, (forward, both) in result["milliseconds"].items():
+            yield shape | {"peer": peer, "forward_ms": forward, "forward_and_gradients_ms": both}
+
+
+def show(results: list[dict[str, Any]], console: Console) -> None:
+    """Print a table, with ratios of ours to theirs."""
     table = Table(title="milliseconds, forward / forward and both gradients")
     others = [peer for peer in results[0]["milliseconds"] if peer != "cnnjax"]
     ratios = [f"ours / {peer}" for peer in others]
@@ -199,7 +211,6 @@ def main() -> int:
             cells.append(" / ".join(f"{ours / theirs:.2f}" for ours, theirs in pairs))
         table.add_row(*cells)
     console.print(table)
-    return 0
 
 
 if __name__ == "__main__":

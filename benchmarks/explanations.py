@@ -27,6 +27,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from reporting import add_flags, report
 from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
@@ -217,7 +218,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=50, help="of integrated gradients (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=5, help="passes at once (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="timed turns; ten times as many clicks")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    add_flags(parser)
     arguments = parser.parse_args()
     for name, least in (("image_size", 32), ("steps", 1), ("batch_size", 1), ("repeats", 1)):
         if getattr(arguments, name) < least:
@@ -249,10 +250,10 @@ def main() -> int:
         if part == "occlusion":
             results[part] |= windows(arguments.image_size)
         progress.print(f"{part}: {', '.join(f'{n} {s:.3f} s' for n, s in results[part]['seconds'].items())}")
-    if arguments.json:
-        print(json.dumps(results))
-        return 0
-    show(results, arguments)
+    clicked = results.get("click", {})
+    rows = [{"part": "click", "name": name, "milliseconds": found} for name, found in clicked.items()]
+    rows += [{"part": part} | found for part, found in results.items() if part != "click"]
+    report(arguments, results, rows, lambda: show(results, arguments))
     return 0
 
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
-import json
 import multiprocessing
 import statistics
 import sys
@@ -32,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from reporting import add_flags, report
 from rich.console import Console
 
 from cnnjax import finetune
@@ -125,7 +125,7 @@ def main() -> int:
     parser.add_argument(
         "--measure", nargs="+", choices=["time", "memory"], default=["time", "memory"], help="(default: both)"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_flags(parser)
     given = parser.parse_args()
     if given.batch_size < 1 or given.turns < 1:
         parser.error("--batch-size and --turns must be at least 1")
@@ -147,9 +147,14 @@ def main() -> int:
     if "time" in given.measure:
         take_turns(calls, rows, given.turns, console)
     size = batch["image"].shape[1:3]
-    if given.json:
-        print(json.dumps({"model": given.model, "batch_size": given.batch_size, "size": size, "rows": rows}))
-        return 0
+    numbers = {"model": given.model, "batch_size": given.batch_size, "size": size, "rows": rows}
+    table = [{"step": name} | row for name, row in rows.items()]
+    report(given, numbers, table, lambda: show(given, size, rows))
+    return 0
+
+
+def show(given: argparse.Namespace, size: tuple[int, ...], rows: Mapping[str, dict[str, Any]]) -> None:
+    """Print the table."""
     print(f"{given.model}, {size[0]}x{size[1]} pixels, {given.batch_size} images, {jax.devices()[0].device_kind}\n")
     columns: dict[str, tuple[str, str]] = {
         "milliseconds": ("ms", ".0f"),
@@ -167,7 +172,6 @@ def main() -> int:
     print("|---" + "|--:" * len(shown) + "|")
     for name, row in rows.items():
         print(f"| {name} | " + " | ".join(format(row[key], form) for key, (_, form) in shown.items()) + " |")
-    return 0
 
 
 def take_turns(

@@ -33,6 +33,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from reporting import add_flags, report
 from rich.console import Console
 from rich.table import Table
 
@@ -367,7 +368,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=256, help="JPEG files a round")
     parser.add_argument("--epoch-images", type=int, default=100_000, help="JPEG files of the long epoch")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    add_flags(parser)
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -390,11 +391,20 @@ def main() -> int:
             result[part] = measure_memory(arguments.rounds)
         else:
             result[part] = watch_epoch(arguments.epoch_images, console)
-    if arguments.json:
-        print(json.dumps(result, indent=2))
-    else:
-        _print(result, Console())
+    report(arguments, result, list(_rows(result)), lambda: _print(result, Console()))
     return 0
+
+
+def _rows(result: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the numbers of all parts as rows."""
+    for what, times in result.get("decoders", {}).items():
+        yield from ({"part": what, "name": name, "milliseconds": value} for name, value in times.items())
+    for name, row in result.get("jpeg", {}).items():
+        yield {"part": "jpeg", "name": name} | row
+    for row in result.get("memory", []):
+        yield {"part": "memory", "name": row["set"]} | row
+    if "epoch" in result:
+        yield {"part": "epoch"} | result["epoch"]
 
 
 def _print(result: dict[str, Any], console: Console) -> None:

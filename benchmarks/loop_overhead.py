@@ -1,6 +1,6 @@
 """Compare the training loop with the bare compiled step on the same batches.
 
-    python benchmarks/loop_overhead.py
+    python benchmarks/loop_overhead.py                               # of the embedded digits
     python benchmarks/loop_overhead.py --recipe cifar10-resnet20 --data-dir DIR --steps 60
     python benchmarks/loop_overhead.py --data-on-device yes --steps-per-dispatch 20
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import statistics
 import sys
 import tempfile
@@ -21,6 +20,7 @@ import time
 from pathlib import Path
 
 import jax
+from reporting import add_flags, report
 from rich.console import Console
 
 from cnnjax.data.resident import ResidentPipeline
@@ -35,14 +35,19 @@ from cnnjax.training.metrics import zero_sums
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="mnist-lenet5", choices=sorted(RECIPES))
+    parser.add_argument(
+        "--recipe",
+        default="digits-lenet5",
+        choices=sorted(RECIPES),
+        help="what is trained (default: %(default)s, which needs no data)",
+    )
     parser.add_argument("--data-dir", type=Path, help="folder of prepared TFDS data sets")
     parser.add_argument("--steps", type=int, default=200, help="steps a slice")
     parser.add_argument("--slices", type=int, default=7, help="slices of each")
     parser.add_argument("--data-on-device", default="no", choices=("auto", "yes", "no"), help="of the loop")
     parser.add_argument("--steps-per-dispatch", type=int, default=1, help="of the loop")
     parser.add_argument("--loop-on-cpu", action="store_true", help="loop inside the program on CPUs too")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_flags(parser)
     arguments = parser.parse_args()
     if arguments.steps < 1 or arguments.slices < 1:
         parser.error("--steps and --slices must be at least 1")
@@ -55,7 +60,10 @@ def main() -> int:
         data_on_device=arguments.data_on_device,
         steps_per_dispatch=arguments.steps_per_dispatch,
     )
-    setup = ClassifierSetup.create(config)
+    try:
+        setup = ClassifierSetup.create(config)
+    except ValueError as error:
+        parser.error(str(error))
     batches = setup.pipeline.train_batches(config.batch_size, arguments.steps, config.seed)
     drawn = list(batches)
     arrays = None
@@ -101,15 +109,16 @@ def main() -> int:
         "speed_percent": 100 / ratio,
         "overhead_percent": 100 * (ratio - 1),
     }
-    if arguments.json:
-        print(json.dumps(result))
-    else:
+
+    def show() -> None:
         print("| recipe | batch | data on the device | steps a call | bare step, ms | loop, ms | of the bare speed |")
         print("|---|--:|---|--:|--:|--:|--:|")
         print(
             f"| {result['recipe']} | {config.batch_size} | {arguments.data_on_device} | {config.steps_per_dispatch} | "
             f"{result['bare_ms']:.2f} | {result['loop_ms']:.2f} | {result['speed_percent']:.1f} % (median of pairs) |"
         )
+
+    report(arguments, result, [result], show)
     return 0
 
 

@@ -12,7 +12,6 @@ printed where benchmarks/devices.py knows it.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -24,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from devices import find
+from reporting import add_flags, report
 from rich.console import Console
 
 from cnnjax.data import Preprocess
@@ -166,7 +166,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=10, help="timed steps")
     parser.add_argument("--warmup", type=int, default=2, help="steps after the first that are not counted")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_flags(parser)
     arguments = parser.parse_args()
     if arguments.batch_size < 1 or arguments.steps < 1 or arguments.warmup < 0:
         parser.error("--batch-size and --steps must be at least 1, and --warmup at least 0")
@@ -187,10 +187,7 @@ def main() -> int:
     for name in names:
         for mode in MODES if arguments.mode == "both" else (arguments.mode,):
             results.append(measure(name, mode, arguments, devices, console))
-    if arguments.json:
-        print(json.dumps(results))
-    else:
-        print_table(results)
+    report(arguments, results, results, lambda: print_table(results))
     return 0
 
 

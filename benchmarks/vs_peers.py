@@ -6,8 +6,8 @@
 Batches of random images in float32; training is forward, backward, and SGD with momentum. All take turns in one
 process; medians are given, in a table in Markdown, and ratios of ours to theirs (below 1: ours is faster). `folded` is
 ours for inference, its batch normalisations folded into the convolutions; `xla` is ours with XLA's convolutions.
-PyTorch runs torchvision's network eagerly, in the better of its two memory formats; Keras runs on JAX. A peer that is
-not installed is left out, and named.
+PyTorch runs torchvision's network eagerly, in the better of its two memory formats; Keras runs on JAX. Why a peer has
+no number is said below the table.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import itertools
-import json
 import math
 import os
 import statistics
@@ -31,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from reporting import add_flags, report
 from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
@@ -159,13 +159,17 @@ def measure(name: str, arguments: argparse.Namespace, peers: list[str], train: b
     """Return the median seconds of a step by peer, and the seconds of compiling where we compile."""
     size = arguments.image_size or cnnjax.model_info(name).input_size[0]
     calls: dict[str, Call] = {}
-    compiling = {}
+    compiling, left_out = {}, {}
     for peer in peers:
         if peer == "cnnjax":
             calls[peer], compiling[peer] = flax_call(name, arguments.batch_size, size, train)
         elif peer == "folded":
-            if not train and has_batch_norm(name, size):
+            if train:
+                left_out[peer] = "folding is for inference"
+            elif has_batch_norm(name, size):
                 calls[peer], compiling[peer] = flax_call(name, arguments.batch_size, size, train, folded=True)
+            else:
+                left_out[peer] = "there is no batch normalisation to fold"
         elif peer == "xla":
             with mock.patch.object(conv_cpu, "choose", return_value=conv_cpu.NATIVE):
                 calls[peer], compiling[peer] = flax_call(name, arguments.batch_size, size, train)
@@ -174,6 +178,8 @@ def measure(name: str, arguments: argparse.Namespace, peers: list[str], train: b
                 calls[f"torch {layout}"] = torch_call(name, arguments.batch_size, size, train, layout)
         elif name in KERAS:
             calls[peer] = keras_call(name, arguments.batch_size, size, train)
+        else:
+            left_out[peer] = "keras.applications has no such network"
     times: dict[str, list[float]] = {peer: [] for peer in calls}
     for turn in range(arguments.repeats + 1):
         for peer, call in calls.items():
@@ -185,17 +191,18 @@ def measure(name: str, arguments: argparse.Namespace, peers: list[str], train: b
     torch = [seconds.pop(peer) for peer in list(seconds) if peer.startswith("torch ")]
     if torch:
         seconds["torch"] = min(torch)
-    return {"model": name, "mode": "train" if train else "inference", "seconds": seconds, "compile": compiling}
+    mode = "train" if train else "inference"
+    return {"model": name, "mode": mode, "seconds": seconds, "compile": compiling, "left_out": left_out}
 
 
-def show(results: list[dict[str, Any]], peers: list[str], console: Console) -> None:
-    """Print a table in Markdown, with the geometric means of the ratios."""
+def show(results: list[dict[str, Any]], peers: list[str], missing: list[str], console: Console) -> None:
+    """Print a table in Markdown, with the geometric means of the ratios, and why there are no others."""
     others, table = [peer for peer in peers if peer != "cnnjax"], Table(box=MARKDOWN)
     table.add_column("network")
     table.add_column("mode")
     headings = ["cnnjax, s", *itertools.chain(*((f"{peer}, s", f"ours / {peer}") for peer in others)), "compile, s"]
     if "xla" in peers:
-        headings.append("ours / xla")
+        headings.append("compile, ours / xla")
     for heading in headings:
         table.add_column(heading, justify="right")
     ratios: dict[tuple[str, str], list[float]] = {}
@@ -225,6 +232,14 @@ def show(results: list[dict[str, Any]], peers: list[str], console: Console) -> N
         cells = ["geometric mean", mode, "", *itertools.chain(*(("", means.get(peer, "")) for peer in others)), ""]
         table.add_row(*cells, *([means["compile"]] if "xla" in peers else []))
     console.print(table)
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for result in results:
+        for peer, reason in result["left_out"].items():
+            reasons.setdefault((peer, reason), []).append(result["model"])
+    for (peer, reason), models in reasons.items():
+        console.print(f"No {peer} of {', '.join(dict.fromkeys(models))}: {reason}", soft_wrap=True, highlight=False)
+    for peer in missing:
+        console.print(f"No {peer}: {PEERS[peer]} is not installed", soft_wrap=True, highlight=False)
 
 
 def main() -> int:
@@ -236,7 +251,7 @@ def main() -> int:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--image-size", type=int, help="default: the size that each was published for")
     parser.add_argument("--repeats", type=int, default=3, help="timed turns")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_flags(parser)
     arguments = parser.parse_args()
     for name in ("batch_size", "repeats"):
         if getattr(arguments, name) < 1:
@@ -246,10 +261,10 @@ def main() -> int:
             cnnjax.model_info(name)
         except ValueError as error:
             parser.error(str(error))
-    progress, peers = Console(stderr=True), ["cnnjax"]
+    progress, peers, missing = Console(stderr=True), ["cnnjax"], []
     for peer in arguments.peers:
         if importlib.util.find_spec(PEERS[peer]) is None:
-            progress.print(f"{PEERS[peer]} is not installed and is left out")
+            missing.append(peer)
         elif peer not in peers:
             peers.append(peer)
     results = []
@@ -259,10 +274,7 @@ def main() -> int:
                 results.append(measure(name, arguments, peers, mode == "train"))
                 times = ", ".join(f"{peer} {value:.3f} s" for peer, value in results[-1]["seconds"].items())
                 progress.print(f"{name}, {mode}: {times}", highlight=False)
-    if arguments.json:
-        print(json.dumps(results))
-    else:
-        show(results, peers, Console(width=240))
+    report(arguments, results, results, lambda: show(results, peers, missing, Console(width=240)))
     return 0
 
 

@@ -29,7 +29,7 @@ from cnnjax.data.photographs import load_photograph
 from cnnjax.data.transforms import ResizeAndCentreCrop, resize
 from cnnjax.places import output_file
 from cnnjax.training import run_command
-from cnnjax.visualize import draw_panels
+from cnnjax.visualize import draw_blocks
 
 # From weak to strong. Where a strength is an upper bound of a draw, the draw is made for each panel.
 STRENGTHS: dict[str, tuple[str, ...]] = {
@@ -74,7 +74,7 @@ class Picture:
     image: Path | None = None
     """File; None: a photograph of scikit-image's, or a digit where that is not installed."""
     augment: tuple[str, ...] = ()
-    """Specs, one row of draws each; none: all operations, from weak to strong."""
+    """Specs, four draws of each; none: all operations, from weak to strong."""
     seed: int = 0
     """Of the draws."""
     output: Path | None = None
@@ -83,7 +83,7 @@ class Picture:
     def run(self, console: Console) -> None:
         """Draw it."""
         pixels = self.pixels()
-        rows = []
+        blocks = [("original", [("", pixels)])]
         specs = [(name, [f"{name}:{values}" for values in strengths]) for name, strengths in STRENGTHS.items()]
         if self.augment:
             specs = [(spec, [spec] * 4) for spec in self.augment]
@@ -92,11 +92,12 @@ class Picture:
             panels = []
             for position, spec in enumerate(row):
                 both = keys[2 * position : 2 * position + 2]
-                panels.append((spec, self.changed(pixels, parse(spec, num_classes=2), both)))
-            rows.append([("original", pixels), *panels])
+                drawn = spec.removeprefix(name).removeprefix(":")
+                panels.append((drawn, self.changed(pixels, parse(spec, num_classes=2), both)))
+            blocks.append((name, panels))
             console.print(f"drew {name}")
         output = output_file(self.output, "augment", "augmentations.png")
-        draw_panels(rows, "Augmentations", output, size=1.7)
+        draw_blocks(blocks, "Augmentations", output)
         console.print(f"wrote {output}", soft_wrap=True)
 
     def pixels(self) -> np.ndarray:

@@ -306,7 +306,7 @@ def draw_latent(network: Autoencoder, codes: np.ndarray, label: np.ndarray, name
     points = plane.encode(codes)
     if points.shape[1] == 1:
         points = np.concatenate([points, np.zeros_like(points)], 1)
-    figure = Figure(figsize=(13, 6.2), layout="constrained")
+    figure = Figure(figsize=(14, 6.4), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     shown = points[:POINTS]
@@ -314,8 +314,10 @@ def draw_latent(network: Autoencoder, codes: np.ndarray, label: np.ndarray, name
     for kind in np.unique(kinds):
         chosen = shown[kinds == kind]
         left.scatter(*chosen.T, s=9, color=f"C{kind % 10}", label=names[kind])
-    left.legend(markerscale=2, fontsize=8)
+    left.legend(markerscale=2, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     left.set(
+        xlabel="first principal direction of the codes",
+        ylabel="second principal direction",
         title=f"Codes of {len(shown)} test images, {codes.shape[1]} numbers each, in their principal plane",
         aspect="equal",
     )
@@ -330,8 +332,19 @@ def draw_latent(network: Autoencoder, codes: np.ndarray, label: np.ndarray, name
     sheet = images.reshape(PLANE, PLANE, height, width, channels).transpose(0, 2, 1, 3, 4)
     sheet = sheet.reshape(PLANE * height, PLANE * width, channels)
     right.imshow(sheet[..., 0] if channels == 1 else sheet, cmap="gray", vmin=0, vmax=1)
-    right.set(title="What this plane decodes to (the middle 96 % on both axes)", xticks=[], yticks=[])
+    right.set(title="What this plane decodes to (the middle 96 % on both axes)")
+    # In the numbers of the plane at the left.
+    right.set_xticks(np.arange(PLANE) * width + width / 2, _ticks(low[0], high[0]), fontsize=8)
+    right.set_yticks(np.arange(PLANE) * height + height / 2, _ticks(high[1], low[1]), fontsize=8)
+    right.set(xlabel="first principal direction", ylabel="second principal direction")
     figure.savefig(path, dpi=100)
+
+
+def _ticks(first: float, last: float) -> list[str]:
+    """Return names of the images of a row or column: the places of its ends and its middle."""
+    places = np.linspace(first, last, PLANE)
+    named = {0, (PLANE - 1) // 2, PLANE - 1}
+    return [f"{place:.2g}" if number in named else "" for number, place in enumerate(places)]
 
 
 def draw_interpolation(

@@ -241,15 +241,18 @@ def _draw(found: Mapping[str, Mapping[int, Sequence[float]]], path: Path, title:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for name, scores in found.items():
+    for number, (name, scores) in enumerate(found.items()):
         labels = list(scores)
+        # Side by side, as some of them lie on each other.
+        places = [count * 1.05 ** (number - (len(found) - 1) / 2) for count in labels]
         mean = [100 * statistics.mean(scores[count]) for count in labels]
         spread = [100 * statistics.stdev(scores[count]) for count in labels]
-        axes.errorbar(labels, mean, spread, marker="o", capsize=3, label=name)
-    axes.set(xlabel="labels a class", ylabel="test accuracy (%)", xscale="log", title=title)
+        marker = "osD^v"[number % 5]
+        axes.errorbar(places, mean, spread, fmt=f"{marker}-", capsize=3, markersize=5, label=name)
+    axes.set(xlabel="labels per class", ylabel="test accuracy (%)", xscale="log", title=title)
     axes.set_xticks(LABELS_A_CLASS, [str(count) for count in LABELS_A_CLASS])
     axes.minorticks_off()
     axes.grid(alpha=0.3)

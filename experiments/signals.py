@@ -164,11 +164,12 @@ def filters(image: np.ndarray) -> Any:
 def borders(image: np.ndarray) -> Any:
     """Draw what lies beyond the photograph, and what a blur makes of it near the edge."""
     figure, axes = _figure(
-        2, 4, (2.6, 2.6), "Borders put around the photograph (above); a corner after a Gaussian (below)"
+        2, 4, (2.6, 2.6), "Borders put around the photograph (above); its lower right corner after a Gaussian (below)"
     )
     width = min(image.shape) // 4
     corner = min(image.shape) // 5
     kernel = signal.gaussian(41, 8.0)
+    corners = {}
     for column, border in enumerate(BORDERS):
         padded = signal.pad(image, [(width, width)] * 2, border)
         _show(axes[0, column], padded, border)
@@ -177,7 +178,14 @@ def borders(image: np.ndarray) -> Any:
         side = [width - 0.5, width - 0.5, width + height - 0.5, width + height - 0.5, width - 0.5]
         axes[0, column].plot(frame, side, color="tab:orange", linewidth=1)
         blurred = signal.convolve(image, kernel, border=border)
-        _show(axes[1, column], blurred[-corner:, -corner:], f"{border}: lower right corner, blurred")
+        corners[border] = np.asarray(blurred[-corner:, -corner:])
+    # In colours and on one scale, as what differs are shades of one grey.
+    limits = min(map(np.min, corners.values())), max(map(np.max, corners.values()))
+    for each, (border, pixels) in zip(axes[1], corners.items(), strict=True):
+        drawn = each.imshow(pixels, cmap="viridis", vmin=limits[0], vmax=limits[1], interpolation="nearest")
+        each.set_title(border, fontsize=9)
+        each.set(xticks=[], yticks=[])
+    figure.colorbar(drawn, ax=list(axes[1]), label="brightness", shrink=0.9)
     return figure
 
 

@@ -52,6 +52,12 @@ class Config(Protocol):
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON holds them."""
 
+    def lengthens(self, saved: Mapping[str, Any]) -> bool:
+        """Return whether this is the run that `normal` gave, only longer, with the same steps until then."""
+
+    def way_out(self, differing: Set[str]) -> str:
+        """Return what to do about a folder of a run that these fields differ from."""
+
 
 class RunDirectory:
     """The files of a run.
@@ -62,7 +68,11 @@ class RunDirectory:
 
     Args:
       path: where; nothing is made before `create`.
-      config: of the run.
+      config: of the run; if it is that of the one there for more epochs (see `Config.lengthens`), the run goes on.
+
+    Attributes:
+      grows: whether that is so; `create` makes it so on the disk.
+
     Raises:
       WorkdirError: ``path`` holds a run of another config; the differing fields are listed. Or it is one that
         checkpoints cannot be written to.
@@ -71,6 +81,7 @@ class RunDirectory:
     def __init__(self, path: Path, config: Config) -> None:
         self.path = path
         self.config = config
+        self.grows = False
         self._pending: list[str] = []
         if found := PATTERN.intersection(str(path.absolute())):
             raise WorkdirError(
@@ -120,15 +131,20 @@ class RunDirectory:
         ours = self.config.to_json()
         saved = saved | self.config.normal(saved)
         differing = [
-            f"  {field}: {saved.get(field, 'not there')!r} there, {ours.get(field, 'not there')!r} now"
+            field
             for field in sorted((saved.keys() | ours.keys()) - self.config.free_fields)
             if saved.get(field, None) != ours.get(field, None)
         ]
-        if differing:
+        self.grows = differing == ["epochs"] and self.config.lengthens(saved)
+        if differing and not self.grows:
+            lines = [
+                f"  {field}: {saved.get(field, 'not there')!r} there, {ours.get(field, 'not there')!r} now"
+                for field in differing
+            ]
             raise WorkdirError(
                 f"workdir {str(self.path)!r} holds a run of another config:\n"
-                + "\n".join(differing)
-                + "\ngive the same flags to go on with it, or another --workdir to start afresh"
+                + "\n".join(lines)
+                + f"\n{self.config.way_out(set(differing))}"
             )
 
     def _read(self) -> dict[str, Any]:
@@ -142,7 +158,7 @@ class RunDirectory:
         return saved
 
     def create(self, resolved: Mapping[str, Any]) -> None:
-        """Make the folder and write ``config.json``, unless they are there.
+        """Make the folder and write ``config.json``, unless they are there; of a run that grows, note how long it is.
 
         Args:
           resolved: what the config left to the data and the network.
@@ -150,6 +166,14 @@ class RunDirectory:
           WorkdirError: the folder cannot be made or written.
         """
         make_folder(self.path)
+        if self.grows:
+            saved = self._read()
+            # First, since a run of this many epochs has none yet.
+            self.result_file.unlink(missing_ok=True)
+            saved["config"]["epochs"] = self.config.to_json()["epochs"]
+            saved["resolved"]["steps"] = resolved["steps"]
+            write_json(self.config_file, saved)
+            self.grows = False
         if self.config_file.exists():
             return
         write_json(
@@ -182,7 +206,7 @@ class RunDirectory:
         now = json.loads(json.dumps(dict(resolved)))
         notices: list[str] = []
         differing: list[str] = []
-        for name in sorted(saved.keys() & now.keys()):
+        for name in sorted((saved.keys() & now.keys()) - ({"steps"} if self.grows else set())):
             if _same(saved[name], now[name]):
                 continue
             line = f"{name}: {_short(saved[name])} there, {_short(now[name])} now"
@@ -198,8 +222,8 @@ class RunDirectory:
         return notices
 
     def result(self) -> dict[str, Any] | None:
-        """Return the result of a complete run, or None."""
-        return json.loads(self.result_file.read_text()) if self.result_file.exists() else None
+        """Return the result of a complete run, or None; one that grows is not complete any more."""
+        return json.loads(self.result_file.read_text()) if self.result_file.exists() and not self.grows else None
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write ``result.json``, which marks the run as complete."""

@@ -18,7 +18,7 @@ from cnnjax.nn.initialization import InitName
 from cnnjax.places import local_path
 from cnnjax.training.flags import ConfigError, Flags
 from cnnjax.training.losses import LossName
-from cnnjax.training.optim import SCHEDULES, WITH_MOMENTUM, OptimizerName, ScheduleName
+from cnnjax.training.optim import OF_ANY_LENGTH, SCHEDULES, WITH_MOMENTUM, OptimizerName, ScheduleName
 from cnnjax.training.parallel import ParallelMode
 
 # Where a run lies may differ between its processes; what it runs on and shows, between two parts of it, too. Everything
@@ -176,6 +176,28 @@ class RunConfig(RunFlags, OptimisationFlags, NetworkFlags, DataFlags, Flags):
     def free_fields(self) -> Set[str]:
         """Flags that may change between two parts of the run."""
         return FREE_FIELDS
+
+    def lengthens(self, saved: Mapping[str, Any]) -> bool:
+        """Return whether this is the run that `normal` gave, only longer, with the same steps until then."""
+        return self.schedule in OF_ANY_LENGTH and saved["epochs"] < self.epochs
+
+    def way_out(self, differing: Set[str]) -> str:
+        """Return what to do about a folder of a run that these flags differ from."""
+        if differing != {"epochs"}:
+            return super().way_out(differing)
+        kept = ", ".join(OF_ANY_LENGTH[:-1])
+        if self.schedule in OF_ANY_LENGTH:
+            return "epochs can grow, and not shrink; give more of them, or another --workdir to start afresh"
+        return (
+            f"the rates of schedule {self.schedule} follow from the number of epochs, so that a longer run differs "
+            f"from its first step on: start it in another --workdir{self.begin_from}. Runs with --schedule {kept} or "
+            f"{OF_ANY_LENGTH[-1]} can be made longer"
+        )
+
+    @property
+    def begin_from(self) -> str:
+        """How a new run begins with what this one learnt, in words; empty if it cannot."""
+        return ""
 
 
 def require_classifier(model: str) -> None:
@@ -461,6 +483,11 @@ class TrainConfig(ClassifierRun, ClassifierOptimisation, ClassifierNetwork, Clas
     def default_directory(self) -> str:
         """Folder of the run in runs/ unless ``workdir`` is given."""
         return f"{'finetune-' if self.fine_tuning else ''}{self.model}-{self.dataset}"
+
+    @property
+    def begin_from(self) -> str:
+        """How a new run begins with what this one learnt, in words."""
+        return f", with --weights {self.run_directory} to begin with what this one has learnt (but for its classifier)"
 
     @property
     def factors(self) -> dict[str, float]:

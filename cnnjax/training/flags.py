@@ -55,6 +55,14 @@ class Flags:
         """Flags that may change between two parts of the run."""
         return {"workdir", "data_dir"}
 
+    def lengthens(self, saved: Mapping[str, Any]) -> bool:
+        """Return whether this is the run that `normal` gave, only longer, with the same steps until then."""
+        return False
+
+    def way_out(self, differing: Set[str]) -> str:
+        """Return what to do about a folder of a run that these flags differ from."""
+        return "give the same flags to go on with it, or another --workdir to start afresh"
+
     @classmethod
     def normal(cls, saved: Mapping[str, Any]) -> dict[str, Any]:
         """Return the flags of a run of any version as this one has them, from what `to_json` gave.

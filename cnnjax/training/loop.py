@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,17 +20,19 @@ from cnnjax.runs.checkpoints import CheckpointError, Checkpoints
 from cnnjax.runs.directory import RunDirectory
 from cnnjax.runs.lock import locked
 from cnnjax.training import processes
+from cnnjax.training.best import Best
 from cnnjax.training.classifier import ClassifierSetup
 from cnnjax.training.config import LOCAL_FIELDS, RunConfig, parse_steps
 from cnnjax.training.dispatch import Dispatcher
 from cnnjax.training.interruption import Interrupted, Stop, stop_on_signals
+from cnnjax.training.journal import Journal
 from cnnjax.training.loggers import Logger, check_packages, open_loggers
 from cnnjax.training.maps import EpochMaps
 from cnnjax.training.metrics import means, zero_sums
 from cnnjax.training.nonfinite import KEPT, describe_bad_step, name_first, nonfinite_paths
+from cnnjax.training.profiler import profiler
 from cnnjax.training.progress import RunProgress, print_result
 from cnnjax.training.setup import RunSetup
-from cnnjax.visualize import plot_curves
 
 ADVICE = "lower --learning-rate or lengthen --warmup-epochs"
 
@@ -99,18 +101,24 @@ def fit(
             resolved = setup.resolved()
             for notice in directory.check_resolved(resolved):
                 console.print(f"[yellow]{notice}: images may differ by rounding from those before[/yellow]")
+            if directory.grows:
+                console.print(f"The run is made longer, to {config.epochs:g} epochs")
             directory.create(resolved)
             if skipped := resolved.get("skipped_images"):
                 console.print(f"[yellow]{len(skipped)} bad images are left out; config.json lists them[/yellow]")
-            for line in setup.describe():
+            for line in [*setup.describe(), setup.describe_steps()]:
                 console.print(line, markup=False)
             return stack.enter_context(Checkpoints(directory.checkpoint_directory))
 
         run = TrainingLoop(setup, directory, processes.together(open_files), console, started)
+        # Whatever ends the run, its curves are those of all epochs.
+        stack.callback(run.journal.draw)
         run.restore()
-        run.loggers = processes.together(
+        run.journal.loggers = processes.together(
             lambda: open_loggers(config, directory, run.step, loggers, stack) if directory is not None else []
         )
+        if run.stopped_early and run.step < setup.num_steps:
+            console.print(f"The run has stopped early, by --patience {config.patience}, and is not trained any further")
         with stop_on_signals() as stop:
             run.train(stop)
         return run.finish()
@@ -150,11 +158,10 @@ class TrainingLoop:
         self.sums: Any = zero_sums(setup.metrics)
         self.step = 0
         self.epoch = 1
-        self.best_step: int | None = None
-        self.best: float | None = None
-        self.epochs_since_best = 0
+        self.best = Best(setup.measure)
         self.latest: dict[str, Any] = {}
-        # Of earlier parts of the run.
+        # Of earlier parts of the run, and when this epoch began, or this part of it.
+        self.epoch_began = 0.0
         self.seconds_before = 0.0
         self.train_seconds = 0.0
         self.train_images = 0
@@ -162,7 +169,9 @@ class TrainingLoop:
         self.nonfinite = 0
         self.max_nonfinite = setup.config.skip_nonfinite
         self.good = 0, self.batches.get_state()
-        self.loggers: Sequence[Logger] = ()
+        self.journal = Journal(
+            directory, console, f"{setup.config.model} on {setup.config.dataset}", setup.learning_rates
+        )
         self.profile = parse_steps(setup.config.profile)
         self.maps = EpochMaps(setup, directory)
 
@@ -197,14 +206,17 @@ class TrainingLoop:
             # Runs of older versions had fewer sums, and did not count epochs.
             self.sums = {key: jnp.asarray(run["sums"].get(key, value), value.dtype) for key, value in self.sums.items()}
             self.epoch = run["epoch"]
-            self.best_step, self.best = run["best_step"], run["best"]
-            self.epochs_since_best = run.get("epochs_since_best", 0)
+            # A run that was made longer may have ended in the middle of an epoch, which it goes on with.
+            while self.step < self.setup.num_steps and self.step < self.steps_of(self.epoch - 1):
+                self.epoch -= 1
+            self.best.set(run)
             self.latest = run["latest"]
             self.seconds_before = run["seconds"]
             self.train_seconds, self.train_images = run["train_seconds"], run["train_images"]
             self.nonfinite = 0 if self.state.nonfinite is None else int(self.state.nonfinite)
             self.console.print(f"Going on from step {self.step} of {self.setup.num_steps}")
         self.good = self.step, self.batches.get_state()
+        self.epoch_began = self.seconds()
         processes.together(self.clean_records)
         self.state = self.setup.devices.replicate(self.state)
         self.sums = self.setup.devices.replicate(self.sums)
@@ -221,7 +233,7 @@ class TrainingLoop:
         votes = processes.Votes()
         progress = RunProgress(self.console, setup.num_steps, self.step, config.batch_size, self.epoch_text())
         with progress, contextlib.ExitStack() as stack:
-            profiler = stack.enter_context(_profiler(self.profile, self.directory))
+            trace = stack.enter_context(profiler(self.profile, self.directory))
             before = self.train_seconds, self.train_images
             self.begin_epoch()
 
@@ -233,7 +245,7 @@ class TrainingLoop:
                 self.train_images = before[1] + progress.pace.steps * config.batch_size
 
             while self.step < last and not self.stopped_early:
-                profiler(self.step, self.sums)
+                trace(self.step, self.sums)
                 batches = [next(self.batches) for _ in range(self.steps_at_once(last))]
                 self.state, self.sums = self.take_steps(self.state, self.sums, batches)
                 self.step += len(batches)
@@ -291,12 +303,15 @@ class TrainingLoop:
     @property
     def stopped_early(self) -> bool:
         """Whether the measure has not got better for as many epochs as the run's patience."""
-        return 0 < self.setup.config.patience <= self.epochs_since_best
+        return 0 < self.setup.config.patience <= self.best.epochs_since
 
     def epoch_end(self) -> int:
         """Return the step at which this epoch ends: every example was seen that often, or the run is over."""
-        steps = math.ceil(self.epoch * self.setup.num_examples / self.setup.config.batch_size)
-        return min(steps, self.setup.num_steps)
+        return min(self.steps_of(self.epoch), self.setup.num_steps)
+
+    def steps_of(self, epochs: int) -> int:
+        """Return how many steps so many epochs take."""
+        return math.ceil(epochs * self.setup.num_examples / self.setup.config.batch_size)
 
     def current(self) -> dict[str, Any]:
         """Return the means over the epoch so far; waits for the device."""
@@ -349,23 +364,13 @@ class TrainingLoop:
         """Write a training line."""
         values = self.current()
         rate = self.learning_rate(self.step)
-        self.write({"kind": "train", "step": self.step, "epoch": self.epoch, **values, "learning_rate": rate})
+        record = {"kind": "train", "step": self.step, "epoch": self.epoch, **values, "learning_rate": rate}
+        self.journal.write(self.noted(record))
         progress.report(self.step, self.epoch_text(), values["loss"])
 
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Add a record to ``metrics.jsonl``, and call the loggers with it."""
-        if self.max_nonfinite:
-            record = {**record, "nonfinite_steps": self.nonfinite}
-        if self.directory is None:
-            return
-        try:
-            self.directory.append(record)
-        except OSError as error:
-            self.console.print(
-                f"[yellow]could not write to {self.directory.metrics_file} ({error.strerror}); will be tried again"
-            )
-        for logger in self.loggers:
-            logger(record)
+    def noted(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Return a record with the number of steps that were left out, where some may be."""
+        return {**record, "nonfinite_steps": self.nonfinite} if self.max_nonfinite else record
 
     def end_epoch(self, progress: RunProgress) -> None:
         """Evaluate, write the epoch's line and the curves, and save."""
@@ -376,15 +381,13 @@ class TrainingLoop:
             **{f"train_{key}": value for key, value in train.items()},
             **{f"test_{key}": value for key, value in test.items()},
         }
-        measure = self.setup.measure
-        value = test[measure]
-        if self.best is None or (value < self.best if measure == "loss" else value > self.best):
-            self.best_step, self.best, self.epochs_since_best = self.step, value, 0
-        else:
-            self.epochs_since_best += 1
+        self.best.see(test[self.setup.measure], self.step, self.epoch)
         rate = self.learning_rate(self.step)
         record = {"kind": "epoch", "step": self.step, "epoch": self.epoch, **self.latest, "learning_rate": rate}
-        self.write({**record, "seconds": self.seconds()})
+        seconds = self.seconds()
+        record = self.noted({**record, "seconds": seconds})
+        self.journal.end_epoch(record, self.best, self.epoch_text(), seconds - self.epoch_began)
+        self.epoch_began = seconds
         self.maps(self.setup.devices.unreplicate(self.state), self.epoch, self.step)
         self.epoch += 1
         self.sums = self.setup.devices.replicate(zero_sums(self.setup.metrics))
@@ -409,9 +412,7 @@ class TrainingLoop:
                 key: np.asarray(value).tolist() for key, value in self.setup.devices.unreplicate(self.sums).items()
             },
             "epoch": self.epoch,
-            "best_step": self.best_step,
-            "best": self.best,
-            "epochs_since_best": self.epochs_since_best,
+            **self.best.to_json(),
             "latest": self.latest,
             "seconds": self.seconds(),
             "train_seconds": self.train_seconds,
@@ -422,7 +423,7 @@ class TrainingLoop:
         for _ in range(2):
             try:
                 self.directory.flush()
-                self.checkpoints.save(self.step, state, run, best_step=self.best_step)
+                self.checkpoints.save(self.step, state, run, best_step=self.best.step)
                 if url_of(self.directory.path) is not None:
                     # What may be gone at any time, as this machine may be, is sent at once.
                     self.checkpoints.wait()
@@ -464,7 +465,7 @@ class TrainingLoop:
         """Write the curves and the result."""
         assert self.directory is not None
         config = self.setup.config
-        plot_curves(self.directory.records(), self.directory.curves_file, f"{config.model} on {config.dataset}")
+        self.journal.draw()
         result = {
             "model": config.model,
             "dataset": config.dataset,
@@ -472,8 +473,8 @@ class TrainingLoop:
             "steps": self.step,
             "epochs": self.step * config.batch_size / self.setup.num_examples,
             **self.latest,
-            f"best_test_{self.setup.measure}": self.best,
-            "best_step": self.best_step,
+            f"best_test_{self.setup.measure}": self.best.value,
+            "best_step": self.best.step,
             **({"stopped_early": self.stopped_early} if self.setup.config.patience else {}),
             "images_per_second": self.train_images / max(self.train_seconds, 1e-9),
             "seconds": self.seconds(),
@@ -490,28 +491,3 @@ class TrainingLoop:
     def epoch_text(self) -> str:
         """Return the number of the epoch among all."""
         return f"{self.epoch}/{math.ceil(self.setup.config.epochs)}"
-
-
-@contextlib.contextmanager
-def _profiler(steps: tuple[int, int] | None, directory: RunDirectory | None) -> Iterator[Callable[[int, Any], None]]:
-    """Yield what has to be called before each step, with the steps taken; it traces the wanted ones."""
-    tracing = False
-
-    def before(step: int, sums: Any) -> None:
-        nonlocal tracing
-        if steps is None or directory is None:
-            return
-        if not tracing and step == steps[0] - 1:
-            jax.block_until_ready(sums)
-            jax.profiler.start_trace(str(directory.profile_directory))
-            tracing = True
-        elif tracing and step >= steps[1]:
-            jax.block_until_ready(sums)
-            jax.profiler.stop_trace()
-            tracing = False
-
-    try:
-        yield before
-    finally:
-        if tracing:
-            jax.profiler.stop_trace()

@@ -13,6 +13,8 @@ OptimizerName = Literal["sgd", "adam", "adamw", "rmsprop", "lamb", "lars", "adag
 ScheduleName = Literal["constant", "step", "multistep", "exponential", "cosine", "polynomial", "onecycle"]
 OPTIMIZERS = get_args(OptimizerName)
 SCHEDULES = get_args(ScheduleName)
+# Schedules whose rates are the same in a longer run.
+OF_ANY_LENGTH: tuple[ScheduleName, ...] = ("constant", "step", "exponential")
 # Of the optimizers, those that have momentum to be chosen, and those that subtract decayed weights from the update
 # instead of adding them to the gradient.
 WITH_MOMENTUM: tuple[OptimizerName, ...] = ("sgd", "rmsprop", "lars")

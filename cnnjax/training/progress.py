@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from cnnjax.places import shown
+from cnnjax.visualize.measures import measure_text
 
 # Seconds between two lines where there is no terminal to draw a bar on.
 LINE_INTERVAL = 10.0
@@ -221,10 +222,8 @@ def print_result(console: Console, result: Mapping[str, Any], directory: Path) -
             continue
         if isinstance(value, bool):
             text = "yes" if value else "no"
-        elif key.endswith("accuracy"):
-            text = f"{100 * value:.2f} %"
         elif isinstance(value, float):
-            text = f"{value:,.4f}" if abs(value) < 10 else f"{value:,.1f}"
+            text = measure_text(key, value)
         else:
             text = f"{value:,}" if isinstance(value, int) else str(value)
         table.add_row(key.replace("_", " "), text)

@@ -27,6 +27,9 @@ from cnnjax.training.parallel import Devices
 from cnnjax.training.steps import Preprocess as StepPreprocess
 from cnnjax.training.steps import eval_step, train_step
 
+# Points of a curve of the learning rate.
+RATES = 400
+
 
 class Pipeline(Protocol):
     """Where a run's batches come from, as `cnnjax.data.DataPipeline` is one."""
@@ -170,6 +173,21 @@ class RunSetup(abc.ABC):
     def describe(self) -> list[str]:
         """Return what a user should know before the run begins, in lines."""
         return []
+
+    def describe_steps(self) -> str:
+        """Return what steps the run takes, in one line."""
+        size = "x".join(map(str, self.image_shape))
+        batch, each = self.config.batch_size, self.num_examples / self.config.batch_size
+        return (
+            f"{self.num_steps:,} steps of {batch:,} images of {size}, {each:,.4g} steps per epoch; "
+            f"{self.devices.count} {jax.devices()[0].device_kind} ({self.devices.mode})"
+        )
+
+    def learning_rates(self, steps: int) -> list[tuple[int, float]]:
+        """Return (step, learning rate) of the first steps, counted from 1: of all, or of `RATES` evenly spaced ones."""
+        numbers = np.unique(np.linspace(1, steps, min(steps, RATES)).round().astype(np.int32))
+        rates = np.broadcast_to(jax.vmap(self.schedule)(numbers - 1), numbers.shape)
+        return list(zip(numbers.tolist(), rates.tolist(), strict=True))
 
     def test(self, state: Any) -> dict[str, Any]:
         """Return the means over every test example, once each; ``state`` is replicated.

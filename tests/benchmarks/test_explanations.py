@@ -8,7 +8,7 @@ import pytest
 @pytest.mark.slow
 def test_maps_are_timed_beside_their_passes_and_clicks_by_what_they_ask_for(run):
     code, output, _ = run(
-        *("explanations", "--model", "lenet5", "--image-size", 32, "--parts", "click", "--repeats", 1, "--json"),
+        *("explanations", "--model", "lenet5", "--image-size", 32, "--parts", "click", "--repeats", 1, "--json", "-"),
     )
     assert code == 0
     found = json.loads(output)["click"]

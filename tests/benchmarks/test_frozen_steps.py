@@ -12,7 +12,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "frozen_steps.py"
 
 @pytest.mark.exhaustive
 def test_memory_is_measured_in_processes_of_their_own_and_falls():
-    flags = ["--model", "resnet20", "--batch-size", "128", "--turns", "1", "--json"]
+    flags = ["--model", "resnet20", "--batch-size", "128", "--turns", "1", "--json", "-"]
     done = subprocess.run([sys.executable, SCRIPT, *flags], capture_output=True, text=True, check=True)
     rows = json.loads(done.stdout)["rows"]
     forward, full, _, head = rows.values()

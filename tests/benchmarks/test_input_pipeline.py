@@ -4,7 +4,7 @@ import pytest
 
 
 def test_decoders(run):
-    code, output, _ = run("input_pipeline", "decoders", "--rounds", 1, "--json")
+    code, output, _ = run("input_pipeline", "decoders", "--rounds", 1, "--json", "-")
     assert code == 0
     found = json.loads(output)["decoders"]
     for what in ("decode", "resize"):
@@ -14,7 +14,7 @@ def test_decoders(run):
 # Each contender is a process that imports JAX.
 @pytest.mark.exhaustive
 def test_contenders_take_turns(run):
-    code, output, progress = run("input_pipeline", "jpeg", "--images", 128, "--rounds", 1, "--json")
+    code, output, progress = run("input_pipeline", "jpeg", "--images", 128, "--rounds", 1, "--json", "-")
     assert code == 0
     found = json.loads(output)["jpeg"]
     assert found["cnnjax, Pillow alone"]["images_per_second_and_core"] > 0

@@ -7,7 +7,7 @@ import pytest
 def test_both_modes_of_a_small_network(run):
     code, output, progress = run(
         *("step_time", "--models", "lenet5", "--batch-size", 4, "--steps", 2),
-        *("--warmup", 0, "--parallel", "single", "--json"),
+        *("--warmup", 0, "--parallel", "single", "--json", "-"),
     )
     assert code == 0
     results = json.loads(output)
