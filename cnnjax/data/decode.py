@@ -11,11 +11,12 @@ JPEG files are decoded by simplejpeg (libjpeg-turbo) where it is installed, to t
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -29,6 +30,9 @@ except ModuleNotFoundError:
 
 # Pillow warns from here on, and refuses twice as many.
 MAX_PIXELS = 89_478_485
+# As many pixels of four channels of 16 bits without compression, and something for what else a file says. The head of
+# files of more than so many bytes is looked at before they are read.
+MAX_BYTES, LARGE = 8 * MAX_PIXELS + 2**26, 2**24
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 # What Pillow's readers raise on bytes that are not what they should be.
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
@@ -75,13 +79,30 @@ def read_image(path: Path, channels: int | None = None) -> np.ndarray:
     if path.exists() and not path.is_file():
         # A device or pipe may never end.
         raise BadImage(f"{path} is a folder, device or pipe, not a regular file")
-    data = path.read_bytes()
     try:
+        data = read_file(path)
         if channels is None:
             channels = 1 if _is_grey(_open(data)) else 3
         return decode_image(data, channels)
     except BadImage as error:
         raise BadImage(f"{path} {error}") from error
+
+
+def read_file(path: Path) -> bytes:
+    """Return the bytes of an image file, as far as an image may have so many.
+
+    Raises:
+      BadImage: the head of a large file says that it is none or has too many pixels, or it has too many bytes.
+      OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > LARGE:
+            _open(file)
+            file.seek(0)
+        if size > MAX_BYTES:
+            raise BadImage(f"has {size:,} bytes, more than any image of up to {MAX_PIXELS:,} pixels needs")
+        return file.read()
 
 
 def decode_image(data: bytes, channels: int) -> np.ndarray:
@@ -143,10 +164,10 @@ def _decode_jpeg(data: bytes, channels: int) -> np.ndarray | None:
         return None
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes | BinaryIO) -> Image.Image:
     """Read the head of an image file."""
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
     except UnidentifiedImageError as error:
         raise BadImage("is no image that Pillow reads" if data else "is empty") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from cnnjax.data.decode import BadImage, ImageFacts, check_image, decode_image
+from cnnjax.data.decode import BadImage, ImageFacts, check_image, decode_image, read_file
 from cnnjax.data.source import DataError, Images, Task
 from cnnjax.data.splits import SplitSet
 from cnnjax.places import cache_folder
@@ -62,7 +62,7 @@ class FileSplit:
     def _image(self, path: str) -> np.ndarray:
         file = self.root / path
         try:
-            return decode_image(file.read_bytes(), self.channels)
+            return decode_image(read_file(file), self.channels)
         except OSError as error:
             raise DataError(f"image {str(file)!r} cannot be read any more: {error.strerror or error}") from error
         except BadImage as error:
@@ -200,7 +200,7 @@ def scan(root: Path, paths: Sequence[str]) -> dict[str, ImageFacts | str]:
             found[path] = fact if isinstance(fact, str) else ImageFacts(*fact)
         else:
             unknown.append(path)
-    facts = look_at(lambda index: check_image((root / unknown[index]).read_bytes()), len(unknown))
+    facts = look_at(lambda index: check_image(read_file(root / unknown[index])), len(unknown))
     found |= dict(zip(unknown, facts, strict=True))
     # A file that cannot be read today may be tomorrow.
     kept = {path: [stamps[path], fact] for path, fact in found.items() if path in stamps and not _unreadable(fact)}

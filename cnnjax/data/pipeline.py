@@ -22,7 +22,14 @@ from absl import flags
 
 from cnnjax.data.source import ArraySplit, DataError, ExampleSource, ImageDataset, to_memory
 from cnnjax.data.statistics import statistics
-from cnnjax.data.transforms import RESIZE_RATIO, Interpolation, RandomResizedCrop, ResizeAndCentreCrop, Stretch
+from cnnjax.data.transforms import (
+    RESIZE_RATIO,
+    Interpolation,
+    RandomResizedCrop,
+    ResizeAndCentreCrop,
+    ResizerName,
+    Stretch,
+)
 
 Batch = dict[str, np.ndarray]
 Shard = tuple[int, int]
@@ -152,6 +159,7 @@ class DataPipeline:
         resize_size: int | None = None,
         interpolation: Interpolation = "bilinear",
         workers: int = 0,
+        resizer: ResizerName = "auto",
     ) -> DataPipeline:
         """Prepare ``dataset`` for square images of ``image_size`` pixels.
 
@@ -166,18 +174,25 @@ class DataPipeline:
           resize_size: shorter side before the centre is taken, pixels; None for 8/7 of ``image_size``.
           interpolation: of every resize.
           workers: processes that read and decode training images; 0 for threads of this one.
+          resizer: library of every resize.
         """
         height, width, channels = dataset.image_shape
-        stretch = Stretch(image_size, interpolation)
+        stretch = Stretch(image_size, interpolation, resizer)
         if height is None or width is None:
-            crop = RandomResizedCrop(image_size, interpolation)
-            centre = ResizeAndCentreCrop(resize_size or round(image_size * RESIZE_RATIO), image_size, interpolation)
+            crop = RandomResizedCrop(image_size, interpolation, resizer=resizer)
+            whole = resize_size or round(image_size * RESIZE_RATIO)
+            centre = ResizeAndCentreCrop(whole, image_size, interpolation, resizer)
             return cls(dataset, image_size, dataset.train, dataset.test, crop, centre, workers)
         needed = (len(dataset.train) + len(dataset.test)) * image_size**2 * channels
         if needed <= memory_budget:
             train, test = (to_memory(source, stretch) for source in (dataset.train, dataset.test))
             return cls(dataset, image_size, train, test, workers=workers)
         return cls(dataset, image_size, dataset.train, dataset.test, stretch, stretch, workers)
+
+    @property
+    def resizes(self) -> bool:
+        """Whether any image has another size than the network gets."""
+        return self.dataset.image_shape[:2] != (self.image_size, self.image_size)
 
     def statistics(self, measure: bool = False) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
         """Return mean and standard deviation a channel of the training images, pixels in [0, 1].

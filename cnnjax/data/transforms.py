@@ -24,19 +24,33 @@ except ModuleNotFoundError:
     cykooz_resizer = None
 
 Interpolation = Literal["bilinear", "bicubic"]
+# auto: cykooz where it is installed, else pillow.
+ResizerName = Literal["auto", "pillow", "cykooz"]
 # Shorter side of an image before its centre is taken, over the side of that centre.
 RESIZE_RATIO = 256 / 224
 _local = threading.local()
 
 
-def resizer() -> str:
-    """Return the library that resizes, and its version: images of two differ by a level here and there."""
-    name = "pillow" if cykooz_resizer is None else "cykooz-resizer"
-    return f"{name} {importlib.metadata.version(name)}"
+def resizer(name: ResizerName = "auto") -> str:
+    """Return the library that resizes, and its version: images of two differ by a level here and there.
+
+    Raises:
+      DataError: it is not installed.
+    """
+    if name == "cykooz" and cykooz_resizer is None:
+        raise DataError('resizer cykooz needs the package cykooz-resizer: pip install -e ".[fast]"; or take pillow')
+    package = "pillow" if name == "pillow" or cykooz_resizer is None else "cykooz-resizer"
+    return f"{package} {importlib.metadata.version(package)}"
 
 
-def resize(pixels: np.ndarray, height: int, width: int, interpolation: Interpolation = "bilinear") -> np.ndarray:
-    """Resize uint8[h, w, channels] to [height, width, channels], antialiased.
+def resize(
+    pixels: np.ndarray,
+    height: int,
+    width: int,
+    interpolation: Interpolation = "bilinear",
+    resizer: ResizerName = "auto",
+) -> np.ndarray:
+    """Resize uint8[h, w, channels] to [height, width, channels], antialiased; what has that size stays as it is.
 
     Raises:
       DataError: an unknown interpolation.
@@ -48,9 +62,9 @@ def resize(pixels: np.ndarray, height: int, width: int, interpolation: Interpola
         return pixels
     if channels not in (1, 3):
         return np.concatenate(
-            [resize(pixels[..., c : c + 1], height, width, interpolation) for c in range(channels)], axis=-1
+            [resize(pixels[..., c : c + 1], height, width, interpolation, resizer) for c in range(channels)], axis=-1
         )
-    if cykooz_resizer is not None:
+    if cykooz_resizer is not None and resizer != "pillow":
         return _resize_fast(pixels, height, width, interpolation)
     image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
     resized = np.asarray(image.resize((width, height), Image.Resampling[interpolation.upper()]))
@@ -89,17 +103,20 @@ class RandomResizedCrop:
       interpolation: of the resize.
       scale: least and greatest share of the image's area.
       ratio: least and greatest width over height.
+      resizer: the library.
     """
 
     size: int
     interpolation: Interpolation = "bilinear"
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    resizer: ResizerName = "auto"
 
     def __call__(self, pixels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Map uint8[h, w, channels] to uint8[size, size, channels]."""
         top, left, height, width = self.region(pixels.shape[0], pixels.shape[1], generator)
-        return resize(pixels[top : top + height, left : left + width], self.size, self.size, self.interpolation)
+        region = pixels[top : top + height, left : left + width]
+        return resize(region, self.size, self.size, self.interpolation, self.resizer)
 
     def region(self, height: int, width: int, generator: np.random.Generator) -> tuple[int, int, int, int]:
         """Draw top, left, height and width of the region."""
@@ -125,6 +142,7 @@ class ResizeAndCentreCrop:
       resize_size: of the shorter side, pixels.
       crop_size: height and width of the centre, pixels.
       interpolation: of the resize.
+      resizer: the library.
     Raises:
       DataError: ``resize_size`` is less than ``crop_size``.
     """
@@ -132,6 +150,7 @@ class ResizeAndCentreCrop:
     resize_size: int
     crop_size: int
     interpolation: Interpolation = "bilinear"
+    resizer: ResizerName = "auto"
 
     def __post_init__(self) -> None:
         if not 1 <= self.crop_size <= self.resize_size:
@@ -143,7 +162,7 @@ class ResizeAndCentreCrop:
         shorter = min(height, width)
         # The longer side is cut off, not rounded.
         height, width = (self.resize_size * side // shorter for side in (height, width))
-        pixels = resize(pixels, height, width, self.interpolation)
+        pixels = resize(pixels, height, width, self.interpolation, self.resizer)
         top, left = round((height - self.crop_size) / 2), round((width - self.crop_size) / 2)
         return pixels[top : top + self.crop_size, left : left + self.crop_size]
 
@@ -155,11 +174,13 @@ class Stretch:
     Attributes:
       size: height and width of the result, pixels.
       interpolation: of the resize.
+      resizer: the library.
     """
 
     size: int
     interpolation: Interpolation = "bilinear"
+    resizer: ResizerName = "auto"
 
     def __call__(self, pixels: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
         """Map uint8[h, w, channels] to uint8[size, size, channels]; nothing is drawn."""
-        return resize(pixels, self.size, self.size, self.interpolation)
+        return resize(pixels, self.size, self.size, self.interpolation, self.resizer)

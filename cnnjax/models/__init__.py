@@ -56,6 +56,7 @@ from cnnjax.models import (
 )
 from cnnjax.models.variant import ModelInfo, Variant, build_variant
 from cnnjax.nn import activation, he_fan_in, he_fan_out, torch_uniform
+from cnnjax.nn.initializers import Drawn
 
 __all__ = ["VARIANTS", "ModelInfo", "Variant", "create_model", "list_models", "model_info"]
 
@@ -112,19 +113,22 @@ VARIANTS = _merge(
 # What fields of networks say of functions of images, and the names that such functions go by.
 ACTIVATION = "Callable[[jax.Array], jax.Array]"
 ACTIVATIONS: dict[str, Any] = {
-    **{name: getattr(activation, name) for name in ("arctan", "identity", "leaky_relu", "logistic", "softmax")},
-    **{name: getattr(nn, name) for name in ("celu", "elu", "gelu", "hard_sigmoid", "hard_swish", "hard_tanh")},
-    **{name: getattr(nn, name) for name in ("log_sigmoid", "relu", "relu6", "selu", "sigmoid", "silu")},
-    **{name: getattr(nn, name) for name in ("soft_sign", "softplus", "swish", "tanh")},
+    **{name: getattr(activation, name) for name in ("arctan", "celu", "elu", "hard_sigmoid", "hard_swish")},
+    **{name: getattr(activation, name) for name in ("hard_tanh", "identity", "leaky_relu", "log_sigmoid")},
+    **{name: getattr(activation, name) for name in ("logistic", "relu", "relu6", "selu", "silu", "softmax")},
+    **{name: getattr(activation, name) for name in ("soft_sign", "softplus")},
+    **{"gelu": nn.gelu, "sigmoid": activation.logistic, "swish": activation.silu, "tanh": activation.tanh},
 }
 INITIALIZERS: dict[str, Any] = {
     "he_fan_in": he_fan_in,
     "he_fan_out": he_fan_out,
     "torch_uniform": torch_uniform,
-    **{f"glorot_{kind}": getattr(nn.initializers, f"glorot_{kind}")() for kind in ("normal", "uniform")},
-    **{f"he_{kind}": getattr(nn.initializers, f"he_{kind}")() for kind in ("normal", "uniform")},
-    **{f"lecun_{kind}": getattr(nn.initializers, f"lecun_{kind}")() for kind in ("normal", "uniform")},
-    "orthogonal": nn.initializers.orthogonal(),
+    **{
+        name: Drawn(getattr(nn.initializers, name))
+        for rule in ("glorot", "he", "lecun")
+        for name in (f"{rule}_normal", f"{rule}_uniform")
+    },
+    "orthogonal": Drawn(nn.initializers.orthogonal),
     "zeros": nn.initializers.zeros,
 }
 

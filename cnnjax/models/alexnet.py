@@ -26,7 +26,9 @@ from flax.typing import Dtype, Initializer
 
 from cnnjax.models.variant import ModelInfo, Variant
 from cnnjax.nn import Conv, local_response_norm, max_pool, torch_uniform
+from cnnjax.nn.activation import relu
 from cnnjax.nn.building import DenseHead, check_images
+from cnnjax.nn.initializers import Drawn
 
 # Height and width of the maps that the dense layers take.
 POOL_SIZE = 6
@@ -108,7 +110,7 @@ class AlexNet(nn.Module):
     dense_features: tuple[int, int] = (4096, 4096)
     dropout_rate: float = 0.5
     dropout_inputs: tuple[bool, bool, bool] = (True, True, False)
-    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    activation: Callable[[jax.Array], jax.Array] = relu
     kernel_init: Initializer = torch_uniform
     bias_init: Initializer = nn.initializers.zeros
     remat: bool = False
@@ -148,7 +150,7 @@ class AlexNet(nn.Module):
 
 
 # Section 5 of the paper: kernels from N(0, 0.01^2), the biases named there start at 1.
-INIT_2012 = {"kernel_init": nn.initializers.normal(0.01), "bias_init": nn.initializers.ones}
+INIT_2012 = {"kernel_init": Drawn(nn.initializers.normal, (0.01,)), "bias_init": nn.initializers.ones}
 
 VARIANTS = {
     "alexnet": Variant(

@@ -28,6 +28,7 @@ from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant
 from cnnjax.nn import Conv, ConvTranspose, max_pool
+from cnnjax.nn.activation import logistic, relu
 from cnnjax.nn.building import check_images
 
 # (features, kernel) of each convolution of stride 2, outermost first: Guo et al. 2017, figure 1.
@@ -75,7 +76,8 @@ class Encoder(nn.Module):
                 features, (kernel, kernel), strides=2, padding=pads, kernel_init=init, name=f"conv{index}", **types
             )
             x = self.activation(conv(x))
-        return nn.Dense(self.latent_features, kernel_init=init, name="latent", **types)(x.reshape(x.shape[0], -1))
+        x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
+        return nn.Dense(self.latent_features, kernel_init=init, name="latent", **types)(x)
 
 
 class Decoder(nn.Module):
@@ -148,7 +150,7 @@ class ConvAutoencoder(nn.Module):
 
     convolutions: tuple[tuple[int, int], ...] = CONVOLUTIONS
     latent_features: int = LATENT_FEATURES
-    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    activation: Callable[[jax.Array], jax.Array] = relu
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
@@ -279,8 +281,8 @@ class DenoisingAutoencoder(nn.Module):
     """
 
     features: tuple[int, ...] = DENOISING_FEATURES
-    activation: Callable[[jax.Array], jax.Array] = nn.relu
-    output_activation: Callable[[jax.Array], jax.Array] = nn.sigmoid
+    activation: Callable[[jax.Array], jax.Array] = relu
+    output_activation: Callable[[jax.Array], jax.Array] = logistic
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 

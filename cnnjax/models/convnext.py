@@ -50,7 +50,11 @@ TABLE = {
 
 
 ModuleDef = Callable[..., Any]
-gelu = partial(nn.gelu, approximate=False)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """Return x times the normal distribution's share below x. Hendrycks and Gimpel 2016, arXiv:1606.08415."""
+    return nn.gelu(x, approximate=False)
 
 
 class Block(nn.Module):

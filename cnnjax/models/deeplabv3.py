@@ -23,6 +23,7 @@ from flax.typing import Dtype
 from cnnjax.models import mobilenet_v3, resnet
 from cnnjax.models.variant import ModelInfo, Variant
 from cnnjax.nn import BatchNorm, Conv, resize_bilinear, torch_uniform
+from cnnjax.nn.activation import relu
 from cnnjax.nn.building import ConvNorm, PixelClassifierHead, check_images, sow_aux_logits
 
 
@@ -92,7 +93,7 @@ class DeepLabHead(nn.Module):
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv = partial(Conv, use_bias=False, kernel_init=torch_uniform, **types)
         norm = partial(BatchNorm, axis_name=self.axis_name, **types)
-        layer = partial(ConvNorm, self.features, conv, norm, nn.relu)
+        layer = partial(ConvNorm, self.features, conv, norm, relu)
 
         branches = [layer(name="branch1")(x, train)]
         for index, rate in enumerate(self.rates, start=2):

@@ -22,6 +22,7 @@ from flax.typing import Dtype
 
 from cnnjax.models.variant import CIFAR10_MEAN, CIFAR10_STD, ModelInfo, Variant
 from cnnjax.nn import BatchNorm, Conv, avg_pool, he_fan_in, max_pool
+from cnnjax.nn.activation import relu
 from cnnjax.nn.building import ClassifierHead, check_images
 
 
@@ -184,7 +185,7 @@ class DenseNet(nn.Module):
     small_images: bool = False
     num_classes: int = 1000
     dropout_rate: float = 0.0
-    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    activation: Callable[[jax.Array], jax.Array] = relu
     remat: bool = False
     axis_name: str | None = None
     dtype: Dtype = jnp.float32

@@ -20,6 +20,7 @@ from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant
 from cnnjax.nn import BatchNorm, Conv
+from cnnjax.nn.activation import relu
 from cnnjax.nn.building import check_images
 
 PAPER = "Zhang et al. 2017, arXiv:1608.03981, section III and table II"
@@ -123,7 +124,7 @@ class DnCNN(nn.Module):
     depth: int = 17
     features: int = 64
     residual: bool = True
-    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    activation: Callable[[jax.Array], jax.Array] = relu
     padding: int | str = 1
     epsilon: float = 1e-4
     remat: bool = False

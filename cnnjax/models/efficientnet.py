@@ -28,6 +28,7 @@ from flax.typing import Dtype, Initializer
 
 from cnnjax.models.variant import IMAGENET_MEAN, IMAGENET_STD, ModelInfo, Variant, named_rows
 from cnnjax.nn import BatchNorm, Conv, StochasticDepth, he_fan_out
+from cnnjax.nn.activation import relu6, silu
 from cnnjax.nn.building import (
     ClassifierHead,
     ConvNorm,
@@ -38,6 +39,7 @@ from cnnjax.nn.building import (
     round_width,
     split_stages,
 )
+from cnnjax.nn.initializers import he_fan_in
 from cnnjax.nn.inverted_residual import ModuleDef, PaddingRule
 
 
@@ -113,7 +115,7 @@ STEM_FEATURES, LAST_FEATURES = 32, 1280
 SQUEEZE_RATIO = 0.25
 
 # Variance 2 / kernel area: the authors and timm divide a depthwise kernel's fan-out by its groups, torchvision not.
-he_depthwise: Initializer = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+he_depthwise: Initializer = he_fan_in
 
 
 class FusedMBConv(nn.Module):
@@ -192,7 +194,7 @@ class EfficientNet(nn.Module):
     last_features: int
     num_classes: int = 1000
     attention: bool = True
-    activation: Callable[[jax.Array], jax.Array] = nn.silu
+    activation: Callable[[jax.Array], jax.Array] = silu
     dropout_rate: float = 0.2
     stochastic_depth_rate: float = 0.2
     output_stride: int = 32
@@ -356,7 +358,7 @@ def _lite(width: float, depth: float, dropout: float, size: int, num_params: int
         "stem_features": STEM_FEATURES,
         "last_features": LAST_FEATURES,
         "attention": False,
-        "activation": nn.relu6,
+        "activation": relu6,
         "dropout_rate": dropout,
     }
     paper = f"{TAN2019}, table 1; EfficientNet-Lite, tensorflow/tpu"

@@ -20,6 +20,7 @@ The counts are without the auxiliary classifiers, which serve training only: ``a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant, named_rows
 from cnnjax.nn import BatchNorm, Conv, adaptive_avg_pool, avg_pool, local_response_norm, max_pool
+from cnnjax.nn.activation import relu
 from cnnjax.nn.building import (
     Branches,
     ClassifierHead,
@@ -123,7 +125,7 @@ class AuxClassifier(nn.Module):
         if self.norm is not None:
             x = self.norm(use_running_average=not train, name="norm1")(x)
         x = self.activation(x)
-        x = x.reshape(x.shape[0], -1)
+        x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
         x = self.activation(self.dense(1024, name="dense1")(x))
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         return self.dense(self.num_classes, name="classifier")(x).astype(jnp.float32)
@@ -165,7 +167,7 @@ class GoogLeNet(nn.Module):
     num_classes: int = 1000
     dropout_rate: float = 0.4
     aux_dropout_rate: float = 0.7
-    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    activation: Callable[[jax.Array], jax.Array] = relu
     remat: bool = False
     axis_name: str | None = None
     dtype: Dtype = jnp.float32

@@ -25,6 +25,7 @@ from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant, named_rows
 from cnnjax.nn import BatchNorm, Conv, avg_pool, max_pool, torch_uniform
+from cnnjax.nn.activation import relu
 from cnnjax.nn.building import Branches, ClassifierHead, ConvChain, ConvLayer, Layer, Stage, check_images
 
 
@@ -102,7 +103,7 @@ class InceptionV2(nn.Module):
     num_classes: int = 1000
     rows: tuple[tuple[Module, ...], ...] = FIGURE5
     dropout_rate: float = 0.0
-    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    activation: Callable[[jax.Array], jax.Array] = relu
     remat: bool = False
     axis_name: str | None = None
     dtype: Dtype = jnp.float32

@@ -26,6 +26,7 @@ from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant
 from cnnjax.nn import BatchNorm, Conv, avg_pool, global_avg_pool, max_pool
+from cnnjax.nn.activation import relu
 from cnnjax.nn.building import (
     Branches,
     ClassifierHead,
@@ -173,7 +174,7 @@ class InceptionV3(nn.Module):
     norm_scale: bool = True
     count_include_pad: bool = True
     dropout_rate: float = 0.5
-    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    activation: Callable[[jax.Array], jax.Array] = relu
     remat: bool = False
     axis_name: str | None = None
     dtype: Dtype = jnp.float32

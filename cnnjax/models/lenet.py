@@ -30,6 +30,7 @@ from flax.typing import Dtype, Initializer
 
 from cnnjax.models.variant import ModelInfo, Variant
 from cnnjax.nn import Conv, avg_pool, global_avg_pool
+from cnnjax.nn.activation import tanh
 from cnnjax.nn.building import DenseHead, check_images
 
 # Maps or units of layers C1, C3, C5 and F6 (section II.B).
@@ -297,7 +298,7 @@ class LeNet(nn.Module):
     num_classes: int = 10
     conv_features: tuple[int, int] = CONV_FEATURES
     dense_features: tuple[int, ...] = DENSE_FEATURES
-    activation: Callable[[jax.Array], jax.Array] = nn.tanh
+    activation: Callable[[jax.Array], jax.Array] = tanh
     remat: bool = False
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32

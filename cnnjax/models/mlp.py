@@ -8,6 +8,7 @@ Differs from the paper: rectified units instead of scaled tanh.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -18,7 +19,9 @@ import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
 
 from cnnjax.models.variant import ModelInfo, Variant
+from cnnjax.nn.activation import relu
 from cnnjax.nn.building import DenseHead, check_images
+from cnnjax.nn.initializers import Drawn
 
 # Units of the hidden layers (section III.C.5); 3.05 % of the test digits wrong.
 FEATURES = (300, 100)
@@ -66,8 +69,8 @@ class MLP(nn.Module):
     num_classes: int = 10
     features: tuple[int, ...] = FEATURES
     dropout_rate: float = 0.0
-    activation: Callable[[jax.Array], jax.Array] = nn.relu
-    kernel_init: Initializer = nn.initializers.he_normal()
+    activation: Callable[[jax.Array], jax.Array] = relu
+    kernel_init: Initializer = Drawn(nn.initializers.he_normal)
     remat: bool = False
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
@@ -79,7 +82,7 @@ class MLP(nn.Module):
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype, "kernel_init": self.kernel_init}
         dense = partial(nn.Dense, **types)
         stage_class = nn.remat(Stage, static_argnums=(2,)) if self.remat else Stage
-        x = images.reshape(images.shape[0], -1)
+        x = images.reshape(images.shape[0], math.prod(images.shape[1:]))
         for index, features in enumerate(self.features, start=1):
             x = stage_class(features, self.dropout_rate, self.activation, dense, name=f"stage{index}")(x, train)
         return DenseHead(self.num_classes, (), **types, name="head")(x, train)

@@ -24,6 +24,7 @@ from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant, named_rows
 from cnnjax.nn import BatchNorm, Conv, he_fan_out
+from cnnjax.nn.activation import relu
 from cnnjax.nn.building import (
     ClassifierHead,
     ConvNorm,
@@ -92,7 +93,7 @@ class MNASNet(nn.Module):
     num_classes: int = 1000
     rows: tuple[Row, ...] = B1
     width_multiplier: float = 1.0
-    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    activation: Callable[[jax.Array], jax.Array] = relu
     dropout_rate: float = 0.2
     output_stride: int = 32
     padding: PaddingRule = "symmetric"

@@ -21,6 +21,7 @@ from flax.typing import Dtype, Initializer
 
 from cnnjax.models.variant import ModelInfo, Variant
 from cnnjax.nn import BatchNorm, Conv, he_fan_out
+from cnnjax.nn.activation import relu6
 from cnnjax.nn.building import (
     ClassifierHead,
     ConvNorm,
@@ -30,6 +31,7 @@ from cnnjax.nn.building import (
     round_width,
     split_stages,
 )
+from cnnjax.nn.initializers import he_fan_in
 from cnnjax.nn.inverted_residual import ModuleDef, PaddingRule
 
 # Table 1: maps and stride of each pair "Conv dw" and "Conv 1x1"; the stem has 32 maps.
@@ -45,7 +47,7 @@ TABLE_6 = {
 }
 
 # Variance 2 / kernel area: timm divides a depthwise kernel's fan-out by its groups.
-depthwise_init: Initializer = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+depthwise_init: Initializer = he_fan_in
 
 
 class DepthwiseSeparable(nn.Module):
@@ -109,7 +111,7 @@ class MobileNetV1(nn.Module):
     num_classes: int = 1000
     rows: tuple[tuple[int, int], ...] = TABLE_1
     width_multiplier: float = 1.0
-    activation: Callable[[jax.Array], jax.Array] = nn.relu6
+    activation: Callable[[jax.Array], jax.Array] = relu6
     dropout_rate: float = 0.0
     output_stride: int = 32
     padding: PaddingRule = "symmetric"

@@ -23,6 +23,7 @@ from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant, named_rows
 from cnnjax.nn import BatchNorm, Conv, he_fan_out
+from cnnjax.nn.activation import relu6
 from cnnjax.nn.building import (
     ClassifierHead,
     ConvNorm,
@@ -81,7 +82,7 @@ class MobileNetV2(nn.Module):
     num_classes: int = 1000
     rows: tuple[Row, ...] = TABLE_2
     width_multiplier: float = 1.0
-    activation: Callable[[jax.Array], jax.Array] = nn.relu6
+    activation: Callable[[jax.Array], jax.Array] = relu6
     dropout_rate: float = 0.2
     output_stride: int = 32
     padding: PaddingRule = "symmetric"

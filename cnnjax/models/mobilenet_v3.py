@@ -24,6 +24,7 @@ from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant, named_rows
 from cnnjax.nn import BatchNorm, Conv, global_avg_pool, he_fan_out
+from cnnjax.nn.activation import hard_sigmoid, hard_swish, relu
 from cnnjax.nn.building import ConvNorm, InvertedResidual, Stage, check_images, round_width, split_stages
 from cnnjax.nn.inverted_residual import PaddingRule
 
@@ -131,7 +132,7 @@ class MobileNetV3(nn.Module):
     rows: tuple[Row, ...]
     hidden_features: int
     num_classes: int = 1000
-    activation: Callable[[jax.Array], jax.Array] = nn.hard_swish
+    activation: Callable[[jax.Array], jax.Array] = hard_swish
     dropout_rate: float = 0.2
     output_stride: int = 32
     padding: PaddingRule = "symmetric"
@@ -196,8 +197,8 @@ class MobileNetV3(nn.Module):
             "kernel_size": row.kernel,
             "strides": row.s,
             "squeeze_features": round_width(row.exp_size // 4) if row.se else 0,
-            "gate": nn.hard_sigmoid,
-            "activation": self.activation if row.hs else nn.relu,
+            "gate": hard_sigmoid,
+            "activation": self.activation if row.hs else relu,
         }
 
     @nn.compact

@@ -22,6 +22,7 @@ from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant
 from cnnjax.nn import BatchNorm, Conv, StochasticDepth, avg_pool, max_pool
+from cnnjax.nn.activation import relu
 from cnnjax.nn.building import ClassifierHead, check_images, stochastic_depth_rates
 
 
@@ -287,7 +288,7 @@ class NASNet(nn.Module):
     norm_momentum: float = 0.9997
     dropout_rate: float = 0.0
     stochastic_depth_rate: float = 0.0
-    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    activation: Callable[[jax.Array], jax.Array] = relu
     remat: bool = False
     axis_name: str | None = None
     dtype: Dtype = jnp.float32

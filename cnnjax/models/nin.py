@@ -20,7 +20,9 @@ from flax.typing import Dtype, Initializer
 
 from cnnjax.models.variant import CIFAR10_MEAN, CIFAR10_STD, ModelInfo, Variant
 from cnnjax.nn import Conv, avg_pool, max_pool
+from cnnjax.nn.activation import relu
 from cnnjax.nn.building import ConvHead, check_images
+from cnnjax.nn.initializers import Drawn
 
 PAPER = "Lin et al. 2013, arXiv:1312.4400"
 
@@ -104,8 +106,8 @@ class NiN(nn.Module):
     stages: tuple[Mlpconv, ...]
     num_classes: int = 1000
     dropout_rate: float = 0.5
-    activation: Callable[[jax.Array], jax.Array] = nn.relu
-    kernel_init: Initializer = nn.initializers.normal(0.05)
+    activation: Callable[[jax.Array], jax.Array] = relu
+    kernel_init: Initializer = Drawn(nn.initializers.normal, (0.05,))
     remat: bool = False
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32

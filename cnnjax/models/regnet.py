@@ -27,6 +27,7 @@ from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant
 from cnnjax.nn import BatchNorm, Conv, SqueezeExcite, he_fan_out
+from cnnjax.nn.activation import relu
 from cnnjax.nn.building import ClassifierHead, StageGeometry, check_images, dilate_stages, round_width
 
 
@@ -207,7 +208,7 @@ class RegNet(nn.Module):
     stem_features: int = 32
     output_stride: int = 32
     dropout_rate: float = 0.0
-    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    activation: Callable[[jax.Array], jax.Array] = relu
     remat: bool = False
     axis_name: str | None = None
     dtype: Dtype = jnp.float32

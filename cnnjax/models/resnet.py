@@ -25,6 +25,7 @@ from flax.typing import Dtype, Initializer
 
 from cnnjax.models.variant import CIFAR10_MEAN, CIFAR10_STD, ModelInfo, Variant
 from cnnjax.nn import BatchNorm, Conv, StochasticDepth, he_fan_out, space_to_depth_conv
+from cnnjax.nn.activation import relu
 from cnnjax.nn.building import (
     ClassifierHead,
     Stage,
@@ -295,7 +296,7 @@ class ResNet(nn.Module):
     output_stride: int = 32
     stochastic_depth_rate: float = 0.0
     zero_init_residual: bool = False
-    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    activation: Callable[[jax.Array], jax.Array] = relu
     remat: bool = False
     fold_norms: bool = False
     space_to_depth_stem: bool = False

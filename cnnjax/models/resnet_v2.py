@@ -23,6 +23,7 @@ from flax.typing import Dtype
 
 from cnnjax.models.variant import CIFAR10_MEAN, CIFAR10_STD, ModelInfo, Variant
 from cnnjax.nn import BatchNorm, Conv, StochasticDepth, he_fan_out, max_pool
+from cnnjax.nn.activation import relu
 from cnnjax.nn.building import (
     ClassifierHead,
     Stage,
@@ -153,7 +154,7 @@ class ResNetV2(nn.Module):
     output_stride: int = 32
     stochastic_depth_rate: float = 0.0
     dropout_rate: float = 0.0
-    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    activation: Callable[[jax.Array], jax.Array] = relu
     remat: bool = False
     axis_name: str | None = None
     dtype: Dtype = jnp.float32

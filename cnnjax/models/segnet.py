@@ -22,6 +22,7 @@ from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant
 from cnnjax.nn import BatchNorm, Conv, max_pool_with_indices, max_unpool
+from cnnjax.nn.activation import relu
 from cnnjax.nn.building import check_images
 
 # Features of each convolution of each encoder stage, finest first: VGG16 (figure 2).
@@ -140,7 +141,7 @@ class SegNet(nn.Module):
 
     num_classes: int = 11
     features: tuple[tuple[int, ...], ...] = VGG16
-    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    activation: Callable[[jax.Array], jax.Array] = relu
     remat: bool = False
     axis_name: str | None = None
     dtype: Dtype = jnp.float32

@@ -21,6 +21,7 @@ from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant
 from cnnjax.nn import BatchNorm, Conv, SqueezeExcite, StochasticDepth, he_fan_out, max_pool
+from cnnjax.nn.activation import relu
 from cnnjax.nn.building import (
     ClassifierHead,
     Stage,
@@ -186,7 +187,7 @@ class SENet(nn.Module):
     output_stride: int = 32
     dropout_rate: float = 0.0
     stochastic_depth_rate: float = 0.0
-    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    activation: Callable[[jax.Array], jax.Array] = relu
     remat: bool = False
     axis_name: str | None = None
     dtype: Dtype = jnp.float32

@@ -21,6 +21,7 @@ from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant
 from cnnjax.nn import BatchNorm, Conv, avg_pool, channel_shuffle, he_fan_out, max_pool
+from cnnjax.nn.activation import relu
 from cnnjax.nn.building import ClassifierHead, ConvNorm, Stage, check_images
 from cnnjax.nn.inverted_residual import ModuleDef
 
@@ -102,7 +103,7 @@ class ShuffleNetV1(nn.Module):
     num_classes: int = 1000
     groups: int = 3
     scale: float = 1.0
-    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    activation: Callable[[jax.Array], jax.Array] = relu
     remat: bool = False
     axis_name: str | None = None
     dtype: Dtype = jnp.float32

@@ -20,6 +20,7 @@ from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant
 from cnnjax.nn import BatchNorm, Conv, channel_shuffle, max_pool, torch_uniform
+from cnnjax.nn.activation import relu
 from cnnjax.nn.building import ClassifierHead, ConvNorm, Stage, check_images
 from cnnjax.nn.inverted_residual import ModuleDef
 
@@ -139,7 +140,7 @@ class ShuffleNetV2(nn.Module):
 
     stage_features: tuple[int, int, int, int]
     num_classes: int = 1000
-    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    activation: Callable[[jax.Array], jax.Array] = relu
     remat: bool = False
     axis_name: str | None = None
     dtype: Dtype = jnp.float32

@@ -23,6 +23,7 @@ from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant
 from cnnjax.nn import Conv, max_pool
+from cnnjax.nn.activation import relu
 from cnnjax.nn.building import ConvHead, check_images
 
 
@@ -132,7 +133,7 @@ class SqueezeNet(nn.Module):
     squeeze_features: tuple[tuple[int, ...], ...]
     num_classes: int = 1000
     dropout_rate: float = 0.5
-    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    activation: Callable[[jax.Array], jax.Array] = relu
     remat: bool = False
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32

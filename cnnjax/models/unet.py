@@ -22,6 +22,7 @@ from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant
 from cnnjax.nn import Conv, ConvTranspose, max_pool
+from cnnjax.nn.activation import relu
 from cnnjax.nn.building import check_images
 
 # Feature channels of each level, finest first (figure 1).
@@ -180,7 +181,7 @@ class UNet(nn.Module):
     features: tuple[int, ...] = FEATURES
     padding: Literal["VALID", "SAME"] = "VALID"
     dropout_rate: float = 0.5
-    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    activation: Callable[[jax.Array], jax.Array] = relu
     remat: bool = False
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32

@@ -21,6 +21,7 @@ from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant
 from cnnjax.nn import BatchNorm, Conv, he_fan_out, max_pool
+from cnnjax.nn.activation import relu
 from cnnjax.nn.building import DenseHead, check_images
 
 
@@ -109,7 +110,7 @@ class VGG(nn.Module):
     pool_size: int = POOL_SIZE
     dense_features: tuple[int, int] = (4096, 4096)
     dropout_rate: float = 0.5
-    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    activation: Callable[[jax.Array], jax.Array] = relu
     remat: bool = False
     axis_name: str | None = None
     dtype: Dtype = jnp.float32

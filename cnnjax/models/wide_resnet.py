@@ -21,6 +21,7 @@ from flax.typing import Dtype
 
 from cnnjax.models.variant import CIFAR10_MEAN, CIFAR10_STD, ModelInfo, Variant
 from cnnjax.nn import BatchNorm, Conv, StochasticDepth, he_fan_out
+from cnnjax.nn.activation import relu
 from cnnjax.nn.building import (
     ClassifierHead,
     Stage,
@@ -131,7 +132,7 @@ class WideResNet(nn.Module):
     dropout_rate: float = 0.0
     output_stride: int = 4
     stochastic_depth_rate: float = 0.0
-    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    activation: Callable[[jax.Array], jax.Array] = relu
     remat: bool = False
     axis_name: str | None = None
     dtype: Dtype = jnp.float32

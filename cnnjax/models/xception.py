@@ -20,6 +20,7 @@ from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant
 from cnnjax.nn import BatchNorm, Conv, he_fan_out, max_pool
+from cnnjax.nn.activation import relu
 from cnnjax.nn.building import ClassifierHead, Stage, check_images
 
 
@@ -150,7 +151,7 @@ class Xception(nn.Module):
     norm_epsilon: float = 1e-5
     pool_padding: int | str = 1
     dropout_rate: float = 0.0
-    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    activation: Callable[[jax.Array], jax.Array] = relu
     remat: bool = False
     axis_name: str | None = None
     dtype: Dtype = jnp.float32

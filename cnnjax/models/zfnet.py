@@ -21,7 +21,9 @@ from flax.typing import Dtype, Initializer
 
 from cnnjax.models.variant import ModelInfo, Variant
 from cnnjax.nn import Conv, local_response_norm, max_pool
+from cnnjax.nn.activation import relu
 from cnnjax.nn.building import DenseHead, check_images
+from cnnjax.nn.initializers import Drawn
 
 
 class Layer(NamedTuple):
@@ -96,8 +98,8 @@ class ZFNet(nn.Module):
     pool_size: int = POOL_SIZE
     dense_features: tuple[int, int] = (4096, 4096)
     dropout_rate: float = 0.5
-    activation: Callable[[jax.Array], jax.Array] = nn.relu
-    kernel_init: Initializer = nn.initializers.normal(0.01)
+    activation: Callable[[jax.Array], jax.Array] = relu
+    kernel_init: Initializer = Drawn(nn.initializers.normal, (0.01,))
     remat: bool = False
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32

@@ -1,4 +1,7 @@
-"""Activation functions, each as a function and as a module, for use in ``nn.Sequential`` or as a field."""
+"""Activation functions for fields of networks, the classic ones as modules for ``nn.Sequential`` too.
+
+Those of ``jax.nn`` are compiled functions, which do not pickle; these are plain ones, so that networks do.
+"""
 
 from __future__ import annotations
 
@@ -49,6 +52,74 @@ def elu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
     Source: Clevert, Unterthiner and Hochreiter 2015, arXiv:1511.07289, equation 15.
     """
     return jax.nn.elu(x, alpha)
+
+
+def relu6(x: jax.Array) -> jax.Array:
+    """Return min(max(x, 0), 6).
+
+    Source: Howard et al. 2017, arXiv:1704.04861, as TensorFlow has it.
+    """
+    return jax.nn.relu6(x)
+
+
+def silu(x: jax.Array) -> jax.Array:
+    """Return x / (1 + exp(-x)), also called swish.
+
+    Source: Ramachandran, Zoph and Le 2017, arXiv:1710.05941.
+    """
+    return jax.nn.silu(x)
+
+
+def hard_sigmoid(x: jax.Array) -> jax.Array:
+    """Return relu6(x + 3) / 6, which is near `logistic`.
+
+    Source: Howard et al. 2019, arXiv:1905.02244, section 5.2.
+    """
+    return jax.nn.hard_sigmoid(x)
+
+
+def hard_swish(x: jax.Array) -> jax.Array:
+    """Return x times `hard_sigmoid` of x.
+
+    Source: Howard et al. 2019, arXiv:1905.02244, section 5.2.
+    """
+    return jax.nn.hard_swish(x)
+
+
+def hard_tanh(x: jax.Array) -> jax.Array:
+    """Return ``x``, clipped to -1 and 1."""
+    return jax.nn.hard_tanh(x)
+
+
+def celu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
+    """Return x where it is positive, and alpha (exp(x / alpha) - 1) elsewhere.
+
+    Source: Barron 2017, arXiv:1704.07483.
+    """
+    return jax.nn.celu(x, alpha)
+
+
+def selu(x: jax.Array) -> jax.Array:
+    """Return 1.0507 times `elu` with alpha 1.6733, which keeps mean and variance.
+
+    Source: Klambauer et al. 2017, arXiv:1706.02515.
+    """
+    return jax.nn.selu(x)
+
+
+def softplus(x: jax.Array) -> jax.Array:
+    """Return log(1 + exp(x)), exact for large |x| too."""
+    return jax.nn.softplus(x)
+
+
+def soft_sign(x: jax.Array) -> jax.Array:
+    """Return x / (1 + |x|)."""
+    return jax.nn.soft_sign(x)
+
+
+def log_sigmoid(x: jax.Array) -> jax.Array:
+    """Return the logarithm of `logistic`, exact for large |x| too."""
+    return jax.nn.log_sigmoid(x)
 
 
 def maxout(x: jax.Array, pieces: int) -> jax.Array:

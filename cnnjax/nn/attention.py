@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
 
+from cnnjax.nn.activation import logistic, relu
 from cnnjax.nn.conv import Conv
 from cnnjax.nn.initializers import torch_uniform
 from cnnjax.nn.precision import sum_dtype
@@ -27,8 +28,8 @@ class SqueezeExcite(nn.Module):
     """
 
     squeeze_features: int
-    activation: Callable[[jax.Array], jax.Array] = nn.relu
-    gate: Callable[[jax.Array], jax.Array] = nn.sigmoid
+    activation: Callable[[jax.Array], jax.Array] = relu
+    gate: Callable[[jax.Array], jax.Array] = logistic
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
     kernel_init: Initializer = torch_uniform

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
 from jax import lax
 
+from cnnjax.nn.activation import relu
+from cnnjax.nn.initializers import Drawn
 from cnnjax.nn.normalization import BatchNorm
 from cnnjax.nn.parameters import ShapedParameters
 from cnnjax.nn.pooling import max_pool
@@ -28,7 +30,7 @@ class PointwiseKernel(ShapedParameters, nn.Module):
     """
 
     features: int
-    kernel_init: Initializer = nn.initializers.lecun_normal()
+    kernel_init: Initializer = Drawn(nn.initializers.lecun_normal)
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -39,18 +41,18 @@ class PointwiseKernel(ShapedParameters, nn.Module):
 
 
 def _weighted(x: jax.Array, weight: jax.Array | None) -> jax.Array:
-    x = x.astype(jnp.float32)
+    x = x.astype(sum_dtype(x.dtype))
     return x if weight is None else x * weight
 
 
 def _products(x: jax.Array, y: jax.Array, weight: jax.Array | None) -> jax.Array:
-    """Return float32[features, features], the weighted sum over positions of the products of ``x`` and ``y``."""
+    """Return float[features, features], the weighted sum over positions of the products of ``x`` and ``y``."""
     # The default precision of TPUs multiplies in bfloat16, which is exact for values that are.
     precision = None if x.dtype == jnp.bfloat16 else lax.Precision.HIGHEST
     # Written as the gradient of a kernel is: TPUs need no other layout of x and y for it.
     sums = lax.conv_general_dilated(
         _weighted(x, weight),
-        y.astype(jnp.float32),
+        y.astype(sum_dtype(y.dtype)),
         (1, 1),
         "VALID",
         dimension_numbers=("CHWN", "IHWO", "CHWN"),
@@ -70,7 +72,7 @@ def second_moments(x: jax.Array, weight: jax.Array | None) -> jax.Array:
       x: float[batch, height, width, features].
       weight: float[batch, height, width, 1] of the positions; None for 1.
     Returns:
-      float32[features, features].
+      float32[features, features]; float64 of float64.
     """
     return _products(x, x, weight)
 
@@ -93,7 +95,7 @@ class FoldedBatchNorm(BatchNorm):
     wider than the input; moments cost in_features / features of the convolution's arithmetic, forward and backward.
 
     Variables and results are those of `Conv` and `BatchNorm`, but for rounding: second moments are float32 sums of
-    products, and the variance is as exact as theirs is to the largest eigenvalue of C.
+    products (float64 of float64), and the variance is as exact as theirs is to the largest eigenvalue of C.
 
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167, section 3.2 on normalising Wu + b, whose moments follow from those
     of u; differs: nothing in the result.
@@ -119,25 +121,27 @@ class FoldedBatchNorm(BatchNorm):
         features = kernel.shape[-1]
         dtype = self.dtype or x.dtype
         x = x.astype(dtype)
-        matrix = kernel.reshape(kernel.shape[-2:]).astype(jnp.float32)
+        sums = sum_dtype(dtype)
+        matrix = kernel.reshape(kernel.shape[-2:]).astype(sums)
         mean, var = self._statistics(features, use_running_average, lambda: self._output_statistics(x, matrix, mask))
         scale, bias = self._scale_and_bias(features)
+        mean, var = mean.astype(sums), var.astype(sums)
         factor = lax.rsqrt(var + self.epsilon)
         if scale is not None:
-            factor = factor * scale.astype(jnp.float32)
+            factor = factor * scale.astype(sums)
         shift = -mean * factor
         if bias is not None:
-            shift = shift + bias.astype(jnp.float32)
+            shift = shift + bias.astype(sums)
         folded = (matrix * factor.reshape(1, -1)).astype(dtype).reshape(kernel.shape)
         y = lax.conv_general_dilated(x, folded, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        return (y.astype(jnp.float32) + shift.reshape(1, 1, 1, -1)).astype(dtype)
+        return (y.astype(sums) + shift.reshape(1, 1, 1, -1)).astype(dtype)
 
     def _output_statistics(
         self, x: jax.Array, matrix: jax.Array, mask: jax.Array | None
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Return mean and biased variance of ``x @ matrix`` and the number of positions they were taken over."""
-        weight = None if mask is None else jnp.broadcast_to(mask, (*x.shape[:-1], 1)).astype(jnp.float32)
-        count = jnp.asarray(x.size // x.shape[-1], jnp.float32) if weight is None else weight.sum()
+        weight = None if mask is None else jnp.broadcast_to(mask, (*x.shape[:-1], 1)).astype(sum_dtype(x.dtype))
+        count = jnp.asarray(x.size // x.shape[-1], sum_dtype(x.dtype)) if weight is None else weight.sum()
         total = _weighted(x, weight).sum((0, 1, 2))
         moments = second_moments(x, weight)
         if self.axis_name is not None and not self.is_initializing():
@@ -269,14 +273,14 @@ def norm_max_pool(
       activation: what comes between normalisation and pooling.
       name: of the normalisation among the variables, the same whether it is folded or not.
       use_running_average: normalise with the stored statistics and leave them as they are.
-      fold: use `PoolingBatchNorm`, if the activation is ``flax.linen.relu``.
+      fold: use `PoolingBatchNorm`, if the activation is ``relu``, ours or ``flax.linen``'s.
     Returns:
       float[batch, out_height, out_width, features].
     Raises:
       ValueError: another normalisation than `BatchNorm` to fold.
     """
     # Rectifying the maximum is taking the maximum of the rectified only for functions that never fall.
-    if fold and activation is nn.relu:
+    if fold and activation in (relu, nn.relu):
         geometry = {"window": window, "strides": strides, "padding": padding}
         return activation(_with_fields_of(norm, PoolingBatchNorm, **geometry, name=name)(x, use_running_average))
     return max_pool(activation(norm(use_running_average=use_running_average, name=name)(x)), window, strides, padding)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
 
+from cnnjax.nn.activation import relu
 from cnnjax.nn.conv import Conv
 from cnnjax.nn.initializers import torch_uniform
 from cnnjax.nn.normalization import BatchNorm
@@ -50,7 +52,7 @@ class ClassifierHead(nn.Module):
     param_dtype: Dtype = jnp.float32
     kernel_init: Initializer = torch_uniform
     norm: Callable[..., nn.Module] | None = None
-    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    activation: Callable[[jax.Array], jax.Array] = relu
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -94,7 +96,7 @@ class DenseHead(nn.Module):
     dense_features: tuple[int, ...]
     pool_size: int | None = None
     dropout_rates: tuple[float, ...] = ()
-    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    activation: Callable[[jax.Array], jax.Array] = relu
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
     kernel_init: Initializer = torch_uniform
@@ -105,7 +107,7 @@ class DenseHead(nn.Module):
         """Return the logits of ``x``."""
         if self.pool_size is not None:
             x = adaptive_avg_pool(x, self.pool_size)
-        x = x.reshape(x.shape[0], -1)
+        x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
         rates = self.dropout_rates or (0.0,) * (len(self.dense_features) + 1)
         dense = partial(nn.Dense, dtype=self.dtype, param_dtype=self.param_dtype, kernel_init=self.kernel_init)
         for index, (features, rate) in enumerate(zip(self.dense_features, rates[:-1], strict=True), start=1):
@@ -132,7 +134,7 @@ class ConvHead(nn.Module):
 
     num_classes: int
     dropout_rate: float = 0.0
-    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    activation: Callable[[jax.Array], jax.Array] = relu
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
     kernel_init: Initializer = torch_uniform

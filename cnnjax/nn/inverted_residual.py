@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 from flax.typing import Initializer
 
+from cnnjax.nn.activation import logistic, relu
 from cnnjax.nn.attention import SqueezeExcite
 from cnnjax.nn.initializers import he_fan_out
 from cnnjax.nn.regularization import StochasticDepth
@@ -105,8 +106,8 @@ class InvertedResidual(nn.Module):
     dilation: int = 1
     padding: PaddingRule = "symmetric"
     squeeze_features: int = 0
-    squeeze_activation: Callable[[jax.Array], jax.Array] = nn.relu
-    gate: Callable[[jax.Array], jax.Array] = nn.sigmoid
+    squeeze_activation: Callable[[jax.Array], jax.Array] = relu
+    gate: Callable[[jax.Array], jax.Array] = logistic
     depthwise_init: Initializer = he_fan_out
     stochastic_depth_rate: float = 0.0
 

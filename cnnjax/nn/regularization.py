@@ -31,7 +31,7 @@ class StochasticDepth(nn.Module):
             return x
         keep = 1 - self.rate
         # Drawn flat: XLA's CPU compiler takes seconds for draws of more dimensions.
-        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, (x.shape[0],))
+        kept = jax.random.bernoulli(self.make_rng("dropout"), jnp.float32(keep), (x.shape[0],))
         kept = kept.reshape((-1,) + (1,) * (x.ndim - 1))
         return jnp.where(kept, x / jnp.asarray(keep, x.dtype), jnp.zeros((), x.dtype))
 

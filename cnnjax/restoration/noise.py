@@ -49,9 +49,9 @@ class AddNoise:
 
         def noisy(key: jax.Array, image: jax.Array) -> jax.Array:
             level_key, noise_key = jax.random.split(key)
-            level = jax.random.uniform(level_key, minval=self.low / 255, maxval=self.high / 255)
+            level = jax.random.uniform(level_key, dtype=jnp.float32, minval=self.low / 255, maxval=self.high / 255)
             # Drawn flat: XLA's CPU compiler takes seconds for draws of more dimensions.
-            return image + level * jax.random.normal(noise_key, (image.size,)).reshape(image.shape)
+            return image + level * jax.random.normal(noise_key, (image.size,), jnp.float32).reshape(image.shape)
 
         return {**batch, "image": jax.vmap(noisy)(keys, target), "target": target}
 

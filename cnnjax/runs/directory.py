@@ -216,8 +216,8 @@ class RunDirectory:
             raise WorkdirError(
                 f"workdir {str(self.path)!r} holds a run of the same flags that meant something else there:\n  "
                 + "\n  ".join(differing)
-                + "\ngo on with the data, the packages and the --memory-budget-mib that it began with, or give another "
-                "--workdir to start afresh"
+                + "\ngo on with the data, the packages, JAX's settings, the --resizer and the --memory-budget-mib that "
+                "it began with, or give another --workdir to start afresh"
             )
         return notices
 

@@ -11,6 +11,24 @@ import numpy as np
 from cnnjax.data.preprocess import normalise
 
 
+def check_pixels(images: Any) -> None:
+    """Refuse images that would be no error later, and not what was meant.
+
+    Args:
+      images: uint8[batch, height, width, channels], or floats from 0 to 255.
+    Raises:
+      ValueError: no image, or floats that go to 1 alone.
+    """
+    if images.shape[:1] == (0,):
+        raise ValueError(f"give one image or more, got shape {tuple(images.shape)}")
+    if isinstance(images, jax.core.Tracer) or not np.issubdtype(images.dtype, np.floating):
+        return
+    if 0 < (largest := float(np.max(images))) <= 1:
+        raise ValueError(
+            f"images count from 0 to 255, got floats of at most {largest:g}; multiply them by 255, or give uint8"
+        )
+
+
 class ImageFormat(NamedTuple):
     """What images have to look like for a network's weights.
 
@@ -37,11 +55,12 @@ class ImageFormat(NamedTuple):
         Returns:
           float32[batch, height, width, channels].
         Raises:
-          ValueError: images of another size, or with other channels.
+          ValueError: images of another size, or with other channels; see `check_pixels`.
         """
         shape = (*self.size, len(self.mean))
         if len(images.shape) != 4 or images.shape[1:3] != self.size or images.shape[3] not in (1, len(self.mean)):
             raise ValueError(f"images must be [batch, {', '.join(map(str, shape))}], got {list(images.shape)}")
+        check_pixels(images)
         return normalise(images, self.mean, self.std)
 
     def prepare(self, pixels: np.ndarray) -> np.ndarray:

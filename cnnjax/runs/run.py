@@ -15,7 +15,7 @@ from cnnjax.data.preprocess import normalise
 from cnnjax.models import create_model, model_info
 from cnnjax.nn.building import pad_to_legal_size
 from cnnjax.places import local_path
-from cnnjax.runs.images import ImageFormat, run_image_format
+from cnnjax.runs.images import ImageFormat, check_pixels, run_image_format
 from cnnjax.runs.reader import WeightsFileError, find_checkpoint, read_run, run_config
 
 # Tasks with a number or more per image; the networks of others return an image for each.
@@ -60,11 +60,12 @@ class Run:
         Returns:
           float32[batch, classes or outputs], or [batch, height, width, channels or classes].
         Raises:
-          ValueError: images of another size or with other channels than the network takes.
+          ValueError: images of another size or with other channels than the network takes; see `check_pixels`.
         """
         if self.task in LABELLING:
             found: Any = self.model.apply(self.variables, self.preprocessing.normalise(images))
             return found
+        check_pixels(images)
         height, width = images.shape[1:3]
         legal = {name: getattr(self.model, name, 1) for name in ("min_size", "size_step")}
         pixels = normalise(images, self.preprocessing.mean, self.preprocessing.std)

@@ -191,7 +191,8 @@ class ClassifierSetup(RunSetup):
         dataset, transform = self.pipeline.dataset, self.pipeline.test_transform
         return {
             "dataset_version": dataset.version,
-            "resizer": resizer(),
+            # Images that need no resizing are the same whatever could resize them.
+            **({"resizer": resizer(self.config.resizer)} if self.pipeline.resizes else {}),
             "task": dataset.task,
             "num_classes": dataset.num_classes,
             "fields": self.config.network_fields(),
@@ -222,7 +223,12 @@ def open_dataset(config: TrainConfig) -> ImageDataset:
 
 
 def open_pipeline(config: TrainConfig, dataset: ImageDataset, image_size: int) -> DataPipeline:
-    """Return the batches of a config's data set, images as the network wants them, not normalised yet."""
+    """Return the batches of a config's data set, images as the network wants them, not normalised yet.
+
+    Raises:
+      DataError: the config's resizer is not installed.
+    """
+    resizer(config.resizer)
     info = model_info(config.model)
     return DataPipeline.create(
         dataset,
@@ -231,6 +237,7 @@ def open_pipeline(config: TrainConfig, dataset: ImageDataset, image_size: int) -
         resize_size=info.resize_size and round(image_size * info.resize_size / info.input_size[0]),
         interpolation=info.interpolation,
         workers=config.workers,
+        resizer=config.resizer,
     )
 
 

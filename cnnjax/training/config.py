@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 from cnnjax import finetune
 from cnnjax.data.augment import parse_all
 from cnnjax.data.files import OnBadImage
+from cnnjax.data.transforms import ResizerName
 from cnnjax.models import model_info
 from cnnjax.nn.initialization import InitName
 from cnnjax.places import local_path
@@ -26,7 +27,7 @@ from cnnjax.training.parallel import ParallelMode
 LOCAL_FIELDS: Set[str] = {"workdir", "data_dir", "memory_budget_mib", "process_id", "workers"}
 FREE_FIELDS: Set[str] = LOCAL_FIELDS | {
     *("parallel", "coordinator", "num_processes", "coordinator_timeout", "skip_nonfinite", "tensorboard", "profile"),
-    *("steps_per_dispatch", "data_on_device", "wandb", "explain_every"),
+    *("steps_per_dispatch", "data_on_device", "wandb", "explain_every", "resizer"),
 }
 NormalizationName = Literal["auto", "data", "model"]
 # In place of weights: parameters as the network's authors draw them.
@@ -276,6 +277,9 @@ class ClassifierData(DataFlags):
     see docs/augmentation.md; none if empty."""
     memory_budget_mib: int = 2048
     """Data sets of equally large images that take less are decoded once and kept in memory."""
+    resizer: ResizerName = "auto"
+    """Library that resizes images; auto: cykooz (the extra "fast") where it is installed, else pillow. A run goes on
+    with the one that it began with."""
     workers: int = 0
     """Processes that decode training images outside memory; 0: threads of this one. The order is the same."""
     data_on_device: Literal["auto", "yes", "no"] = "auto"

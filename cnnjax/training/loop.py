@@ -32,7 +32,7 @@ from cnnjax.training.metrics import means, zero_sums
 from cnnjax.training.nonfinite import KEPT, describe_bad_step, name_first, nonfinite_paths
 from cnnjax.training.profiler import profiler
 from cnnjax.training.progress import RunProgress, print_result
-from cnnjax.training.setup import RunSetup
+from cnnjax.training.setup import RunSetup, jax_settings
 
 ADVICE = "lower --learning-rate or lengthen --warmup-epochs"
 
@@ -98,7 +98,7 @@ def fit(
         def open_files() -> Checkpoints | None:
             if directory is None:
                 return None
-            resolved = setup.resolved()
+            resolved = setup.resolved() | jax_settings()
             for notice in directory.check_resolved(resolved):
                 console.print(f"[yellow]{notice}: images may differ by rounding from those before[/yellow]")
             if directory.grows:

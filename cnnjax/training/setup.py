@@ -210,6 +210,12 @@ class RunSetup(abc.ABC):
         """Return what the config left open, as JSON holds it."""
 
 
+def jax_settings() -> dict[str, Any]:
+    """Return the settings of JAX that decide over what is drawn, by name."""
+    names = ("jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable")
+    return {name: getattr(jax.config, name) for name in names}
+
+
 def choose_devices(config: RunConfig) -> Devices:
     """Return the devices of a run; raises ConfigError if they cannot share its batches."""
     try:

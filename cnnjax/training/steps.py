@@ -38,9 +38,14 @@ def _real(batch: Batch) -> jax.Array:
 def _mask(batch: Batch) -> jax.Array:
     """Return which examples count in losses and metrics: real ones that have a label."""
     real, label = _real(batch), batch.get("label")
-    if label is None or label.shape != real.shape or not jnp.issubdtype(label.dtype, jnp.integer):
+    if label is None:
         return real
-    return real & (label >= 0)
+    if label.ndim == 1 and jnp.issubdtype(label.dtype, jnp.integer):
+        return real & (label >= 0)
+    if label.ndim == 2 and jnp.issubdtype(label.dtype, jnp.floating):
+        # Written so that labels that are not numbers count, and show.
+        return real & ~(label < 0).all(-1)
+    return real
 
 
 def _check_batch(batch: Batch) -> None:
@@ -108,9 +113,9 @@ def train_step(
       state: donate it.
       batch: ``image`` [batch, height, width, channels] as ``preprocess`` takes it, ``label`` int[batch] or
         float[batch, classes], and optionally ``mask`` [batch]: examples where it is 0 count nowhere, in batch
-        statistics neither. Int labels below 0 are no labels: such examples count in batch statistics alone; labels from
-        ``classes`` on make the loss NaN (see `cnnjax.training.nonfinite`). Regression has ``target`` [batch, ...]
-        instead of ``label``.
+        statistics neither. Int labels below 0, and soft ones below 0 throughout, are no labels: such examples count in
+        batch statistics alone; labels from ``classes`` on make the loss NaN (see `cnnjax.training.nonfinite`).
+        Regression has ``target`` [batch, ...] instead of ``label``.
       axis_name: mapped axis over which gradients, running statistics and metrics are averaged; None on one device.
       preprocess: maps (batch, keys) to a batch with float images. Augments if there are keys, key[batch].
       loss: a name (see `cnnjax.training.losses`), or what maps (outputs, batch) to float32[batch].

@@ -1,6 +1,8 @@
 """Image files and photographs as arrays."""
 
 import builtins
+import os
+import struct
 
 import numpy as np
 import pytest
@@ -39,6 +41,23 @@ def test_photographs_of_a_folder_are_turned_upright(tmp_path):
     for photographs in split_photographs(1, tmp_path):
         for found in photographs.values():
             np.testing.assert_array_equal(found[..., 0], np.rot90(pixels, -1))
+
+
+def test_what_is_too_large_to_be_an_image_is_refused_by_its_head(tmp_path):
+    path = tmp_path / "huge.png"
+    Image.new("L", (5, 4)).save(path)
+    # A file of holes: nothing of it is on the disk.
+    os.truncate(path, 2**40)
+    with pytest.raises(DataError, match=r"huge.png has 1,099,511,627,776 bytes, more than any image of up to 89"):
+        read_image(path)
+    path.write_bytes(b"no image")
+    os.truncate(path, 2**40)
+    with pytest.raises(DataError, match=r"huge.png is no image that Pillow reads"):
+        read_image(path)
+    path.write_bytes(b"BM" + bytes(8) + struct.pack("<IIiiHH", 54, 40, 10**5, 10**5, 1, 24) + bytes(24))
+    os.truncate(path, 2**40)
+    with pytest.raises(DataError, match=r"huge.png has .*pixels.* refused as a decompression bomb"):
+        read_image(path)
 
 
 def test_bad_files_are_refused(tmp_path):

@@ -181,3 +181,17 @@ def test_other_layers_cannot_be_folded(conv, norm, message):
 
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(Layer().init, jax.random.key(0), jnp.ones((1, 2, 2, 3)))
+
+
+def test_sums_of_float64_are_float64():
+    with jax.enable_x64(True):
+        random = np.random.default_rng(0)
+        x = jnp.asarray(random.normal(1000, 1, (2, 3, 3, 4)))
+        kernel = jnp.asarray(random.normal(size=(1, 1, 4, 8)))
+        norm = FoldedBatchNorm(use_running_average=False, param_dtype=jnp.float64)
+        found, _ = norm.init_with_output(jax.random.key(0), x, kernel=kernel)
+        y = np.asarray(x) @ np.asarray(kernel)[0, 0]
+        expected = (y - y.mean((0, 1, 2))) / np.sqrt(y.var((0, 1, 2)) + norm.epsilon)
+        assert found.dtype == jnp.float64
+        # In float32, means of 1000 would leave three digits of the variance.
+        np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-8)

@@ -85,3 +85,15 @@ def test_training_reads_old_checkpoints_too(run):
 def test_images_of_another_size_are_refused():
     with pytest.raises(ValueError, match=r"images must be \[batch, 28, 28, 1\], got \[1, 32, 32, 3\]"):
         cnnjax.load_run(RUN).logits(np.zeros((1, 32, 32, 3), np.uint8))
+
+
+def test_images_that_are_no_error_later_are_refused():
+    run = cnnjax.load_run(RUN)
+    images = np.linspace(0, 255, 28 * 28).round().reshape(1, 28, 28, 1)
+    expected = run.logits(images.astype(np.uint8))
+    np.testing.assert_array_equal(run.logits(images.astype(np.float32)), expected)
+    with pytest.raises(ValueError, match=r"count from 0 to 255, got floats of at most 1; multiply them by 255"):
+        run.logits((images / 255).astype(np.float32))
+    with pytest.raises(ValueError, match=r"give one image or more, got shape \(0, 28, 28, 1\)"):
+        run.logits(images[:0].astype(np.uint8))
+    assert run.logits(np.zeros((1, 28, 28, 1), np.float32)).shape == (1, 10)

@@ -1,4 +1,4 @@
-"""What a run shows of its epochs, and runs that are made longer."""
+"""What a run shows of its epochs, runs that are made longer, and runs that go on under other circumstances."""
 
 import dataclasses
 import io
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from cnnjax.data import DataError, transforms
 from cnnjax.runs import WorkdirError
 from cnnjax.training import Checkpoints, TrainConfig, fit, journal
 from cnnjax.training.best import Best
@@ -144,3 +145,50 @@ def test_measures_are_written_in_their_units():
     )
     assert measure_text("test_foreground_iou", 0.5) == "50.00 %"
     assert measure_text("psnr", 31.256) == "31.26 dB"
+
+
+def edit_resolved(config, **changes):
+    """Change what a run noted, as if it had begun under other circumstances."""
+    file = config.run_directory / "config.json"
+    saved = json.loads(file.read_text())
+    saved["resolved"] |= changes
+    file.write_text(json.dumps(saved))
+    (config.run_directory / "result.json").unlink()
+
+
+def test_a_run_goes_on_with_its_resizer_and_names_the_flag(config):
+    config = dataclasses.replace(config, image_size=5, epochs=0.4)
+    run(config)
+    saved = json.loads((config.run_directory / "config.json").read_text())["resolved"]["resizer"]
+    edit_resolved(config, resizer="another-resizer 4.0")
+    expected = f"(?s)resizer: 'another-resizer 4.0' there, '{saved}' now.*the --resizer and"
+    with pytest.raises(WorkdirError, match=expected):
+        run(config)
+    file = config.run_directory / "config.json"
+    file.write_text(file.read_text().replace("another-resizer 4.0", "pillow 1.0"))
+    _, text = run(dataclasses.replace(config, resizer="pillow"))
+    assert "resizer: 'pillow 1.0' there, 'pillow " in text
+    assert "images may differ by rounding" in text
+
+
+def test_images_that_need_no_resizing_care_for_no_resizer(config):
+    config = dataclasses.replace(config, epochs=0.4)
+    run(config)
+    assert "resizer" not in json.loads((config.run_directory / "config.json").read_text())["resolved"]
+    # As older versions noted it.
+    edit_resolved(config, resizer="another-resizer 4.0")
+    run(config)
+
+
+def test_a_resizer_that_is_not_installed_is_refused(config, monkeypatch):
+    monkeypatch.setattr(transforms, "cykooz_resizer", None)
+    with pytest.raises(DataError, match="resizer cykooz needs the package cykooz-resizer"):
+        run(dataclasses.replace(config, resizer="cykooz"))
+
+
+def test_settings_of_jax_that_decide_over_draws_are_those_of_the_whole_run(config):
+    config = dataclasses.replace(config, epochs=0.4)
+    run(config)
+    edit_resolved(config, jax_enable_x64=True)
+    with pytest.raises(WorkdirError, match="(?s)jax_enable_x64: True there, False now.*JAX's settings"):
+        run(config)

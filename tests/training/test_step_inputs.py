@@ -61,6 +61,16 @@ def test_examples_without_a_label_count_in_no_loss(make_tiny_state):
     jax.tree.map(np.testing.assert_array_equal, after.params, others.params)
 
 
+def test_soft_labels_below_0_are_none(make_tiny_state):
+    state = make_tiny_state()
+    soft = jax.nn.one_hot(jnp.array([0, 1, 2, 3]), 10).at[2].set(-1)
+    sums = eval_step(state, batch_of(label=soft))
+    expected = eval_step(state, batch_of(label=jnp.array([0, 1, -1, 3], jnp.int32)))
+    assert int(sums["count"]) == 3
+    for name, value in expected.items():
+        np.testing.assert_allclose(sums[name], value, rtol=1e-6)
+
+
 @pytest.mark.slow
 def test_labels_that_no_class_has_show():
     logits = jnp.zeros((3, 10))

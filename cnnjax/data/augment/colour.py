@@ -170,7 +170,7 @@ class Grey:
     def __call__(self, batch: Batch, keys: jax.Array) -> dict[str, jax.Array]:
         """See `Operation`."""
         whole = bool(batch["image"].dtype == jnp.uint8)
-        keep = jnp.full((1, 1, 1, 1), 1 - self.strength)
+        keep = jnp.full((1, 1, 1, 1), 1 - self.strength, jnp.float32)
         chosen = uniforms(keys, 1)[:, 0] < self.probability
         return change_images(batch, chosen, lambda x: blend(x, luma(x, whole), keep))
 
@@ -249,7 +249,7 @@ def mean_luma(images: jax.Array, whole: bool) -> jax.Array:
     """Return the mean of each image's `luma`, [batch, 1, 1, 1]."""
     grey = luma(images, whole).reshape(len(images), -1)
     # A product sums several times as fast on CPUs as a reduction.
-    sums = jnp.dot(grey, jnp.ones(grey.shape[1]), precision="highest")
+    sums = jnp.dot(grey, jnp.ones(grey.shape[1], jnp.float32), precision="highest")
     return (sums / grey.shape[1]).reshape(-1, 1, 1, 1)
 
 

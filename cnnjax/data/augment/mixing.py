@@ -46,7 +46,7 @@ class Mixup:
 
     def __call__(self, batch: Batch, keys: jax.Array) -> dict[str, jax.Array]:
         """See `Operation`; ``label`` becomes float32[batch, classes], ``target`` is blended like the image,
-        ``foreground`` stays."""
+        ``foreground`` stays. Examples without a label (below 0) stay alone, and their soft label is -1 throughout."""
         random = _pair_uniforms(keys, 2)
         chosen = (random[:, 0] < self.probability) & _paired(batch)
         return self.mix(batch, jnp.where(chosen, beta(random[:, 1], self.alpha), 1.0))
@@ -130,7 +130,7 @@ class MixupOrCutMix:
         random = _pair_uniforms(keys, 5)
         chosen = (random[:, 0] < self.probability) & _paired(batch)
         blended = random[:, 1] < 0.5
-        ones = jnp.ones(len(random))
+        ones = jnp.ones(len(random), jnp.float32)
         weights = jnp.where(chosen & blended, beta(random[:, 2], self.mixup_alpha), ones)
         stays = jnp.where(chosen & ~blended, beta(random[:, 2], self.cutmix_alpha), ones)
         batch = Mixup(self.mixup_alpha, 1.0, self.num_classes).mix(batch, weights)
@@ -222,13 +222,20 @@ def _mix(
         if label.ndim == 1:
             if num_classes is None:
                 raise ValueError("mixing labels int[batch] needs num_classes; give it to the operation")
-            label = jax.nn.one_hot(label, num_classes, dtype=jnp.float32)
+            label = _soft(label, num_classes)
         result["label"] = _blend(label, weights)
     target = batch.get("target")
     if target is not None:
         same_places = target.ndim == 4 and target.shape[1:3] == batch["image"].shape[1:3]
         result["target"] = images(target) if same_places else _blend(target, weights).astype(target.dtype)
     return result
+
+
+def _soft(label: jax.Array, num_classes: int) -> jax.Array:
+    """Return float32[batch, classes] of int labels: -1 throughout of those below 0, which are none, and NaN of those
+    that no class has, so that they show."""
+    soft = jax.nn.one_hot(label, num_classes, dtype=jnp.float32)
+    return jnp.where(label[:, None] < 0, -1.0, jnp.where(label[:, None] < num_classes, soft, jnp.nan))
 
 
 def _blend(values: jax.Array, weights: jax.Array) -> jax.Array:
@@ -250,12 +257,16 @@ def _pair_uniforms(keys: jax.Array, count: int) -> jax.Array:
 
 
 def _paired(batch: Batch) -> jax.Array:
-    """Return bool[batch]: whether an example has a neighbour, and both are real."""
+    """Return bool[batch]: whether an example has a neighbour, and both are real and have labels."""
     count = len(batch["image"])
     paired = jnp.arange(count) < count // 2 * 2
     if "mask" in batch:
         real = batch["mask"].astype(bool)
         paired &= real & _neighbours(real)
+    label = batch.get("label")
+    if label is not None and label.ndim in (1, 2):
+        labelled = (label >= 0).reshape(count, -1).any(-1)
+        paired &= labelled & _neighbours(labelled)
     return paired
 
 

@@ -43,12 +43,12 @@ def check(operation: Any, name: str, low: float, high: float = float("inf")) -> 
 
 def uniforms(keys: jax.Array, count: int) -> jax.Array:
     """Return float32[batch, count], uniform from 0 to below 1, each row from its own key."""
-    return jax.vmap(lambda key: jax.random.uniform(key, (count,)))(keys)
+    return jax.vmap(lambda key: jax.random.uniform(key, (count,), jnp.float32))(keys)
 
 
 def normals(keys: jax.Array, count: int) -> jax.Array:
     """Return float32[batch, count] of the standard normal distribution, each row from its own key."""
-    return jax.vmap(lambda key: jax.random.normal(key, (count,)))(keys)
+    return jax.vmap(lambda key: jax.random.normal(key, (count,), jnp.float32))(keys)
 
 
 def between(uniform: jax.Array, low: float, high: float) -> jax.Array:

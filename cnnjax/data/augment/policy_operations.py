@@ -104,7 +104,7 @@ def apply_operations(
 
 def _any(numbers: jax.Array, names: tuple[str, ...]) -> jax.Array:
     """Return whether one of the operations is in the batch."""
-    return jnp.isin(numbers, jnp.asarray([OPERATIONS.index(name) for name in names])).any()
+    return jnp.isin(numbers, jnp.asarray([OPERATIONS.index(name) for name in names], numbers.dtype)).any()
 
 
 def _blend(images: jax.Array, numbers: jax.Array, magnitude: jax.Array) -> jax.Array:
@@ -167,7 +167,7 @@ def _tables(images: jax.Array, numbers: jax.Array, magnitude: jax.Array) -> jax.
 def _look_up(images: jax.Array, tables: jax.Array) -> jax.Array:
     """Return images with the values v of channel c replaced by ``tables[:, c, v]``."""
     count, channels = images.shape[0], images.shape[-1]
-    places = images.astype(jnp.int32) + 256 * jnp.arange(channels).reshape(1, 1, 1, -1)
+    places = images.astype(jnp.int32) + 256 * jnp.arange(channels, dtype=jnp.int32).reshape(1, 1, 1, -1)
     taken = jnp.take_along_axis(tables.reshape(count, -1), places.reshape(count, -1), axis=1, mode="promise_in_bounds")
     return taken.reshape(images.shape)
 
@@ -181,7 +181,7 @@ def _histograms(images: jax.Array) -> jax.Array:
 
 def _histograms_by_addition(images: jax.Array) -> jax.Array:
     count, _, _, channels = images.shape
-    rows = 256 * jnp.arange(count * channels).reshape(count, 1, 1, channels)
+    rows = 256 * jnp.arange(count * channels, dtype=jnp.int32).reshape(count, 1, 1, channels)
     counts = jnp.zeros(count * channels * 256, jnp.int32)
     return counts.at[(images.astype(jnp.int32) + rows).reshape(-1)].add(1).reshape(count, channels, 256)
 
