@@ -3,11 +3,12 @@
     python experiments/evaluate.py --workdir runs/lenet5-digits
     python experiments/evaluate.py --workdir runs/resnet20-cifar10 --which last --data-dir DIR
 
-Prints accuracy, top-5 accuracy and a table of the classes, and draws the confusion matrix; for networks that predict
-numbers, it prints the mean errors of each. ``evaluation-<step>.json`` and ``confusion-<step>.png`` are in
-``--workdir``, or in ``--output``. Every test image counts once. Other images than the run's (``--data-dir`` of a
-folder, CSV or .npz file) are all tested where they have no splits of their own; their classes are matched by name, and
-may be some of the run's. Exit codes: 0, or 2 with the reason on stderr.
+Prints accuracy, top-5 accuracy and a table of the classes, and draws the confusion matrix; of images with several
+labels, it prints precision, recall and average precision of each, and of networks that predict numbers the mean errors.
+``evaluation-<step>.json`` and ``confusion-<step>.png`` are in ``--workdir``, or in ``--output``. Every test image counts
+once. Other images than the run's (``--data-dir`` of a folder, CSV or .npz file) are all tested where they have no splits
+of their own; their classes are matched by name, and may be some of the run's. Exit codes: 0, or 2 with the reason on
+stderr.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from cnnjax.runs.run import LABELLING
 from cnnjax.training import Devices, TrainConfig, run_command
 from cnnjax.training.classifier import open_dataset, open_pipeline
 from cnnjax.visualize import plot_confusion
+from cnnjax.visualize.measures import measure_text
 
 # Classes in the table; of more, those that are recognised worst.
 SHOWN = 100
@@ -91,7 +93,7 @@ def label_numbers(dataset: ImageDataset, run: Run) -> np.ndarray:
 def outputs_and_labels(run: Run, given: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
     """Return float32[images, classes or numbers] of the test images, and their labels as the run numbers them.
 
-    They are logarithms of probabilities, or the numbers that the network predicts.
+    They are logarithms of probabilities; of several labels their logits, and 0 or 1 for each; or predicted numbers.
     """
     dataset = images_to_test(run, given)
     numbers = label_numbers(dataset, run)
@@ -103,7 +105,7 @@ def outputs_and_labels(run: Run, given: argparse.Namespace) -> tuple[np.ndarray,
 
     def outputs_of(variables: Any, images: jax.Array) -> jax.Array:
         found: Any = run.model.apply(variables, run.preprocessing.normalise(images))
-        return found if run.task == "regression" else jax.nn.log_softmax(found)
+        return jax.nn.log_softmax(found) if run.task == "classification" else found
 
     apply = devices.compile_apply(outputs_of)
     outputs, labels = [], []
@@ -114,7 +116,11 @@ def outputs_and_labels(run: Run, given: argparse.Namespace) -> tuple[np.ndarray,
         outputs.append(apply(run.variables, images)[real])
         labels.append(batch[pipeline.label_key][real])
     found = np.concatenate(labels)
-    return np.concatenate(outputs), found[:, np.argsort(numbers)] if run.task == "regression" else numbers[found]
+    if run.task == "classification":
+        return np.concatenate(outputs), numbers[found]
+    ordered = np.zeros((len(found), len(run.label_names)), np.float32)
+    ordered[:, numbers] = found
+    return np.concatenate(outputs), ordered
 
 
 def measure(log_p: np.ndarray, labels: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
@@ -149,6 +155,41 @@ def table(matrix: np.ndarray, names: Sequence[str]) -> Table:
     return rows
 
 
+def measure_labels(logits: np.ndarray, labels: np.ndarray) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return means over all images, and by label how many images have it, its recall and precision where it is said to
+    be there from a probability of one half on, and its average precision: that at the rank of each image that has it.
+
+    Args:
+      logits: float32[images, labels].
+      labels: float32[images, labels], 0 or 1.
+    """
+    true, said = labels >= 0.5, logits >= 0
+    hits, count = (true & said).sum(0), true.sum(0)
+    order = np.argsort(-logits, axis=0, kind="stable")
+    ranked = np.take_along_axis(true, order, 0)
+    at_rank = ranked.cumsum(0) / np.arange(1, len(ranked) + 1)[:, None]
+    average = np.where(count > 0, (at_rank * ranked).sum(0) / np.maximum(count, 1), np.nan)
+    x = logits.astype(np.float64)
+    numbers = {
+        "test_images": len(labels),
+        "test_loss": float((np.logaddexp(0, x) - labels * x).mean()),
+        "test_accuracy": float(np.take_along_axis(true, logits.argmax(1)[:, None], 1).mean()),
+        "test_all_labels_accuracy": float((true == said).all(1).mean()),
+        "test_mean_average_precision": float(np.nanmean(average)) if count.any() else None,
+    }
+    by_label = {"images": count, "recall": hits / np.maximum(count, 1), "precision": hits / np.maximum(said.sum(0), 1)}
+    return numbers, by_label | {"average_precision": average}
+
+
+def label_table(found: dict[str, np.ndarray], names: Sequence[str]) -> Table:
+    """Return a row per label, see `measure_labels`."""
+    rows = Table("label", "images", "recall", "precision", "average precision", box=None, padding=(0, 2, 0, 0))
+    for index, name in enumerate(names):
+        shares = [found[key][index] for key in ("recall", "precision", "average_precision")]
+        rows.add_row(name, f"{found['images'][index]:,}", *("" if np.isnan(s) else f"{s:.2%}" for s in shares))
+    return rows
+
+
 def measure_errors(outputs: np.ndarray, targets: np.ndarray) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Return mean errors over all numbers, and the absolute errors and deviations by number.
 
@@ -177,8 +218,6 @@ def evaluate(given: argparse.Namespace) -> None:
     """Print and draw what the command line asks for."""
     folder = local_path(given.output or given.workdir, "output")
     run = load_run(given.workdir, int(given.which) if given.which.isdecimal() else given.which)
-    if run.task == "multilabel":
-        raise ValueError(f"{given.workdir} was trained for {run.task}; only runs with one class an image are evaluated")
     if run.task not in LABELLING:
         raise ValueError(f"{given.workdir} was trained for {run.task}; {run.used_by(given.workdir)}")
     outputs, labels = outputs_and_labels(run, given)
@@ -187,16 +226,20 @@ def evaluate(given: argparse.Namespace) -> None:
         numbers, errors = measure_errors(outputs, labels)
         console.print(error_table(errors, run.label_names))
         more = {name: values.tolist() for name, values in errors.items()}
+    elif run.task == "multilabel":
+        numbers, found = measure_labels(outputs, labels)
+        console.print(label_table(found, run.label_names))
+        # JSON has no number for what no image has.
+        more = {name: [None if np.isnan(v) else v for v in values.tolist()] for name, values in found.items()}
     else:
         numbers, matrix = measure(outputs, labels)
         console.print(table(matrix, run.label_names))
         more = {"confusion": matrix.tolist()}
     console.print(f"{run.config['model']} on {run.config['dataset']} after step {run.step}:")
     for name, value in numbers.items():
-        text = (
-            f"{value:.2%}" if name.endswith("accuracy") else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
-        )
-        console.print(f"  {name.replace('_', ' ')}: {text}")
+        if value is not None:
+            text = f"{value:,}" if isinstance(value, int) else measure_text(name, value)
+            console.print(f"  {name.replace('_', ' ')}: {text}")
     folder.mkdir(parents=True, exist_ok=True)
     result = {"step": run.step, **numbers, "label_names": run.label_names, **more}
     (folder / f"evaluation-{run.step}.json").write_text(json.dumps(result) + "\n")

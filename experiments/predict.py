@@ -4,8 +4,9 @@
     python experiments/predict.py --model efficientnet_lite0 --weights efficientnet-lite0-57934424.pth cat.png
     python experiments/predict.py --model resnet50 --weights torchvision://resnet50/IMAGENET1K_V2 cat.png
 
-Prints the most likely classes, and draws each picture beside their probabilities; for networks that predict numbers,
-these. Pictures go to the network as those it was tested with did. Exit codes: 0, or 2 with the reason on stderr.
+Prints the most likely classes, and draws each picture beside their probabilities, which of several labels do not sum
+to 1; for networks that predict numbers, these. Pictures go to the network as those it was tested with did. Exit codes: 0,
+or 2 with the reason on stderr.
 """
 
 from __future__ import annotations
@@ -54,16 +55,18 @@ def predict(given: argparse.Namespace) -> None:
     # In colour, whatever the network takes: so they are drawn.
     pictures = [read_image(path, 3) for path in given.images]
     if given.workdir is not None:
-        network = open_run(given.workdir, given.which, tasks=("classification", "regression"))
+        network = open_run(given.workdir, given.which, tasks=("classification", "multilabel", "regression"))
     else:
         network = open_variant(given.model, given.weights, given.num_classes)
     expected, names = network.preprocessing, network.label_names
-    classifies = network.run is None or network.run.task == "classification"
+    task = "classification" if network.run is None else network.run.task
+    classifies = task != "regression"
 
     @jax.jit
     def apply(variables: Any, images: Any) -> jax.Array:
         outputs: Any = network.model.apply(variables, expected.normalise(images))
-        return jax.nn.softmax(outputs) if classifies else outputs
+        # Of several labels, each is there or not by itself.
+        return {"classification": jax.nn.softmax, "multilabel": jax.nn.sigmoid}.get(task, lambda x: x)(outputs)
 
     shown_names, shown_values = [], []
     for path, pixels in zip(given.images, pictures, strict=True):

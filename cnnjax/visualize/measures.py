@@ -29,10 +29,10 @@ def measure_text(name: str, value: float) -> str:
 
     Args:
       name: such as "accuracy", "test_foreground_iou" or "loss".
-      value: accuracies, IoU and Dice are from 0 to 1.
+      value: accuracies, IoU, Dice and precision are from 0 to 1.
     """
     last = name.rpartition("_")[2]
-    if last in ("accuracy", "iou", "dice"):
+    if last in ("accuracy", "iou", "dice", "precision"):
         return f"{100 * value:.2f} %"
     if last == "psnr":
         return f"{value:.2f} dB"

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn import metrics
 
 from cnnjax import load_run
 from cnnjax.data import load_dataset
@@ -46,7 +47,7 @@ def test_a_run_is_evaluated_to_the_numbers_it_noted(data_dir, tmp_path, capsys):
     assert np.trace(matrix) / 359 == pytest.approx(noted["test_accuracy"])
     text = capsys.readouterr().out
     assert "lenet5 on digits after step 3" in text
-    assert "test accuracy: 23.12%" in text
+    assert "test accuracy: 23.12 %" in text
     assert "most often taken for" in text
     with Image.open(tmp_path / "confusion-3.png") as picture:
         assert picture.size[0] > 500
@@ -130,6 +131,51 @@ def test_numbers_are_evaluated_by_their_errors(numbers_run, capsys):
     assert "mean absolute error" in text
     assert f"test mae: {found['test_mae']:.4f}" in text
     assert not list(run.glob("confusion*"))
+
+
+@pytest.fixture
+def labels_run(numbers_run):
+    """Return the same of a run whose ten outputs are taken for labels, of which an image may have several."""
+    run, images, targets = numbers_run
+    config = json.loads((run / "config.json").read_text())
+    config["config"] |= {"dataset": "csv", "data_dir": str(run.parent / "labels.csv")}
+    config["config"] |= {"loss": "binary_cross_entropy", "measure": "accuracy"}
+    config["resolved"]["task"] = "multilabel"
+    (run / "config.json").write_text(json.dumps(config))
+    targets = np.maximum(targets, np.roll(targets, 3, 1))
+    lines = ["path,label,split"]
+    for number, (image, target) in enumerate(zip(images, targets, strict=True)):
+        Image.fromarray(image[..., 0]).save(run.parent / f"{number}.png")
+        names = "|".join(str(label) for label in np.flatnonzero(target))
+        lines += [f"{number}.png,{names},test"] if number else [f"{number}.png,{names},train"]
+    (run.parent / "labels.csv").write_text("\n".join(lines) + "\n")
+    return run, images[1:], targets[1:]
+
+
+def test_labels_are_evaluated_each_by_itself(labels_run, capsys):
+    run, images, targets = labels_run
+    evaluate = importlib.import_module("evaluate")
+    assert evaluate.main(["--workdir", str(run)]) == 0, capsys.readouterr().err
+    found = json.loads((run / "evaluation-3.json").read_text())
+    logits = np.asarray(load_run(run).outputs(images))
+    assert found["test_images"] == 19
+    scores = [metrics.average_precision_score(targets[:, label], logits[:, label]) for label in range(10)]
+    assert found["average_precision"] == pytest.approx(scores, rel=1e-5)
+    assert found["test_mean_average_precision"] == pytest.approx(np.mean(scores), rel=1e-5)
+    assert found["recall"] == pytest.approx(metrics.recall_score(targets, logits > 0, average=None, zero_division=0))
+    losses = np.log1p(np.exp(logits)) - targets * logits
+    assert found["test_loss"] == pytest.approx(losses.mean(), rel=1e-4)
+    assert "test mean average precision: " in capsys.readouterr().out
+
+
+def test_several_labels_of_pictures_are_predicted(labels_run, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run, images, _ = labels_run
+    assert importlib.import_module("predict").main(["1.png", "--workdir", str(run), "--top", "10"]) == 0
+    *lines, _ = capsys.readouterr().out.splitlines()
+    shares = {line.split()[1]: float(line.split("%")[0]) / 100 for line in lines}
+    expected = 1 / (1 + np.exp(-np.asarray(load_run(run).outputs(images[:1]))[0]))
+    np.testing.assert_allclose([shares[name] for name in "0123456789"], expected, atol=1e-4)
 
 
 @pytest.fixture
