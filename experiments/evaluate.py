@@ -5,10 +5,10 @@
 
 Prints accuracy, top-5 accuracy and a table of the classes, and draws the confusion matrix; of images with several
 labels, it prints precision, recall and average precision of each, and of networks that predict numbers the mean errors.
-``evaluation-<step>.json`` and ``confusion-<step>.png`` are in ``--workdir``, or in ``--output``. Every test image counts
-once. Other images than the run's (``--data-dir`` of a folder, CSV or .npz file) are all tested where they have no splits
-of their own; their classes are matched by name, and may be some of the run's. Exit codes: 0, or 2 with the reason on
-stderr.
+``evaluation-<step>.json`` and ``confusion-<step>.png`` are in ``--workdir``, or in ``--output``. Every test image
+counts once. Other images than the run's (``--data-dir`` of a folder, CSV or .npz file) are all tested where they have
+no splits of their own; their classes are matched by name, and may be some of the run's. Exit codes: 0, or 2 with the
+reason on stderr.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
     python experiments/predict.py --model resnet50 --weights torchvision://resnet50/IMAGENET1K_V2 cat.png
 
 Prints the most likely classes, and draws each picture beside their probabilities, which of several labels do not sum
-to 1; for networks that predict numbers, these. Pictures go to the network as those it was tested with did. Exit codes: 0,
-or 2 with the reason on stderr.
+to 1; for networks that predict numbers, these. Pictures go to the network as those it was tested with did. Exit codes:
+0, or 2 with the reason on stderr.
 """
 
 from __future__ import annotations
