@@ -30,6 +30,9 @@ from cnnjax.visualize import plot_runs
 from cnnjax.visualize.measures import find_measure, less_is_better, measure_text
 from cnnjax.writing import write_whole
 
+# Runs that have a column each in the printed table.
+SIDE_BY_SIDE = 4
+
 
 class Compared(NamedTuple):
     """What is read of a run.
@@ -116,9 +119,15 @@ def compare(given: argparse.Namespace) -> None:
     console = Console(highlight=False)
     shared = {column: texts[names[0]][column] for column in columns if column not in shown}
     console.print(", ".join(f"{column} {text}" for column, text in shared.items() if text), soft_wrap=True)
-    table = Table("run", *(column.replace(" ", "\n", 1).replace("_", " ") for column in shown), box=None)
-    for name, cells in texts.items():
-        table.add_row(name, *(cells[column] for column in shown))
+    # A column for each run, as long as these fit.
+    if len(names) <= SIDE_BY_SIDE:
+        table = Table("", *names, box=None, padding=(0, 2, 0, 0))
+        for column in shown:
+            table.add_row(column.replace("_", " "), *(cells[column] for cells in texts.values()))
+    else:
+        table = Table("run", *(column.replace(" ", "\n", 1).replace("_", " ") for column in shown), box=None)
+        for name, cells in texts.items():
+            table.add_row(name, *(cells[column] for column in shown))
     console.print(table)
     folder = given.output
     picture = output_file(folder and folder / "curves.png", "compare", "curves.png")
