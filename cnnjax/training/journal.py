@@ -76,13 +76,14 @@ class Journal:
         if time.perf_counter() >= self._next_picture:
             self.draw()
 
-    def draw(self) -> None:
-        """Draw the curves, if they lack an epoch."""
-        if self._directory is None or self._undrawn is None:
+    def draw(self, step: int | None = None) -> None:
+        """Draw the curves up to a step; None: if they lack an epoch, up to that."""
+        step = self._undrawn if step is None else step
+        if self._directory is None or step is None:
             return
         began = time.perf_counter()
         try:
-            rates = self._rates(self._undrawn)
+            rates = self._rates(step)
             plot_curves(self._directory.records(), self._directory.curves_file, self._title, rates)
         except OSError as error:
             self._console.print(f"[yellow]could not write {self._directory.curves_file} ({error.strerror})")

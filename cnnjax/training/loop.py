@@ -465,7 +465,8 @@ class TrainingLoop:
         """Write the curves and the result."""
         assert self.directory is not None
         config = self.setup.config
-        self.journal.draw()
+        # Also of a part that trained nothing: the one before may have ended too early to draw.
+        self.journal.draw(self.step)
         result = {
             "model": config.model,
             "dataset": config.dataset,
