@@ -18,7 +18,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add ``--json`` and ``--csv``."""
     for name in ("json", "csv"):
         text = f"also write the numbers to this file, as {name.upper()}; {STDOUT}: print them instead of the table"
-        parser.add_argument(f"--{name}", metavar="FILE", help=text)
+        parser.add_argument(f"--{name}", metavar="FILE", type=_writable, help=text)
+
+
+def _writable(text: str) -> str:
+    """Read the name of a file that can be written, which is better known before hours of measuring."""
+    path = Path(text)
+    if text != STDOUT and (path.is_dir() or not path.absolute().parent.is_dir()):
+        raise argparse.ArgumentTypeError(f"must be a file in a folder that is there, or {STDOUT}, got {text!r}")
+    return text
 
 
 def report(
@@ -32,7 +40,7 @@ def report(
       rows: the same as rows of a table; nested mappings become columns such as ``seconds.torch``.
       show: prints the table.
     """
-    contents = {}
+    contents: dict[tuple[str, str], str] = {}
     if given.json:
         contents[given.json, "json"] = json.dumps(numbers, indent=1) + "\n"
     if given.csv:

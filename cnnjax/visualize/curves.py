@@ -65,7 +65,8 @@ def plot_runs(runs: Mapping[str, Records], path: str | os.PathLike[str], title: 
     from matplotlib.lines import Line2D
 
     epochs = {name: [record for record in records if record.get("kind") == "epoch"] for name, records in runs.items()}
-    quantities = _quantities([record for records in epochs.values() for record in records])
+    # Runs of several kinds have several measures.
+    quantities = list(dict.fromkeys(name for records in epochs.values() for name in _quantities(records)))
     below = 0.25 * len(runs) + 0.3
     figure = new_figure(5.5 * len(quantities), 4.2 + below, title)
     panels = figure.subplots(1, len(quantities), squeeze=False)[0]
@@ -107,7 +108,7 @@ def _points(epochs: Records, name: str, scale: float) -> list[tuple[float, float
 def _name_axes(axes: Axes, quantities: Sequence[str], quantity: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    loss = "loss (nats)" if "accuracy" in quantities else "loss"
+    loss = "loss (nats)" if list(quantities) == ["loss", "accuracy"] else "loss"
     axes.set(xlabel="epoch", ylabel=MEASURES[quantity][0] if quantity in MEASURES else loss)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)

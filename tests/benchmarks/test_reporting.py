@@ -37,6 +37,13 @@ def test_files_hold_the_numbers_beside_the_table(report, tmp_path):
     assert second == {"name": "b", "seconds.ours": "3.0", "seconds.torch": ""}
 
 
+def test_files_that_cannot_be_written_are_refused_before_anything_is_measured(report, tmp_path, capsys):
+    for target in (tmp_path, tmp_path / "nowhere" / "a.json"):
+        with pytest.raises(SystemExit):
+            report("--json", str(target))
+        assert "must be a file in a folder that is there, or -, got" in capsys.readouterr().err
+
+
 def test_a_dash_prints_them_instead_of_the_table(report):
     assert json.loads(report("--json", "-")) == {"rows": NUMBERS}
     assert len(list(csv.reader(io.StringIO(report("--csv", "-"))))) == 3
