@@ -197,19 +197,19 @@ def test_skipped_images_are_counted_and_shift_no_labels(folder):
 
 def test_a_file_that_may_not_be_read(folder, monkeypatch):
     # The superuser may read everything, so permissions themselves cannot be relied on here.
-    real = Path.read_bytes
+    real = Path.open
 
-    def refuse(path):
+    def refuse(path, *args, **kwargs):
         if path.name == "3.jpg" and path.parent.name == "a":
             raise PermissionError(13, "Permission denied", str(path))
-        return real(path)
+        return real(path, *args, **kwargs)
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(DataError, match=r"a/3\.jpg', cannot be read: Permission denied"):
         load_dataset("folder", folder)
     assert len(load_dataset("folder", folder, on_bad_image="skip").skipped) == 1
     # It is asked for again, not remembered as bad.
-    monkeypatch.setattr(Path, "read_bytes", real)
+    monkeypatch.setattr(Path, "open", real)
     assert load_dataset("folder", folder).skipped == ()
 
 
