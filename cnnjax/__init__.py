@@ -5,6 +5,7 @@ from cnnjax.models import ModelInfo, create_model, list_models, model_info
 from cnnjax.models.features import extract_features
 from cnnjax.models.folding import fold_batch_norm
 from cnnjax.models.summary import Summary, count_macs, summary
+from cnnjax.pretrained import list_weights, weights_info
 from cnnjax.runs import load_run
 
 __version__ = "0.1.0"
@@ -19,6 +20,7 @@ __all__ = [
     "finetune",
     "fold_batch_norm",
     "list_models",
+    "list_weights",
     "load_run",
     "model_info",
     "models",
@@ -27,4 +29,5 @@ __all__ = [
     "runs",
     "signal",
     "summary",
+    "weights_info",
 ]

@@ -1,21 +1,25 @@
-"""Test a run again, with any of its checkpoints, and show which classes it confuses.
+"""Test a run again, with any of its checkpoints, or published weights, and show which classes they confuse.
 
     python experiments/evaluate.py --workdir runs/lenet5-digits
     python experiments/evaluate.py --workdir runs/resnet20-cifar10 --which last --data-dir DIR
+    python experiments/evaluate.py --weights torchvision://resnet50/IMAGENET1K_V2 --dataset imagenet2012 --data-dir DIR
 
 Prints accuracy, top-5 accuracy and a table of the classes, and draws the confusion matrix; of images with several
 labels, it prints precision, recall and average precision of each, and of networks that predict numbers the mean errors.
 ``evaluation-<step>.json`` and ``confusion-<step>.png`` are in ``--workdir``, or in ``--output``. Every test image
 counts once. Other images than the run's (``--data-dir`` of a folder, CSV or .npz file) are all tested where they have
-no splits of their own; their classes are matched by name, and may be some of the run's. Exit codes: 0, or 2 with the
-reason on stderr.
+no splits of their own; their classes are matched by name, and may be some of the run's. Published weights need
+``--dataset``: their classes are matched by name too, and all thousand WordNet ids (n01440764) stand for ImageNet's.
+Exit codes: 0, or 2 with the reason on stderr.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,28 +30,35 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from cnnjax import load_run
 from cnnjax.buckets import fetch
-from cnnjax.data import DataError, ImageDataset
+from cnnjax.data import DataError, DataPipeline, ImageDataset
 from cnnjax.data.load import FILE_SETS, load_to_test
 from cnnjax.places import local_path
-from cnnjax.runs import Run
+from cnnjax.pretrained import imagenet_classes
+from cnnjax.pretrained.flags import add_network_flags, check_network_flags, open_network
+from cnnjax.runs import LoadedNetwork, Run
+from cnnjax.runs.network import LABELLING
 from cnnjax.runs.reader import run_config
-from cnnjax.runs.run import LABELLING
 from cnnjax.training import Devices, TrainConfig, run_command
-from cnnjax.training.classifier import open_dataset, open_pipeline
+from cnnjax.training.classifier import open_dataset
 from cnnjax.visualize import plot_confusion
 from cnnjax.visualize.measures import measure_text
 
 # Classes in the table; of more, those that are recognised worst.
 SHOWN = 100
+WORDNET_ID = re.compile(r"n\d{8}")
 
 
-def images_to_test(run: Run, given: argparse.Namespace) -> ImageDataset:
-    """Return the run's data set, or other images on which to test its network, which then are all in ``test``."""
-    config = TrainConfig.from_json(run.config)
-    if given.data_dir is None:
-        return open_dataset(config)
+def images_to_test(network: LoadedNetwork, given: argparse.Namespace) -> ImageDataset:
+    """Return the data set of a run or of --dataset; other images than a run's are all in ``test``."""
+    if isinstance(network, Run):
+        config = TrainConfig.from_json(network.config)
+        if given.data_dir is None:
+            return open_dataset(config)
+    elif given.dataset is None:
+        raise ValueError(f"{network.origin} names no images to test on: give --dataset, and --data-dir where they are")
+    else:
+        config = TrainConfig(dataset=given.dataset)
     config = dataclasses.replace(config, data_dir=given.data_dir)
     if config.dataset not in FILE_SETS:
         return open_dataset(config)
@@ -58,7 +69,7 @@ def images_to_test(run: Run, given: argparse.Namespace) -> ImageDataset:
         test_split=config.test_split,
         on_bad_image=config.on_bad_image,
     )
-    if data.num_classes < len(run.label_names):
+    if not isinstance(network, Run) or data.num_classes < len(network.label_names):
         return data
     noted = run_config(fetch(local_path(given.workdir, "workdir", buckets=True)))
     assert noted is not None, "a run that was loaded"
@@ -71,14 +82,18 @@ def images_to_test(run: Run, given: argparse.Namespace) -> ImageDataset:
     return own if own.version == noted["resolved"]["dataset_version"] else data
 
 
-def label_numbers(dataset: ImageDataset, run: Run) -> np.ndarray:
-    """Return which class or number of the run each of a data set's is, by name: int[names of the set].
+def label_numbers(dataset: ImageDataset, run: LoadedNetwork) -> np.ndarray:
+    """Return which class or number of the network each of a data set's is, by name: int[names of the set].
 
     Raises:
-      DataError: the set is for another task, or has a class that the run does not know, or not all numbers.
+      DataError: the set is for another task, or has a class that the network does not know, or not all numbers.
     """
     if dataset.task != run.task:
         raise DataError(f"the data set is for {dataset.task}, and the run was trained for {run.task}")
+    ids = len(dataset.label_names) == 1000 and all(map(WORDNET_ID.fullmatch, dataset.label_names))
+    if ids and run.label_names == imagenet_classes():
+        # ImageNet numbers its classes by these.
+        return np.argsort(np.argsort(np.array(dataset.label_names)))
     unknown = [name for name in dataset.label_names if name not in run.label_names]
     missing = [name for name in run.label_names if name not in dataset.label_names]
     if unknown or (missing and run.task == "regression"):
@@ -90,30 +105,31 @@ def label_numbers(dataset: ImageDataset, run: Run) -> np.ndarray:
     return np.array([run.label_names.index(name) for name in dataset.label_names])
 
 
-def outputs_and_labels(run: Run, given: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
-    """Return float32[images, classes or numbers] of the test images, and their labels as the run numbers them.
+def outputs_and_labels(run: LoadedNetwork, given: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+    """Return float32[images, classes or numbers] of the test images, and their labels as the network numbers them.
 
     They are logarithms of probabilities; of several labels their logits, and 0 or 1 for each; or predicted numbers.
     """
     dataset = images_to_test(run, given)
     numbers = label_numbers(dataset, run)
-    taken, channels = len(run.preprocessing.mean), dataset.image_shape[-1]
+    expected, channels = run.preprocessing, dataset.image_shape[-1]
+    taken = len(expected.mean)
     if taken % channels:
         raise DataError(f"the data set's images have {channels} channels, and the run's network takes {taken}")
-    pipeline = open_pipeline(TrainConfig.from_json(run.config), dataset, run.preprocessing.size[0])
+    resizer = TrainConfig.from_json(run.config).resizer if isinstance(run, Run) else "auto"
+    prepare = functools.partial(expected.prepare, resizer=resizer)
+    pipeline = DataPipeline(dataset, expected.size[0], dataset.train, dataset.test, test_transform=prepare)
     devices = Devices.choose("single")
 
     def outputs_of(variables: Any, images: jax.Array) -> jax.Array:
-        found: Any = run.model.apply(variables, run.preprocessing.normalise(images))
+        found = run.apply(variables, images)
         return jax.nn.log_softmax(found) if run.task == "classification" else found
 
     apply = devices.compile_apply(outputs_of)
     outputs, labels = [], []
     for batch in pipeline.test_batches(min(given.batch_size, len(pipeline.test))):
         real = batch["mask"].astype(bool)
-        # Networks for colours can be fine-tuned on grey images.
-        images = np.repeat(batch["image"], taken // channels, axis=-1)
-        outputs.append(apply(run.variables, images)[real])
+        outputs.append(apply(run.variables, batch["image"])[real])
         labels.append(batch[pipeline.label_key][real])
     found = np.concatenate(labels)
     if run.task == "classification":
@@ -216,10 +232,10 @@ def error_table(errors: dict[str, np.ndarray], names: Sequence[str]) -> Table:
 
 def evaluate(given: argparse.Namespace) -> None:
     """Print and draw what the command line asks for."""
-    folder = local_path(given.output or given.workdir, "output")
-    run = load_run(given.workdir, int(given.which) if given.which.isdecimal() else given.which)
-    if run.task not in LABELLING:
-        raise ValueError(f"{given.workdir} was trained for {run.task}; {run.used_by(given.workdir)}")
+    run = open_network(given, *LABELLING)
+    step = run.step if isinstance(run, Run) else None
+    suffix = "" if step is None else f"-{step}"
+    folder = local_path(given.output or given.workdir or Path("outputs") / "evaluate" / run.name, "output")
     outputs, labels = outputs_and_labels(run, given)
     console = Console(highlight=False)
     if run.task == "regression":
@@ -235,31 +251,35 @@ def evaluate(given: argparse.Namespace) -> None:
         numbers, matrix = measure(outputs, labels)
         console.print(table(matrix, run.label_names))
         more = {"confusion": matrix.tolist()}
-    console.print(f"{run.config['model']} on {run.config['dataset']} after step {run.step}:")
+    dataset = run.config["dataset"] if isinstance(run, Run) else given.dataset
+    console.print(f"{run.name} on {dataset} " + (f"of {run.origin}:" if step is None else f"after step {step}:"))
     for name, value in numbers.items():
         if value is not None:
             text = f"{value:,}" if isinstance(value, int) else measure_text(name, value)
             console.print(f"  {name.replace('_', ' ')}: {text}")
     folder.mkdir(parents=True, exist_ok=True)
-    result = {"step": run.step, **numbers, "label_names": run.label_names, **more}
-    (folder / f"evaluation-{run.step}.json").write_text(json.dumps(result) + "\n")
+    result = {"step": step, **numbers, "label_names": run.label_names, **more}
+    (folder / f"evaluation{suffix}.json").write_text(json.dumps(result) + "\n")
     if run.task == "classification":
-        title = f"{run.config['model']} on {run.config['dataset']}, {numbers['test_accuracy']:.2%}"
-        plot_confusion(matrix, run.label_names, folder / f"confusion-{run.step}.png", title)
+        title = f"{run.name} on {dataset}, {numbers['test_accuracy']:.2%}"
+        plot_confusion(matrix, run.label_names, folder / f"confusion{suffix}.png", title)
     console.print(f"Files are in {folder}", soft_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", type=Path, required=True, help="of a run of experiments/train.py or finetune.py")
-    parser.add_argument("--which", default="best", help="best, last, or a step (default: %(default)s)")
+    add_network_flags(parser)
+    parser.add_argument("--dataset", help="what published weights are tested on (a run: what it was trained on)")
     parser.add_argument(
         "--data-dir", type=Path, help="where the data set is, or other images to test (default: where it was)"
     )
     parser.add_argument("--batch-size", type=int, default=256, help="images at once (default: %(default)s)")
-    parser.add_argument("--output", type=Path, help="folder for the files (default: the workdir)")
+    parser.add_argument("--output", type=Path, help="folder (default: the workdir, or outputs/evaluate/<model>)")
     given = parser.parse_args(arguments)
+    check_network_flags(parser, given)
+    if given.workdir is None and given.weights is None:
+        parser.error("give --workdir, or --weights")
     if given.batch_size < 1:
         parser.error(f"--batch-size must be at least 1, got {given.batch_size}")
     return run_command(lambda: evaluate(given))

@@ -2,6 +2,7 @@
 
     python experiments/explain.py                                # the digits run, trained first if it is not there
     python experiments/explain.py --workdir runs/resnet20-cifar10 --dataset --data-dir DIR --quality
+    python experiments/explain.py --weights torchvision://resnet18/IMAGENET1K_V1 --images cat.png
     python experiments/explain.py --model efficientnet_lite0 --weights efficientnet-lite0-57934424.pth --images cat.png
 
 Writes PNG files and ``report.html``, one file that opens without a network, into ``--output``. The class that a network
@@ -29,7 +30,8 @@ from cnnjax import explain
 from cnnjax.data import load_dataset
 from cnnjax.data.decode import read_image
 from cnnjax.explorer.pictures import Examples, examples_of_run, photographs
-from cnnjax.pretrained import Classifier, open_run, open_variant
+from cnnjax.pretrained.flags import add_network_flags, check_network_flags, open_network
+from cnnjax.runs import LoadedNetwork, Run
 from cnnjax.training import TrainConfig, fit, run_command
 from cnnjax.visualize import (
     draw_feature_maps,
@@ -80,11 +82,7 @@ class Section(NamedTuple):
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", type=Path, help="a run of experiments/train.py (default: the digits run)")
-    parser.add_argument("--which", default="best", help="best, last, or a step of the run (default: %(default)s)")
-    parser.add_argument("--model", help="a variant, see python -m cnnjax.models")
-    parser.add_argument("--weights", help="a file, a run or a hub, see cnnjax.pretrained.load (default: drawn weights)")
-    parser.add_argument("--num-classes", type=int, help="of the weights (default: the published number)")
+    add_network_flags(parser, drawn=True)
     parser.add_argument("--images", type=Path, nargs="+", default=[], metavar="IMAGE", help="pictures to explain")
     parser.add_argument("--dataset", nargs="?", const="", metavar="NAME",
                         help="take test images of a data set, right and wrong ones (default: the run's)")  # fmt: skip
@@ -98,14 +96,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quality", action="store_true", help="measure the maps too; takes many passes")
     parser.add_argument("--output", type=Path, help="folder (default: explained, in the workdir or of the variant)")
     given = parser.parse_args(arguments)
-    if given.workdir is not None and given.model is not None:
-        parser.error("give either --workdir or --model")
-    if given.model is None and (given.weights is not None or given.num_classes is not None):
-        parser.error("--weights and --num-classes go with --model")
+    check_network_flags(parser, given, drawn=True)
     if given.images and given.dataset is not None:
         parser.error("give either --images or --dataset")
-    if given.model is not None and given.dataset == "":
-        parser.error("--model has no data set of its own: name one with --dataset")
+    if (given.model is not None or given.weights is not None) and given.dataset == "":
+        parser.error("--weights and --model have no data set of their own: name one with --dataset")
     if min(given.right, given.wrong) < 0 or given.right + given.wrong < 1:
         parser.error(f"--right and --wrong must be at least 0, and one of them 1, got {given.right} and {given.wrong}")
     if "all" in given.methods:
@@ -115,20 +110,18 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return given
 
 
-def open_classifier(given: argparse.Namespace) -> Classifier:
+def open_classifier(given: argparse.Namespace) -> LoadedNetwork:
     """Return the network that the command line names; the digits run is trained if it is not there."""
-    if given.model is not None:
-        return open_variant(given.model, given.weights, given.num_classes)
-    if given.workdir is not None:
-        return open_run(given.workdir, given.which)
-    config = TrainConfig()
-    if not (config.run_directory / "result.json").exists():
-        print(f"{config.run_directory} is not there yet: training it, as experiments/train.py does")
-        fit(config)
-    return open_run(config.run_directory, given.which)
+    if given.workdir is None and given.weights is None and given.model is None:
+        config = TrainConfig()
+        given.workdir = config.run_directory
+        if not (config.run_directory / "result.json").exists():
+            print(f"{config.run_directory} is not there yet: training it, as experiments/train.py does")
+            fit(config)
+    return open_network(given, "classification")
 
 
-def examples(given: argparse.Namespace, network: Classifier) -> Examples | None:
+def examples(given: argparse.Namespace, network: LoadedNetwork) -> Examples | None:
     """Return test images, if there are any."""
     if given.images:
         return None
@@ -140,31 +133,24 @@ def examples(given: argparse.Namespace, network: Classifier) -> Examples | None:
             return np.asarray(images[0]), data.label_names[int(labels[0])]
 
         return Examples(len(data.test), read)
-    if network.run is None:
-        return None
-    return examples_of_run(network.run, given.data_dir)
+    return examples_of_run(network, given.data_dir) if isinstance(network, Run) else None
 
 
-def probabilities(network: Classifier) -> Any:
-    """Return the compiled function of variables and pixels to float32[batch, classes]."""
-
-    def softmax(variables: Any, pixels: jax.Array) -> jax.Array:
-        logits: Any = network.model.apply(variables, network.preprocessing.normalise(pixels))
-        return jax.nn.softmax(logits)
-
-    return jax.jit(softmax)
+def probabilities(network: LoadedNetwork, pixels: np.ndarray) -> np.ndarray:
+    """Return float32[batch, classes] of uint8[batch, height, width, channels]."""
+    return np.asarray(jax.nn.softmax(network.logits(pixels)))
 
 
-def search(network: Classifier, source: Examples, right: int, wrong: int) -> tuple[Pictures, np.ndarray]:
+def search(network: LoadedNetwork, source: Examples, right: int, wrong: int) -> tuple[Pictures, np.ndarray]:
     """Return the first images that are recognised and that are not, and all that were looked through."""
-    apply, found = probabilities(network), {True: [], False: []}  # type: ignore[var-annotated]
+    found: dict[bool, list[tuple[np.ndarray, str]]] = {True: [], False: []}
     wanted = {True: right, False: wrong}
     seen = []
     for start in range(0, min(source.count, SEARCHED), BATCH):
         read = [source.read(number) for number in range(start, min(start + BATCH, source.count))]
         pixels = np.stack([network.preprocessing.prepare(image) for image, _ in read])
         seen.append(pixels)
-        best = np.asarray(apply(network.variables, pixels)).argmax(-1)
+        best = probabilities(network, pixels).argmax(-1)
         for image, (_, label), predicted in zip(pixels, read, best, strict=True):
             hit = network.label_names[predicted] == label
             if len(found[hit]) < wanted[hit]:
@@ -181,7 +167,7 @@ def search(network: Classifier, source: Examples, right: int, wrong: int) -> tup
 
 
 def pictures_of(
-    given: argparse.Namespace, network: Classifier, source: Examples | None
+    given: argparse.Namespace, network: LoadedNetwork, source: Examples | None
 ) -> tuple[Pictures, np.ndarray | None]:
     """Return what is explained, and test images to look for what excites channels."""
     if source is not None:
@@ -196,7 +182,7 @@ def pictures_of(
 
 
 def compute_maps(
-    given: argparse.Namespace, network: Classifier, images: jax.Array, targets: np.ndarray
+    given: argparse.Namespace, network: LoadedNetwork, images: jax.Array, targets: np.ndarray
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Return the maps by method, and why others are missing."""
     maps, missing = {}, {}
@@ -224,7 +210,7 @@ def compute_maps(
     return maps, missing
 
 
-def filters(network: Classifier, images: jax.Array) -> tuple[str, np.ndarray] | None:
+def filters(network: LoadedNetwork, images: jax.Array) -> tuple[str, np.ndarray] | None:
     """Return the path and the kernel of the first convolution."""
     kernels = {
         path: leaf
@@ -242,7 +228,7 @@ def some(paths: Sequence[str], most: int = 8) -> list[str]:
     return [paths[number] for number in np.unique(np.linspace(0, len(paths) - 1, most).round().astype(int))]
 
 
-def projections(network: Classifier, pixels: np.ndarray, layer: str, path: Path) -> None:
+def projections(network: LoadedNetwork, pixels: np.ndarray, layer: str, path: Path) -> None:
     """Draw the patches that excite the first channels of a layer most beside their projections."""
     expected = network.preprocessing
     batches = [expected.normalise(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)]
@@ -263,12 +249,12 @@ def projections(network: Classifier, pixels: np.ndarray, layer: str, path: Path)
             rows, columns = (slice(*top.boxes[row, rank][axis::2]) for axis in (0, 1))
             found = project(top.images[row, rank], top.places[row, rank], channel)
             projected[row].append(found[rows, columns])
-            patches[row].append(top.patch(row, rank) * np.asarray(expected.std) + np.asarray(expected.mean))
+            patches[row].append(expected.pixels(top.patch(row, rank)))
     draw_projections(patches, projected, top.channels.tolist(), path, f"{layer}: what excites its channels most")
 
 
 def inner_sections(
-    network: Classifier, pictures: Pictures, images: jax.Array, seen: np.ndarray | None, folder: Path
+    network: LoadedNetwork, pictures: Pictures, images: jax.Array, seen: np.ndarray | None, folder: Path
 ) -> list[Section]:
     """Draw filters, feature maps, what excites channels, and the network."""
     model, variables = network.model, network.variables
@@ -311,14 +297,14 @@ def inner_sections(
     if len(table.rows) > 16:
         table = cnnjax.summary(model, shape, depth=1)
     if len(table.rows) <= 40:
-        draw_network(table, folder / "network.png", network.name)
+        draw_network(table, folder / "network.png", network.title)
         text = f"{table.params:,} parameters, {table.macs:,} multiply-adds per image."
         found.append(Section("The network", text, folder / "network.png"))
     return found
 
 
 def quality_sections(
-    network: Classifier, images: jax.Array, maps: dict[str, np.ndarray], targets: np.ndarray, folder: Path
+    network: LoadedNetwork, images: jax.Array, maps: dict[str, np.ndarray], targets: np.ndarray, folder: Path
 ) -> list[Section]:
     """Measure the maps and draw what is measured."""
     model, variables = network.model, network.variables
@@ -419,10 +405,10 @@ def explain_network(given: argparse.Namespace) -> None:
     if given.target is not None and not 0 <= given.target < classes:
         raise ValueError(f"--target must be a class from 0 to {classes - 1}, got {given.target}")
     pictures, seen = pictures_of(given, network, examples(given, network))
-    base = given.workdir or (network.run and TrainConfig().run_directory) or Path(f"runs/{given.model}")
+    base = given.workdir or Path(f"runs/{network.name}")
     folder = given.output or base / "explained"
     folder.mkdir(parents=True, exist_ok=True)
-    scores = np.asarray(probabilities(network)(network.variables, pictures.pixels))
+    scores = probabilities(network, pictures.pixels)
     best = np.argsort(-scores, axis=1)[:, :5]
     names = [[network.label_names[index] for index in row] for row in best]
     values = [[float(score[index]) for index in row] for score, row in zip(scores, best, strict=True)]
@@ -452,7 +438,7 @@ def explain_network(given: argparse.Namespace) -> None:
     if given.quality:
         sections += quality_sections(network, images, maps, targets.astype(np.int32), folder)
     path = folder / "report.html"
-    path.write_text(report(f"What {network.name} sees", notice, sections), encoding="utf-8")
+    path.write_text(report(f"What {network.title} sees", notice, sections), encoding="utf-8")
     print(f"The report is {path}")
 
 

@@ -2,8 +2,7 @@
 
     python experiments/features.py                              # LeNet-5 on the embedded handwritten digits
     python experiments/features.py --method k_means --embedding pca         # again, with no pass of the network
-    python experiments/features.py --model efficientnet_lite0 --weights efficientnet-lite0-57934424.pth \\
-        --dataset lfw_subset --method svm
+    python experiments/features.py --weights torchvision://resnet18/IMAGENET1K_V1 --dataset lfw_subset --method svm
     python experiments/features.py --weights drawn --workdir runs/features-drawn      # what an untrained network gives
 
 Each image passes the network once, which ends in front of its classifier or with the layer ``--at``; maps are averaged
@@ -44,11 +43,11 @@ from threadpoolctl import threadpool_limits
 from cnnjax.data import DataPipeline, EvaluationBatches, Preprocess, Section, load_dataset
 from cnnjax.data.source import ExampleSource, example_name
 from cnnjax.finetune import FeatureCache, cut, hash_variables
-from cnnjax.models import create_model
-from cnnjax.pretrained import image_format, load
+from cnnjax.pretrained import drawn_network, from_source
+from cnnjax.pretrained.info import described
 from cnnjax.runs import RunDirectory, locked
 from cnnjax.training import ConfigError, Devices, TrainConfig, fit, require_one, run_command
-from cnnjax.training.config import FREE_FIELDS, require_classifier
+from cnnjax.training.config import DRAWN, FREE_FIELDS, require_classifier
 from cnnjax.training.flags import Flags, parse
 from cnnjax.training.parallel import ParallelMode
 from cnnjax.writing import write_whole
@@ -63,10 +62,10 @@ LINE_INTERVAL = 10.0
 class Config(Flags):
     """What describes which images, and what learns from it."""
 
-    model: str = "lenet5"
-    """A classifier, see python -m cnnjax.models."""
+    model: str | None = None
+    """A classifier, see python -m cnnjax.models; None: what the weights say, and lenet5 where they say nothing."""
     weights: str | None = None
-    """A file, a run or a hub, see cnnjax.pretrained.load; "drawn": none; None: trained on the data set first."""
+    """Published weights, a file or a run, see docs/weights.md; "drawn": none; None: trained on the data set first."""
     at: str | None = None
     """Layer that the network ends with, such as stage2; None: what its classifier gets."""
     dataset: str = "digits"
@@ -100,12 +99,22 @@ class Config(Flags):
                 ("seed", 0 <= self.seed < 2**32, "from 0 to 2**32 - 1"),
             ]
         )
-        require_classifier(self.model)
+        if self.model is None:
+            # A file that does not say it is of the default, as a data set's own network is.
+            known = None if self.weights in (None, DRAWN) else described(str(self.weights))
+            object.__setattr__(self, "model", "lenet5" if known is None else known.model)
+        require_classifier(self.network)
+
+    @property
+    def network(self) -> str:
+        """Name of the network."""
+        assert self.model is not None, "found when the config was made"
+        return self.model
 
     @property
     def default_directory(self) -> str:
         """Folder of the files in runs/ unless ``workdir`` is given."""
-        return f"features-{self.model}-{self.dataset}"
+        return f"features-{self.network}-{self.dataset}"
 
     @property
     def free_fields(self) -> Set[str]:
@@ -124,25 +133,25 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     weights = config.weights
     if weights is None:
         weights = str(_train(config, console))
-    expected = image_format(config.model, weights)
+    if weights == DRAWN:
+        found = drawn_network(config.network, 0, seed=config.seed, image_size=config.image_size)
+    else:
+        found = from_source(weights, name=config.network, which="last", num_classes=0)
+    expected, model, variables = found.preprocessing, found.model, found.variables
     if dataset.image_shape[2] not in (1, len(expected.mean)):
-        raise ConfigError(f"{config.model} takes {len(expected.mean)} channels, {config.dataset} has other images")
-    pipeline = DataPipeline.create(dataset, config.image_size or expected.size[0])
-    preprocess = Preprocess(expected.mean, expected.std)
-    model = create_model(config.model, num_classes=0)
+        raise ConfigError(f"{config.network} takes {len(expected.mean)} channels, {config.dataset} has other images")
+    image_size = config.image_size or expected.size[0]
+    pipeline = DataPipeline.create(
+        dataset, image_size, test_transform=expected.transform(image_size), interpolation=expected.interpolation
+    )
+    preprocess = Preprocess(expected.mean, expected.std, channel_order=expected.channel_order)
     network = model if config.at is None else cut(model, config.at)
     images = jnp.zeros((1, pipeline.image_size, pipeline.image_size, len(expected.mean)))
-    if weights == "drawn":
-        # Draws of more than one dimension compile for seconds on CPU, unless XLA does not optimise them.
-        options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-        variables = jax.jit(model.init, compiler_options=options)(jax.random.key(config.seed), images)
-    else:
-        variables = load(config.model, weights, num_classes=0)
     # A layer that is not there is refused before anything is made.
     jax.eval_shape(network.apply, variables, images)
 
     identity = {
-        "model": config.model,
+        "model": config.network,
         "variables": hash_variables(variables),
         "at": config.at,
         "dataset": f"{config.dataset}:{dataset.version}",
@@ -177,7 +186,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
         places = embed(config.embedding, features["test"][:POINTS], config.seed)
     picture = config.run_directory / f"{config.method}-{config.embedding}.png"
     shown = labels["test"][:POINTS], predicted[:POINTS]
-    title = f"{config.model}{'' if config.at is None else ' to ' + config.at} on {config.dataset}: {config.embedding}"
+    title = f"{config.network}{'' if config.at is None else ' to ' + config.at} on {config.dataset}: {config.embedding}"
     draw(places, *shown, dataset.label_names, config.method, title, picture)
     result |= {
         "features": features["train"].shape[1],
@@ -199,10 +208,10 @@ def _train(config: Config, console: Console) -> Path:
     folder = config.run_directory / "network"
     if (folder / "result.json").exists():
         return folder
-    console.print(f"Without --weights: {config.model} learns {config.dataset} first, in {folder}", soft_wrap=True)
+    console.print(f"Without --weights: {config.network} learns {config.dataset} first, in {folder}", soft_wrap=True)
     fit(
         TrainConfig(
-            model=config.model,
+            model=config.network,
             dataset=config.dataset,
             data_dir=config.data_dir,
             workdir=folder,

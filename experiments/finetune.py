@@ -1,14 +1,14 @@
 """Fine-tune a network, with parts of it frozen.
 
     python experiments/finetune.py --weights runs/lenet5-digits --unfreeze "0=head" "2=**" --epochs 4
-    python experiments/finetune.py --model resnet50 --weights torchvision://resnet50/IMAGENET1K_V2 --dataset cifar10 \\
+    python experiments/finetune.py --weights torchvision://resnet50/IMAGENET1K_V2 --dataset cifar10 \\
         --data-dir DIR --epochs 5 --frozen stem "stage[1-3]" --learning-rate-scale "stage4=0.1"
     python experiments/finetune.py --weights drawn             # the same network from scratch, to compare with
-    python experiments/finetune.py --model resnet18 --weights hf://timm/resnet18.a1_in1k --dataset csv \\
+    python experiments/finetune.py --weights hf://timm/resnet18.a1_in1k --dataset csv \\
         --data-dir ages.csv --loss mse --measure loss          # numbers instead of classes
 
-This is ``train.py`` with defaults for fine-tuning, and has all of its flags; images are normalised and sized as the
-weights expect them. ``few_labels.py`` measures what transfer is worth with few labels.
+This is ``train.py`` with defaults for fine-tuning, and has all of its flags; the network, its fields and how images are
+normalised and sized are what the weights expect. ``few_labels.py`` measures what transfer is worth with few labels.
 
 Files are in ``--workdir``, as those of every run: ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``curves.png``
 and ``result.json``; ``cnnjax.load_run``, ``predict.py`` and ``evaluate.py`` read it. The same command again goes on
@@ -31,8 +31,8 @@ class Config(TrainConfig):
     recipe: str = "finetune"
     """Named set of defaults for all other flags but --weights; finetune: those of this script."""
     weights: str = dataclasses.field()
-    """What the network starts from: a file, a run or a hub, see cnnjax.pretrained.load, with a new classifier; drawn:
-    nothing learnt yet."""
+    """What the network starts from: published weights, a file or a run, see docs/weights.md, with a new classifier;
+    drawn: nothing learnt yet."""
     epochs: float = 5
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4

@@ -1,8 +1,9 @@
 """Say what is in pictures, with a run of ours or the weights of a file or a hub.
 
     python experiments/predict.py --workdir runs/lenet5-digits seven.png three.png
+    python experiments/predict.py --weights torchvision://resnet50/IMAGENET1K_V2 cat.png
+    python experiments/predict.py --weights hf://timm/tf_efficientnet_b0.in1k cat.png
     python experiments/predict.py --model efficientnet_lite0 --weights efficientnet-lite0-57934424.pth cat.png
-    python experiments/predict.py --model resnet50 --weights torchvision://resnet50/IMAGENET1K_V2 cat.png
 
 Prints the most likely classes, and draws each picture beside their probabilities, which of several labels do not sum
 to 1; for networks that predict numbers, these. Pictures go to the network as those it was tested with did. Exit codes:
@@ -22,7 +23,7 @@ import numpy as np
 
 from cnnjax.data.decode import read_image
 from cnnjax.places import output_file
-from cnnjax.pretrained import open_run, open_variant
+from cnnjax.pretrained.flags import add_network_flags, check_network_flags, open_network
 from cnnjax.training import run_command
 from cnnjax.visualize import draw_predictions
 
@@ -31,11 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
-    parser.add_argument("--workdir", type=Path, help="a run of experiments/train.py")
-    parser.add_argument("--which", default="best", help="best, last, or a step of the run (default: %(default)s)")
-    parser.add_argument("--model", help="a variant, see python -m cnnjax.models; needs --weights")
-    parser.add_argument("--weights", help="a file, a run or a hub, see cnnjax.pretrained.load")
-    parser.add_argument("--num-classes", type=int, help="of the weights (default: the published number)")
+    add_network_flags(parser)
     parser.add_argument("--top", type=int, default=5, help="classes to show (default: %(default)s)")
     parser.add_argument(
         "--output", type=Path, help="the picture to draw (default: outputs/predict/<first image>-predicted.png)"
@@ -43,10 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.top < 1:
         parser.error(f"--top must be at least 1, got {given.top}")
-    if (given.workdir is None) == (given.model is None and given.weights is None):
-        parser.error("give either --workdir, or --model and --weights")
-    if given.workdir is None and (given.model is None or given.weights is None):
-        parser.error("--model and --weights go together")
+    check_network_flags(parser, given)
+    if given.workdir is None and given.weights is None:
+        parser.error("give --weights, or --workdir")
     return run_command(lambda: predict(given))
 
 
@@ -54,23 +50,14 @@ def predict(given: argparse.Namespace) -> None:
     """Print the best classes of each image, or its numbers, and draw them beside it."""
     # In colour, whatever the network takes: so they are drawn.
     pictures = [read_image(path, 3) for path in given.images]
-    if given.workdir is not None:
-        network = open_run(given.workdir, given.which, tasks=("classification", "multilabel", "regression"))
-    else:
-        network = open_variant(given.model, given.weights, given.num_classes)
+    network = open_network(given, "classification", "multilabel", "regression")
     expected, names = network.preprocessing, network.label_names
-    task = "classification" if network.run is None else network.run.task
-    classifies = task != "regression"
-
-    @jax.jit
-    def apply(variables: Any, images: Any) -> jax.Array:
-        outputs: Any = network.model.apply(variables, expected.normalise(images))
-        # Of several labels, each is there or not by itself.
-        return {"classification": jax.nn.softmax, "multilabel": jax.nn.sigmoid}.get(task, lambda x: x)(outputs)
-
+    classifies = network.task != "regression"
+    # Of several labels, each is there or not by itself.
+    scores: Any = {"classification": jax.nn.softmax, "multilabel": jax.nn.sigmoid}.get(network.task, np.asarray)
     shown_names, shown_values = [], []
     for path, pixels in zip(given.images, pictures, strict=True):
-        values = np.asarray(apply(network.variables, expected.prepare(pixels)[None])[0])
+        values = np.asarray(scores(network.logits(expected.prepare(pixels)[None])[0]))
         shown = np.argsort(-values)[: given.top] if classifies else np.arange(len(values))
         if len(given.images) > 1:
             print(f"{path}:")

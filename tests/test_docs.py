@@ -11,6 +11,7 @@ import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
 RUN = Path(__file__).parent / "pretrained" / "data" / "run"
+# Programs that download something are marked so behind the language, and are not run.
 BLOCK = re.compile(r"^```(python|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PERCENTAGE = re.compile(r"\d+\.\d%")
 # Processors round differently, and training magnifies that.
@@ -51,3 +52,7 @@ def test_the_page_on_seeing_inside_is_a_program(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run_page(DOCS / "see-inside.md") == 5
     assert {path.name for path in tmp_path.glob("*.png")} == {"maps.png", "features.png", "network.png"}
+
+
+def test_the_page_on_weights_is_a_program_that_prints_what_it_says():
+    assert run_page(DOCS / "weights.md") == 6

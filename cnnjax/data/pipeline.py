@@ -156,7 +156,7 @@ class DataPipeline:
         image_size: int,
         memory_budget: int = DEFAULT_MEMORY_BUDGET,
         *,
-        resize_size: int | None = None,
+        test_transform: Callable[[np.ndarray], np.ndarray] | None = None,
         interpolation: Interpolation = "bilinear",
         workers: int = 0,
         resizer: ResizerName = "auto",
@@ -171,8 +171,9 @@ class DataPipeline:
           dataset: the set.
           image_size: height and width that the network gets, pixels.
           memory_budget: bytes.
-          resize_size: shorter side before the centre is taken, pixels; None for 8/7 of ``image_size``.
-          interpolation: of every resize.
+          test_transform: what images that differ in size go through for testing; None for the centre of an image whose
+            shorter side is 8/7 of ``image_size``.
+          interpolation: of every other resize.
           workers: processes that read and decode training images; 0 for threads of this one.
           resizer: library of every resize.
         """
@@ -180,9 +181,10 @@ class DataPipeline:
         stretch = Stretch(image_size, interpolation, resizer)
         if height is None or width is None:
             crop = RandomResizedCrop(image_size, interpolation, resizer=resizer)
-            whole = resize_size or round(image_size * RESIZE_RATIO)
-            centre = ResizeAndCentreCrop(whole, image_size, interpolation, resizer)
-            return cls(dataset, image_size, dataset.train, dataset.test, crop, centre, workers)
+            if test_transform is None:
+                whole = round(image_size * RESIZE_RATIO)
+                test_transform = ResizeAndCentreCrop(whole, image_size, interpolation, resizer)
+            return cls(dataset, image_size, dataset.train, dataset.test, crop, test_transform, workers)
         needed = (len(dataset.train) + len(dataset.test)) * image_size**2 * channels
         if needed <= memory_budget:
             train, test = (to_memory(source, stretch) for source in (dataset.train, dataset.test))

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from cnnjax.data.augment import Operation, augment
 
+# In which a network takes colours; files and data sets have them red first.
+ChannelOrder = Literal["rgb", "bgr"]
 
-def normalise(images: Any, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+
+def normalise(
+    images: Any, mean: Sequence[float], std: Sequence[float], channel_order: ChannelOrder = "rgb"
+) -> jax.Array:
     """Return images as a network takes them: (images / 255 - mean) / std by channel.
 
     Grey images become as many equal channels as the network takes, which is what a colour network makes of them.
@@ -22,7 +27,8 @@ def normalise(images: Any, mean: Sequence[float], std: Sequence[float]) -> jax.A
 
     Args:
       images: uint8[batch, height, width, channels]; floats count from 0 to 255 too.
-      mean, std: of each channel, for pixels in [0, 1].
+      mean, std: of each channel, for pixels in [0, 1], in the order in which the network takes them.
+      channel_order: "bgr" turns the channels of the images round.
     Returns:
       float32[batch, height, width, len(mean)].
     Raises:
@@ -35,6 +41,8 @@ def normalise(images: Any, mean: Sequence[float], std: Sequence[float]) -> jax.A
     pixels = jnp.asarray(images).astype(jnp.float32) / 255
     if pixels.shape[-1] != len(mean):
         pixels = jnp.repeat(pixels, len(mean), axis=-1)
+    if channel_order == "bgr":
+        pixels = pixels[..., ::-1]
     return (pixels - shift) / scale
 
 
@@ -47,6 +55,7 @@ class Preprocess:
     Attributes:
       mean, std: of each channel, for pixels in [0, 1]; grey images become as many channels, see `normalise`.
       operations: augmentations, see `cnnjax.data.augment`, in the order in which they are applied.
+      channel_order: in which the network takes colours, and in which ``mean`` and ``std`` are.
 
     Args:
       batch: ``image`` uint8[batch, height, width, channels], and what else belongs to the examples.
@@ -58,9 +67,10 @@ class Preprocess:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     operations: tuple[Operation, ...] = ()
+    channel_order: ChannelOrder = "rgb"
 
     def __call__(self, batch: Mapping[str, jax.Array], keys: jax.Array | None = None) -> dict[str, jax.Array]:
         """Augment (with keys) and normalise the images of ``batch``."""
         if keys is not None:
             batch = augment(batch, keys, self.operations)
-        return {**batch, "image": normalise(batch["image"], self.mean, self.std)}
+        return {**batch, "image": normalise(batch["image"], self.mean, self.std, self.channel_order)}

@@ -133,6 +133,28 @@ class RandomResizedCrop:
 
 
 @dataclasses.dataclass(frozen=True)
+class ResizeShorterSide:
+    """Resize an image, which keeps its ratio.
+
+    Attributes:
+      size: of the shorter side, pixels.
+      interpolation: of the resize.
+      resizer: the library.
+    """
+
+    size: int
+    interpolation: Interpolation = "bilinear"
+    resizer: ResizerName = "auto"
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """Map uint8[h, w, channels] to the same with a shorter side of ``size``."""
+        shorter = min(pixels.shape[:2])
+        # The longer side is cut off, not rounded.
+        height, width = (self.size * side // shorter for side in pixels.shape[:2])
+        return resize(pixels, height, width, self.interpolation, self.resizer)
+
+
+@dataclasses.dataclass(frozen=True)
 class ResizeAndCentreCrop:
     """Resize the shorter side and take the centre: how published networks are evaluated.
 
@@ -158,11 +180,8 @@ class ResizeAndCentreCrop:
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """Map uint8[h, w, channels] to uint8[crop_size, crop_size, channels]."""
+        pixels = ResizeShorterSide(self.resize_size, self.interpolation, self.resizer)(pixels)
         height, width = pixels.shape[:2]
-        shorter = min(height, width)
-        # The longer side is cut off, not rounded.
-        height, width = (self.resize_size * side // shorter for side in (height, width))
-        pixels = resize(pixels, height, width, self.interpolation, self.resizer)
         top, left = round((height - self.crop_size) / 2), round((width - self.crop_size) / 2)
         return pixels[top : top + self.crop_size, left : left + self.crop_size]
 

@@ -1,6 +1,7 @@
 """Show what a network computes for a picture, unit by unit, on a page in the browser.
 
     python -m cnnjax.explorer --workdir runs/lenet5-digits
+    python -m cnnjax.explorer --weights torchvision://resnet18/IMAGENET1K_V1 --images cat.png
     python -m cnnjax.explorer --model efficientnet_lite0 --weights efficientnet-lite0-57934424.pth --images cat.png
     python -m cnnjax.explorer --workdir runs/lenet5-digits --out lenet5.html
 
@@ -21,7 +22,8 @@ from cnnjax.explorer.overlays import Overlays
 from cnnjax.explorer.page import one_file
 from cnnjax.explorer.pictures import Examples, examples_of_files, examples_of_run, photographs
 from cnnjax.explorer.server import Server
-from cnnjax.pretrained import open_run, open_variant
+from cnnjax.pretrained.flags import add_network_flags, check_network_flags, open_network
+from cnnjax.runs import Run
 from cnnjax.training import run_command
 
 
@@ -30,20 +32,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m cnnjax.explorer", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--workdir", type=Path, help="a run of experiments/train.py")
-    parser.add_argument("--which", default="best", help="best, last, or a step of the run (default: %(default)s)")
-    parser.add_argument("--model", help="a variant, see python -m cnnjax.models")
-    parser.add_argument("--weights", help="a file, a run or a hub, see cnnjax.pretrained.load (default: drawn weights)")
-    parser.add_argument("--num-classes", type=int, help="of the weights (default: the published number)")
+    add_network_flags(parser, drawn=True)
     parser.add_argument("--images", type=Path, nargs="+", default=[], metavar="IMAGE", help="pictures to offer")
     parser.add_argument("--port", type=int, default=8350, help="0 takes any that is free (default: %(default)s)")
     parser.add_argument("--out", type=Path, metavar="FILE.html", help="write the page into one file, and stop")
     parser.add_argument("--examples", type=int, default=8, help="pictures in that file (default: %(default)s)")
     given = parser.parse_args(arguments)
-    if (given.workdir is None) == (given.model is None):
-        parser.error("give either --workdir, or --model with or without --weights")
-    if given.workdir is not None and (given.weights is not None or given.num_classes is not None):
-        parser.error("--weights and --num-classes go with --model")
+    check_network_flags(parser, given, drawn=True)
+    if given.workdir is None and given.weights is None and given.model is None:
+        parser.error("give --workdir, --weights, or --model for drawn weights")
     if given.examples < 1:
         parser.error(f"--examples must be at least 1, got {given.examples}")
     if not 0 <= given.port <= 65535:
@@ -51,23 +48,20 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return given
 
 
-def open_network(given: argparse.Namespace) -> tuple[Network, Examples]:
+def open_page(given: argparse.Namespace) -> tuple[Network, Examples]:
     """Return the network that the command line names, and pictures for it."""
-    if given.workdir is not None:
-        found = open_run(given.workdir, given.which)
-    else:
-        found = open_variant(given.model, given.weights, given.num_classes)
+    found = open_network(given, "classification")
     network = Network(
-        found.name, found.model, found.variables, found.preprocessing, found.label_names, trained=found.trained
+        found.title, found.model, found.variables, found.preprocessing, found.label_names, trained=found.trained
     )
     if given.images:
         return network, examples_of_files(given.images, len(network.preprocessing.mean))
-    return network, examples_of_run(found.run) if found.run else photographs()
+    return network, examples_of_run(found) if isinstance(found, Run) else photographs()
 
 
 def explore(given: argparse.Namespace) -> None:
     """Serve the page, or write it into a file."""
-    network, examples = open_network(given)
+    network, examples = open_page(given)
     overlays = Overlays(network)
     if given.out is not None:
         count = min(given.examples, examples.count)

@@ -120,6 +120,7 @@ class MobileNetV3(nn.Module):
       output_stride: pixels of the image for each pixel of the last feature map, 32 or less; stages beyond it are
         dilated, all of their blocks, as in torchvision's segmentation networks (16).
       padding: "symmetric" (PyTorch's rule) or "SAME" (TensorFlow's).
+      epsilon: of batch norm.
       remat: recompute the inside of each stage in the backward pass instead of keeping it.
 
     Args:
@@ -136,6 +137,7 @@ class MobileNetV3(nn.Module):
     dropout_rate: float = 0.2
     output_stride: int = 32
     padding: PaddingRule = "symmetric"
+    epsilon: float = 1e-3
     remat: bool = False
     axis_name: str | None = None
     dtype: Dtype = jnp.float32
@@ -160,7 +162,7 @@ class MobileNetV3(nn.Module):
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         layers: dict[str, Any] = {
             "conv": partial(Conv, use_bias=False, kernel_init=he_fan_out, **types),
-            "norm": partial(BatchNorm, axis_name=self.axis_name, momentum=0.99, epsilon=1e-3, **types),
+            "norm": partial(BatchNorm, axis_name=self.axis_name, momentum=0.99, epsilon=self.epsilon, **types),
             "padding": self.padding,
         }
         stages: list[list[Callable[..., nn.Module]]] = [

@@ -1,4 +1,4 @@
-"""Weights of other libraries into our variables, and ours into theirs.
+"""Networks with published weights; weights of other libraries into our variables, and ours into theirs.
 
 >>> import cnnjax, jax
 >>> variables = jax.eval_shape(
@@ -11,23 +11,31 @@
 """
 
 from cnnjax.pretrained.classes import imagenet_classes
-from cnnjax.pretrained.classifier import Classifier, open_run, open_variant
 from cnnjax.pretrained.convert import from_state_dict, reference_shapes, sources, to_state_dict
-from cnnjax.pretrained.load import image_format, load
+from cnnjax.pretrained.drawn import drawn_network
+from cnnjax.pretrained.info import weights_info
+from cnnjax.pretrained.load import load
+from cnnjax.pretrained.published import list_weights
+from cnnjax.pretrained.source import from_source
+from cnnjax.pretrained.weights import WeightsInfo
 from cnnjax.runs.images import ImageFormat
+from cnnjax.runs.network import LoadedNetwork, Prediction
 from cnnjax.runs.reader import WeightsFileError
 
 __all__ = [
-    "Classifier",
     "ImageFormat",
+    "LoadedNetwork",
+    "Prediction",
     "WeightsFileError",
+    "WeightsInfo",
+    "drawn_network",
+    "from_source",
     "from_state_dict",
-    "image_format",
     "imagenet_classes",
+    "list_weights",
     "load",
-    "open_run",
-    "open_variant",
     "reference_shapes",
     "sources",
     "to_state_dict",
+    "weights_info",
 ]

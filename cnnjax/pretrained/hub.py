@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import http.client
 import os
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from cnnjax.places import cache_folder
 from cnnjax.pretrained.arrays import WeightsFileError
+from cnnjax.pretrained.published import SCHEME, find_published
 
 # Where torchvision's weights are published.
 TORCHVISION_URL = "https://download.pytorch.org/models"
@@ -21,6 +21,10 @@ HUB_FILES = ("model.safetensors", "pytorch_model.bin", "model.weights.h5")
 # Seconds without an answer or a byte.
 TIMEOUT = 10
 CHUNK = 1 << 20
+
+
+class MissingFileError(WeightsFileError):
+    """A repository that does not have a file."""
 
 
 def fetch(source: str, cache_dir: Path | None = None) -> Path:
@@ -40,7 +44,34 @@ def fetch(source: str, cache_dir: Path | None = None) -> Path:
         return _from_hugging_face(rest, cache_dir)
     if scheme == "torchvision":
         return _from_torchvision(rest, cache_dir)
-    raise WeightsFileError(f"{source}: weights come from a file, a run, hf://owner/repo or torchvision://model/WEIGHTS")
+    raise _unknown_scheme(source)
+
+
+def fetch_config(source: str, cache_dir: Path | None = None) -> Path | None:
+    """Return the local copy of the ``config.json`` beside weights on a hub, None if there is none.
+
+    Args:
+      source: ``hf://owner/repo``, as for `fetch`.
+      cache_dir: see `fetch`.
+    Raises:
+      WeightsFileError: another source; or the hub cannot be reached, and there is no copy.
+    """
+    scheme, _, rest = source.partition("://")
+    if scheme != "hf":
+        raise _unknown_scheme(source)
+    owner, _, path = rest.partition("/")
+    repository, _, file = path.partition("/")
+    folder = file[: file.rfind("/") + 1]
+    try:
+        return _from_hugging_face(f"{owner}/{repository}/{folder}config.json", cache_dir)
+    except MissingFileError:
+        return None
+
+
+def _unknown_scheme(source: str) -> WeightsFileError:
+    return WeightsFileError(
+        f"{source}: weights come from a file, a run, hf://owner/repo or torchvision://model/WEIGHTS"
+    )
 
 
 def _from_hugging_face(rest: str, cache_dir: Path | None) -> Path:
@@ -51,7 +82,14 @@ def _from_hugging_face(rest: str, cache_dir: Path | None) -> Path:
         )
     try:
         import httpx2
-        from huggingface_hub import constants, errors, hf_hub_download, is_offline_mode
+        from huggingface_hub import (
+            _CACHED_NO_EXIST,
+            constants,
+            errors,
+            hf_hub_download,
+            is_offline_mode,
+            try_to_load_from_cache,
+        )
     except ImportError as error:
         raise WeightsFileError(f'for hf://{rest}, install huggingface_hub: pip install "cnnjax[hub]"') from error
     files = (match["file"],) if match["file"] else HUB_FILES
@@ -70,6 +108,9 @@ def _from_hugging_face(rest: str, cache_dir: Path | None) -> Path:
                 local_files_only=only_copies,
             )
         except errors.LocalEntryNotFoundError as error:
+            known = try_to_load_from_cache(match["repo"], file, cache_dir=cache_dir, revision=match["revision"])
+            if known is _CACHED_NO_EXIST:
+                continue
             raise WeightsFileError(
                 f"hf://{rest}: the hub cannot be reached (or HF_HUB_OFFLINE is set), and there is no copy of {file}"
             ) from error
@@ -80,7 +121,7 @@ def _from_hugging_face(rest: str, cache_dir: Path | None) -> Path:
         except (OSError, ValueError, errors.HfHubHTTPError, httpx2.HTTPError) as error:
             raise WeightsFileError(f"hf://{rest}: {' '.join(str(error).split())[:300]}") from error
         return _checked_by_hub(Path(path))
-    raise WeightsFileError(f"hf://{rest}: the repository has none of {', '.join(files)}; name the file")
+    raise MissingFileError(f"hf://{rest}: the repository has none of {', '.join(files)}; name the file")
 
 
 def _answers(url: str) -> bool:
@@ -103,26 +144,14 @@ def _checked_by_hub(path: Path) -> Path:
     return path
 
 
-@functools.cache
-def torchvision_files() -> dict[str, str]:
-    """Return the published file of each ``model/WEIGHTS`` of torchvision."""
-    lines = (Path(__file__).parent / "torchvision_weights.txt").read_text().splitlines()
-    return dict(line.split(" ", 1) for line in lines)
-
-
 def _from_torchvision(rest: str, cache_dir: Path | None) -> Path:
-    files = torchvision_files()
-    if rest not in files:
-        model = rest.partition("/")[0]
-        there = [name for name in files if name.startswith(f"{model}/")]
-        hint = f"there are {', '.join(there)}" if there else "expected torchvision://resnet50/IMAGENET1K_V2 or the like"
-        raise WeightsFileError(f"torchvision://{rest}: torchvision publishes no such weights; {hint}")
+    file = find_published(f"{SCHEME}{rest}").file
     folder = cache_dir or cache_folder()
     if folder is None:
         raise WeightsFileError(
             f"torchvision://{rest} is kept in ~/.cache/cnnjax, and there is no home folder; set CNNJAX_CACHE or HOME"
         )
-    return download(f"{TORCHVISION_URL}/{files[rest]}", folder)
+    return download(f"{TORCHVISION_URL}/{file}", folder)
 
 
 def download(url: str, folder: Path) -> Path:

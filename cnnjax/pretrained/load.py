@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,15 @@ from flax import traverse_util
 
 from cnnjax.models import model_info
 from cnnjax.pretrained.arrays import WeightsFileError
+from cnnjax.pretrained.auxiliary import fit_auxiliary_heads
 from cnnjax.pretrained.convert import IGNORED, from_state_dict, reference_shapes, sources, to_state_dict
 from cnnjax.pretrained.flax_files import read_flax
-from cnnjax.pretrained.hub import fetch
+from cnnjax.pretrained.hub import HUB_FILES, fetch
+from cnnjax.pretrained.info import described, other_network
 from cnnjax.pretrained.keras_files import read_keras
 from cnnjax.pretrained.safetensors_files import read_safetensors
 from cnnjax.pretrained.torch_files import read_torch
-from cnnjax.runs.images import ImageFormat, run_image_format
-from cnnjax.runs.reader import read_run, run_config, run_image_size
+from cnnjax.runs.reader import read_run, run_image_size
 
 READERS: dict[str, Any] = {
     ".safetensors": read_safetensors,
@@ -32,26 +34,6 @@ READERS: dict[str, Any] = {
     ".mpk": read_flax,
     ".msgpack": read_flax,
 }
-
-
-def image_format(name: str, source: str | os.PathLike[str]) -> ImageFormat:
-    """Return what images the weights of a source were trained with: as the run says, or as published.
-
-    >>> image_format("efficientnet_lite0", "efficientnet-lite0.pth")[:2]
-    ((224, 224), (0.5, 0.5, 0.5))
-
-    Args:
-      name: a variant, see `cnnjax.list_models`.
-      source: see `load`.
-    Raises:
-      WeightsFileError: a run whose ``config.json`` cannot be read.
-    """
-    info = model_info(name)
-    config = None if "://" in str(source) else run_config(Path(source))
-    if config is None:
-        resize_size = info.resize_size or round(min(info.input_size) / 0.875)
-        return ImageFormat(info.input_size, info.mean, info.std, None, resize_size, info.interpolation)
-    return run_image_format(config)
 
 
 def load(
@@ -78,7 +60,9 @@ def load(
     - ``hf://owner/repo`` (with ``@revision`` or ``/file`` where they matter; needs huggingface_hub), or
       ``torchvision://resnet50/IMAGENET1K_V2``: fetched when first asked for, checked, and kept.
 
-    Arrays are matched by name, as in `from_state_dict`, and read one by one.
+    Arrays are matched by name, as in `from_state_dict`, and read one by one. Auxiliary heads that the network lacks are
+    left out. Weights that want another network or other images than the caller's say so in a warning, as far as it is
+    known; `from_source` takes what they want.
 
         variables = cnnjax.pretrained.load("resnet50", "resnet50-11ad3fa6.pth")
         variables = cnnjax.pretrained.load(
@@ -102,9 +86,54 @@ def load(
         finite; a hub cannot be reached.
       ValueError: the weights do not fit, see `from_state_dict`.
     """
+    variables, fitting = load_fitting(
+        name,
+        source,
+        num_classes=num_classes,
+        redraw_head=redraw_head,
+        naming=naming,
+        image_size=image_size,
+        cache_dir=cache_dir,
+        **fields,
+    )
+    if other := {field: value for field, value in fitting.items() if fields.get(field) is not value}:
+        ((field, value),) = other.items()
+        raise ValueError(
+            f"{source}: the weights have no auxiliary head, and the network has; say {field}={value} here and in "
+            f"create_model({name!r}, {field}={value})"
+        )
+    try:
+        known = described(source, cache_dir)
+    except WeightsFileError:
+        # What they want cannot be told, as of a network that is not ours: the caller's word counts.
+        known = None
+    if known is not None and (wanted := other_network(name, source, fields, known)):
+        warnings.warn(wanted, stacklevel=2)
+    return variables
+
+
+def load_fitting(
+    name: str,
+    source: str | os.PathLike[str],
+    *,
+    num_classes: int | None = None,
+    redraw_head: jax.Array | None = None,
+    naming: str | None = None,
+    image_size: int | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    **fields: Any,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return variables as `load` does, and the fields that fit them: those given, less auxiliary heads they lack.
+
+    Args:
+      name, source, num_classes, redraw_head, naming, image_size, cache_dir, **fields: see `load`.
+    Raises:
+      ValueError: see `load`.
+    """
     model_info(name)
     arrays, found, image_size = read_weights(name, source, fields, cache_dir, image_size)
     naming = naming or found or _naming(name, arrays, fields)
+    arrays, fields = fit_auxiliary_heads(name, arrays, naming, fields)
     try:
         variables = from_state_dict(
             name,
@@ -120,7 +149,7 @@ def load(
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     _check_finite(source, variables)
-    return variables
+    return variables, fields
 
 
 def read_weights(
@@ -142,6 +171,8 @@ def read_weights(
     """
     cache = None if cache_dir is None else Path(cache_dir)
     path = fetch(str(source), cache) if "://" in str(source) else Path(source)
+    if path.is_dir() and (files := [path / file for file in HUB_FILES if (path / file).is_file()]):
+        path = files[0]
     if path.is_dir():
         size = image_size or run_image_size(path)
         return to_state_dict(name, read_run(path), source="torch", image_size=size, **fields), "torch", size

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cnnjax.training.config import OF_SCHEDULES, ConfigError, TrainConfig, unused_flags
+from cnnjax.pretrained.info import described
+from cnnjax.training.config import DRAWN, OF_SCHEDULES, ConfigError, TrainConfig, unused_flags
 from cnnjax.training.flags import parse
 from cnnjax.training.optim import OPTIMIZERS, SCHEDULES
 from cnnjax.training.recipes import find_recipe
@@ -18,12 +19,15 @@ def parse_config(
 ) -> TrainConfig:
     """Return the config of a command line: the recipe's defaults, overridden flag by flag.
 
+    Without ``--model``, the network is that of ``--weights``, if they say which it is.
+
     Args:
       arguments: without the program's name; None for those of this process.
       description: shown by ``--help``.
       config: a `TrainConfig`, or one with other defaults, which are those of its own default recipe.
     Raises:
       ConfigError: an unknown recipe or an impossible value.
+      WeightsFileError: published weights that do not exist, or whose network we do not have.
       SystemExit: an unknown flag or a value of another type (explained on stderr, exit code 2), or ``--help``.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -33,6 +37,9 @@ def parse_config(
         recipe = vars(find_recipe(name).config)
         # What a run starts from is no part of a recipe.
         flags |= {flag: value for flag, value in recipe.items() if flag != "weights"}
+    if (weights := given.get("weights", DRAWN)) not in (DRAWN, "") and "model" not in given:
+        # A file that does not say it is of the recipe's network.
+        flags["model"] = known.model if (known := described(weights)) is not None else flags["model"]
     found = parse(config, arguments, description, _without_unused(flags, given, _defaults(config)))
     # Values that are the defaults were not refused with the others.
     for name, why in unused_flags(vars(found)).items():

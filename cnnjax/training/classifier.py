@@ -21,7 +21,9 @@ from cnnjax.data.source import Task, fingerprint
 from cnnjax.data.transforms import ResizeAndCentreCrop, resizer
 from cnnjax.finetune.paths import map_by_path
 from cnnjax.models import create_model, model_info
-from cnnjax.pretrained import ImageFormat, image_format, load
+from cnnjax.pretrained import ImageFormat, WeightsInfo, weights_info
+from cnnjax.pretrained.load import load_fitting
+from cnnjax.runs.images import published_image_format
 from cnnjax.state import TrainState
 from cnnjax.training.config import DRAWN, ConfigError, TrainConfig, require_classifier
 from cnnjax.training.losses import LossName
@@ -39,6 +41,7 @@ class ClassifierSetup(RunSetup):
     """What a `TrainConfig` amounts to, for a classifier.
 
     Attributes:
+      fields: of the network, which the weights and the config set.
       start: variables to start from; None: they are drawn.
       frozen: patterns of what is frozen, or a tree of bools.
       unfreezing: what trains from which epoch on, or None.
@@ -47,6 +50,7 @@ class ClassifierSetup(RunSetup):
     config: TrainConfig
     pipeline: DataPipeline
     preprocess: Preprocess
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     start: Mapping[str, Any] | None = None
     frozen: Any = ()
     unfreezing: finetune.UnfreezeSchedule | None = None
@@ -70,14 +74,16 @@ class ClassifierSetup(RunSetup):
         info = model_info(config.model)
         dataset = open_dataset(config)
         _check_task(config, dataset.task)
-        expected = image_format(config.model, config.weights) if config.fine_tuning else None
+        known = weights_info(config.weights, name=config.model) if config.fine_tuning else None
+        expected = None if known is None else known.images
         channels = _channels(config, dataset, expected)
         image_size = config.image_size or (
             expected.size[0]
             if expected is not None
             else _image_size(dataset.image_shape[:2], info.min_size, info.input_size)
         )
-        model = _model(config, dataset.num_classes, devices)
+        fields = _fields(config, known)
+        model = _model(config, fields, dataset.num_classes, devices)
         image_shape = (image_size, image_size, channels)
         variables = check_images(config, model, image_shape, "; see --image-size")
         if not 1 <= config.batch_size <= len(dataset.train):
@@ -86,12 +92,12 @@ class ClassifierSetup(RunSetup):
                 f"got {config.batch_size}"
             )
         frozen, unfreezing = _frozen(config, variables["params"])
-        start = (
-            None if config.weights == DRAWN else _start(config, variables["params"], dataset.num_classes, image_size)
-        )
-        pipeline = open_pipeline(config, dataset, image_size)
+        start = None if config.weights == DRAWN else _start(config, fields, variables, dataset.num_classes, image_size)
+        # A run's images may have been of one size, which says nothing of others.
+        pipeline = open_pipeline(config, dataset, image_size, None if known is None or known.is_run else known.images)
         statistics = _statistics(config, pipeline, expected, channels)
-        preprocess = Preprocess(*statistics, parse_all(config.augment, num_classes=dataset.num_classes))
+        operations = parse_all(config.augment, num_classes=dataset.num_classes)
+        preprocess = Preprocess(*statistics, operations, "rgb" if expected is None else expected.channel_order)
         if config.measure == "top5_accuracy" and dataset.num_classes <= 5:
             raise ConfigError(f"measure top5_accuracy needs more than 5 classes, {config.dataset} has fewer")
         metrics: Metrics = Classification(dataset.num_classes, config.per_class)
@@ -118,6 +124,7 @@ class ClassifierSetup(RunSetup):
                 "ema_decay": config.ema_decay,
             },
             steps_per_dispatch=config.steps_per_dispatch,
+            fields=fields,
             start=start,
             frozen=frozen,
             unfreezing=unfreezing,
@@ -195,7 +202,7 @@ class ClassifierSetup(RunSetup):
             **({"resizer": resizer(self.config.resizer)} if self.pipeline.resizes else {}),
             "task": dataset.task,
             "num_classes": dataset.num_classes,
-            "fields": self.config.network_fields(),
+            "fields": dict(self.fields),
             "label_names": list(dataset.label_names),
             "skipped_images": [list(image) for image in dataset.skipped],
             "train_images": len(self.pipeline.train),
@@ -206,6 +213,7 @@ class ClassifierSetup(RunSetup):
             "interpolation": getattr(transform, "interpolation", "bilinear"),
             "mean": list(self.preprocess.mean),
             "std": list(self.preprocess.std),
+            "channel_order": self.preprocess.channel_order,
             "steps": self.num_steps,
         }
 
@@ -222,27 +230,43 @@ def open_dataset(config: TrainConfig) -> ImageDataset:
     ).first(config.train_examples, config.test_examples)
 
 
-def open_pipeline(config: TrainConfig, dataset: ImageDataset, image_size: int) -> DataPipeline:
+def open_pipeline(
+    config: TrainConfig, dataset: ImageDataset, image_size: int, expected: ImageFormat | None = None
+) -> DataPipeline:
     """Return the batches of a config's data set, images as the network wants them, not normalised yet.
 
+    Args:
+      config: of the run.
+      dataset: the set.
+      image_size: height and width that the network gets, pixels.
+      expected: what images the weights were trained with; None for what was published of the network.
     Raises:
       DataError: the config's resizer is not installed.
     """
     resizer(config.resizer)
     info = model_info(config.model)
+    # Where nothing else was published, the pipeline's own centre does, at any size.
+    own = expected is None and info.resize_size is None
+    expected = expected or published_image_format(info)
     return DataPipeline.create(
         dataset,
         image_size,
         config.memory_budget_mib << 20,
-        resize_size=info.resize_size and round(image_size * info.resize_size / info.input_size[0]),
-        interpolation=info.interpolation,
+        test_transform=None if own else expected.transform(image_size, config.resizer),
+        interpolation=expected.interpolation,
         workers=config.workers,
         resizer=config.resizer,
     )
 
 
-def _model(config: TrainConfig, num_classes: int, devices: Devices) -> nn.Module:
-    fields = config.network_fields()
+def _fields(config: TrainConfig, known: WeightsInfo | None) -> dict[str, Any]:
+    """Return the fields of the network: those that the weights want, and those that the config sets, which count."""
+    inherited = {} if known is None else {key: value for key, value in known.fields.items() if key not in NO_SHAPES}
+    return inherited | config.network_fields()
+
+
+def _model(config: TrainConfig, given: Mapping[str, Any], num_classes: int, devices: Devices) -> nn.Module:
+    fields = dict(given)
     if config.sync_batch_norm and devices.axis_name is not None:
         fields["axis_name"] = devices.axis_name
         if "axis_name" not in {field.name for field in dataclasses.fields(type(create_model(config.model)))}:
@@ -267,15 +291,18 @@ def _frozen(config: TrainConfig, params: Any) -> tuple[Any, finetune.UnfreezeSch
     return config.frozen, None
 
 
-def _start(config: TrainConfig, params: Any, num_classes: int, image_size: int) -> dict[str, Any]:
+def _start(
+    config: TrainConfig, given: Mapping[str, Any], drawn: Mapping[str, Any], num_classes: int, image_size: int
+) -> dict[str, Any]:
     """Return the variables to start from, with a classifier of their own for the data set."""
     # How the network starts and what it recomputes decide no shape.
-    fields = {
-        key: value for key, value in config.network_fields().items() if key not in ("zero_init_residual", "remat")
-    }
+    fields = {key: value for key, value in given.items() if key not in NO_SHAPES}
     key = jax.random.key(config.seed)
-    variables = load(config.model, config.weights, num_classes=num_classes, redraw_head=key, **fields)
-    expected = traverse_util.flatten_dict(params, sep="/")
+    variables, fitting = load_fitting(config.model, config.weights, num_classes=num_classes, redraw_head=key, **fields)
+    if other := {field: value for field, value in fitting.items() if fields.get(field) is not value}:
+        ((field, value),) = other.items()
+        raise ConfigError(f"{config.weights} has no auxiliary head: say so with --model-fields {field}={value}")
+    expected = traverse_util.flatten_dict(drawn["params"], sep="/")
     for path, leaf in traverse_util.flatten_dict(variables["params"], sep="/").items():
         if leaf.shape != expected[path].shape:
             raise ConfigError(

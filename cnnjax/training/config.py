@@ -291,11 +291,12 @@ class ClassifierNetwork(NetworkFlags):
     """What learns, and what it starts from."""
 
     model: str = "lenet5"
+    """Name of a network, see python -m cnnjax.models; left out with --weights, that of these, if they say it."""
     model_fields: tuple[str, ...] = ()
-    """NAME=VALUE of the network's fields, such as stochastic_depth_rate=0.1."""
+    """NAME=VALUE of the network's fields, such as stochastic_depth_rate=0.1; others are those of the weights."""
     weights: str = DRAWN
-    """What the network starts from: a file, a run or a hub, see cnnjax.pretrained.load; drawn: nothing learnt yet.
-    Its classifier is drawn anew in any case."""
+    """What the network starts from: published weights, a file or a run, see docs/weights.md; drawn: nothing learnt yet.
+    Its classifier is drawn anew in any case. What the weights want of the network and of images is taken from them."""
     frozen: tuple[str, ...] = ()
     """Patterns of the parameters that stay as they are, such as stem "stage[1-3]"."""
     unfreeze: tuple[str, ...] = ()

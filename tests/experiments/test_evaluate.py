@@ -16,6 +16,7 @@ from sklearn import metrics
 from cnnjax import load_run
 from cnnjax.data import load_dataset
 from cnnjax.data.load import load_to_test
+from cnnjax.pretrained import imagenet_classes
 
 RUN = Path(__file__).parents[1] / "pretrained" / "data" / "run"
 
@@ -90,8 +91,8 @@ def test_pictures_are_predicted_by_a_run_as_it_would_have_tested_them(data_dir, 
         ("evaluate", ["--workdir", "nowhere"], 2, "error: nowhere is no run: it has no config.json"),
         ("evaluate", ["--workdir", str(RUN), "--which", "9"], 2, "has no checkpoint of step 9"),
         ("predict", ["--workdir", str(RUN), "nothing.png"], 2, "No such file or directory: 'nothing.png'"),
-        ("predict", ["a.png"], 2, "give either --workdir, or --model and --weights"),
-        ("predict", ["--model", "lenet5", "a.png"], 2, "--model and --weights go together"),
+        ("predict", ["a.png"], 2, "give --weights, or --workdir"),
+        ("predict", ["--model", "lenet5", "a.png"], 2, "--model needs --weights, and most weights say by themselves"),
     ],
 )
 def test_what_is_not_there_is_one_line(script, flags, code, expected, capsys):
@@ -273,3 +274,34 @@ def test_a_damaged_run_is_not_evaluated(tmp_path, capsys):
         file.write_bytes(b"")
     assert importlib.import_module("evaluate").main(["--workdir", str(run)]) == 2
     assert "is damaged" in capsys.readouterr().err
+
+
+def test_weights_that_are_no_run_are_tested_on_a_set_that_is_named(data_dir, tmp_path, capsys):
+    evaluate = importlib.import_module("evaluate")
+    # With its number of classes said, a run is taken for weights like any others.
+    weights = ["--weights", str(RUN), "--num-classes", "10", "--output", str(tmp_path)]
+    assert evaluate.main(weights) == 2
+    assert "names no images to test on: give --dataset" in capsys.readouterr().err.replace("\n", "")
+    assert evaluate.main([*weights, "--dataset", "digits", "--data-dir", str(data_dir)]) == 0
+    found = json.loads((tmp_path / "evaluation.json").read_text())
+    noted = json.loads((RUN / "result.json").read_text())
+    assert found["test_accuracy"] == pytest.approx(noted["test_accuracy"])
+    assert f"lenet5 on digits of {RUN}" in capsys.readouterr().out
+
+
+def test_imagenet_s_ids_stand_for_its_classes():
+    evaluate = importlib.import_module("evaluate")
+    ids = tuple(f"n{number:08}" for number in range(999, -1, -1))
+    dataset = argparse.Namespace(task="classification", label_names=ids)
+    network = argparse.Namespace(task="classification", label_names=imagenet_classes())
+    assert evaluate.label_numbers(dataset, network).tolist() == list(range(999, -1, -1))
+
+
+def test_pictures_are_shown_to_weights_alone(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (40, 30)).save(tmp_path / "image.png")
+    printed = []
+    for flag in ("--weights", "--workdir"):
+        assert importlib.import_module("predict").main(["image.png", flag, str(RUN)]) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]

@@ -8,7 +8,8 @@ import pytest
 
 import cnnjax
 from cnnjax.data import DataPipeline, load_dataset
-from cnnjax.training import Checkpoints, ClassifierSetup, ConfigError, parse_config
+from cnnjax.pretrained import weights_info
+from cnnjax.training import Checkpoints, ClassifierSetup, ConfigError, classifier, parse_config
 from cnnjax.training.loop import TrainingLoop
 
 # The processes that tests run in have no others to look for.
@@ -240,3 +241,18 @@ def test_a_loss_that_is_not_finite_stops_the_run(script, weights, data, tmp_path
     assert script.main([*command, "--frozen", "stage1", "--optimizer", "sgd", "--learning-rate", "1e30"]) == 2
     assert "error: the loss is nan at step" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "result.json").exists()
+
+
+def test_weights_bring_their_network_and_its_fields(script, tmp_path):
+    config = {"architecture": "tf_efficientnet_b0", "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    command = ["--weights", str(tmp_path), "--workdir", str(tmp_path / "run")]
+    found = parse_config(command, None, script.Config)
+    assert found.model == "efficientnet_b0"
+    known = weights_info(found.weights, name=found.model)
+    assert classifier._fields(found, known) == {"padding": "SAME", "epsilon": 1e-3}
+    # What the command line says counts.
+    found = parse_config([*command, "--model-fields", "epsilon=0.1"], None, script.Config)
+    assert classifier._fields(found, known) == {"padding": "SAME", "epsilon": 0.1}
+    with pytest.raises(ValueError, match="holds weights of efficientnet_b0, and lenet5 was asked for"):
+        ClassifierSetup.create(parse_config([*command, "--model", "lenet5", *ALONE], None, script.Config))

@@ -1,5 +1,6 @@
 """Features on disk: each computed once, whatever happens in between, and never another network's."""
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -226,13 +227,14 @@ def test_an_untrained_network_on_eight_devices(script, data, tmp_path):
 
 
 def test_features_that_are_not_finite_are_refused_and_not_stored(script, weights, data, tmp_path, monkeypatch, capsys):
-    load = script.load
+    from_source = script.from_source
 
     def unlearnt(*arguments, **options):
-        variables = load(*arguments, **options)
-        return jax.tree.map(lambda leaf: leaf * jnp.float32(jnp.nan), variables)
+        network = from_source(*arguments, **options)
+        variables = jax.tree.map(lambda leaf: leaf * jnp.float32(jnp.nan), network.variables)
+        return dataclasses.replace(network, variables=variables)
 
-    monkeypatch.setattr(script, "load", unlearnt)
+    monkeypatch.setattr(script, "from_source", unlearnt)
     command = ["--weights", weights, "--workdir", str(tmp_path / "f"), "--embedding", "pca", *data]
     assert script.main(command) == 2
     error = " ".join(capsys.readouterr().err.split())

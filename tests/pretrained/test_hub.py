@@ -1,6 +1,9 @@
 """Weights from a server on this machine that speaks as the hubs do."""
 
+import dataclasses
 import hashlib
+import json
+import tempfile
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,9 +12,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import test_sources
 from file_weights import FIELDS, NAME
+from golden import drawing
+from photograph import photograph
 
-from cnnjax.pretrained import WeightsFileError, hub, load
+from cnnjax.pretrained import WeightsFileError, from_source, hub, load, weights_info
+from cnnjax.pretrained import published as published_table
+from cnnjax.pretrained.weights import weights_as_published
 
 DATA = Path(__file__).parent / "data"
 TINY = {"num_classes": 10, **FIELDS}
@@ -45,6 +53,8 @@ class Server:
                     if "/resolve/" in self.path:
                         known = any(self.path.startswith(path.split("/resolve/")[0]) for path in server.files)
                         self.send_header("X-Error-Code", "EntryNotFound" if known else "RepoNotFound")
+                        if known:
+                            self.send_header("X-Repo-Commit", COMMIT)
                     self.send_header("Content-Length", "0")
                     self.end_headers()
                     return
@@ -97,7 +107,8 @@ def published(server, monkeypatch):
     """Return the name under which tiny.pth is published as torchvision's weights are."""
     file = f"tiny-{SHA256['tiny.pth'][:8]}.pth"
     server.files[f"/models/{file}"] = (DATA / "tiny.pth").read_bytes()
-    monkeypatch.setattr(hub, "torchvision_files", lambda: {"tiny/V1": file})
+    info = dataclasses.replace(weights_as_published(NAME, "torchvision://tiny/V1"), file=file)
+    monkeypatch.setattr(published_table, "published_weights", lambda: {info.source: info})
     return file
 
 
@@ -154,13 +165,12 @@ def test_a_server_that_is_not_there(server, published, tmp_path):
 
 
 def test_what_torchvision_publishes():
-    files = hub.torchvision_files()
-    assert files["resnet50/IMAGENET1K_V2"] == "resnet50-11ad3fa6.pth"
-    assert len(files) == 104
-    with pytest.raises(WeightsFileError, match="there are resnet50/IMAGENET1K_V1, resnet50/IMAGENET1K_V2"):
+    with pytest.raises(WeightsFileError, match="there are torchvision://resnet50/IMAGENET1K_V1, torchvision.*V2"):
         hub.fetch("torchvision://resnet50/IMAGENET1K_V3")
-    with pytest.raises(WeightsFileError, match="expected torchvision://resnet50/IMAGENET1K_V2 or the like"):
-        hub.fetch("torchvision://resnet51")
+    with pytest.raises(WeightsFileError, match="no such weights; there are torchvision://resnet"):
+        hub.fetch("torchvision://resnet51/IMAGENET1K_V1")
+    with pytest.raises(WeightsFileError, match=r"no such weights; cnnjax.list_weights\(\) lists what there is"):
+        hub.fetch("torchvision://something-else")
     with pytest.raises(WeightsFileError, match="weights come from a file, a run, hf://owner/repo or torchvision://"):
         load("resnet50", "s3://bucket/weights.pth")
     with pytest.raises(WeightsFileError, match="must end in the start of the file's SHA-256"):
@@ -247,3 +257,47 @@ def test_what_a_hub_does_not_have(server, repository, tmp_path):
         hub.fetch("hf://owner/nothing", tmp_path)
     with pytest.raises(WeightsFileError, match="expected hf://owner/repo"):
         hub.fetch("hf://repo", tmp_path)
+
+
+@pytest.fixture
+def timm_repository(server):
+    """Return a case of test_sources.py, served as timm's repositories are."""
+    key = "timm tf_efficientnet_b0.ap_in1k"
+    case = test_sources.CASES[key]
+    state = {name: drawing.weight(name, shape, case["gain"]) for name, shape in case["shapes"].items()}
+    with tempfile.TemporaryDirectory() as folder:
+        body = test_sources.write_safetensors(Path(folder) / "model.safetensors", state).read_bytes()
+    files = {"config.json": json.dumps(case["config"]).encode(), "model.safetensors": body}
+    server.files |= {f"/timm/tf_efficientnet_b0.ap_in1k/resolve/main/{name}": file for name, file in files.items()}
+    return "hf://timm/tf_efficientnet_b0.ap_in1k", case, np.load(DATA / "sources.npz")[key]
+
+
+@pytest.mark.pretrained
+def test_a_repository_of_timm_says_what_its_weights_are(server, timm_repository, tmp_path):
+    source, case, expected = timm_repository
+    info = weights_info(source, cache_dir=tmp_path)
+    assert (info.model, dict(info.fields)) == ("efficientnet_b0", {"padding": "SAME", "epsilon": 1e-3})
+    # Only the config was fetched for it.
+    asked = {path for kind, path, _ in server.requests if kind == "GET" and "/resolve/" in path}
+    assert {path.rpartition("/")[2] for path in asked} == {"config.json"}
+    network = from_source(source, cache_dir=tmp_path, **case["fields"])
+    (best,) = network.classify(photograph(), top=1)
+    assert best.probability == pytest.approx(expected.max(), abs=1e-4)
+    assert best.label == network.label_names[expected.argmax()]
+    # Copies serve.
+    server.stop()
+    again = from_source(source, cache_dir=tmp_path, **case["fields"])
+    assert_equal(again.variables, network.variables)
+
+
+@pytest.mark.pretrained
+def test_a_repository_without_config_is_asked_for_the_network(server, repository, tmp_path):
+    with pytest.raises(WeightsFileError, match="hf://owner/repo does not say which network its weights are of"):
+        from_source(repository, cache_dir=tmp_path)
+    expected = from_source(repository, name=NAME, cache_dir=tmp_path, **TINY).variables
+    assert_equal(expected, load(NAME, DATA / "tiny.safetensors", **TINY))
+    server.stop()
+    # That it has no config is known too.
+    assert_equal(from_source(repository, name=NAME, cache_dir=tmp_path, **TINY).variables, expected)
+    with pytest.raises(WeightsFileError, match="the hub cannot be reached"):
+        from_source("hf://owner/other", cache_dir=tmp_path)

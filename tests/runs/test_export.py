@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import cnnjax
-from cnnjax.runs import export
+from cnnjax import export
 
 RUN = Path(__file__).parents[1] / "pretrained" / "data" / "run"
 

@@ -1,4 +1,4 @@
-"""MobileNetV3: torchvision counts through all blocks, and through the layers of a block; Keras counts the blocks."""
+"""MobileNetV3: torchvision counts through all blocks and their layers, timm the rows of the table, Keras the blocks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from cnnjax.pretrained.names import Rules
 def rules(name: str, model: nn.Module) -> Mapping[str, Rules]:
     """Return the rules of a variant by source.
 
-    Keras's network pads as TensorFlow does: its weights belong to ``create_model(name, padding="SAME")``.
+    Keras's network pads as TensorFlow does, and so do timm's whose names begin with ``tf_``: their weights belong to
+    ``create_model(name, padding="SAME")``. Those of timm's others belong to ``create_model(name, epsilon=1e-5)``.
     """
     assert isinstance(model, MobileNetV3)
     number: dict[tuple[int, int], int] = {}
@@ -33,6 +34,27 @@ def rules(name: str, model: nn.Module) -> Mapping[str, Rules]:
 
     def torchvision_layer(stage: int, block: int, layer: str) -> str:
         return f"features.{number[stage, block]}.block.{layers[stage, block].index(layer)}"
+
+    # timm's stages end where the resolution or the width changes.
+    rows: list[tuple[int, int]] = []
+    for index, row in enumerate(model.rows):
+        last = model.rows[index - 1]
+        new = index == 0 or row.s == 2 or row.out != last.out
+        rows.append((rows[-1][0] + 1 if rows else 0, 0) if new else (rows[-1][0], rows[-1][1] + 1))
+
+    def timm_block(stage: int, block: int) -> str:
+        row, layer = rows[number[stage, block] - 1]
+        return f"blocks.{row}.{layer}"
+
+    def timm_conv(stage: int, block: int, kind: str) -> str:
+        names = {"expand": "conv_pw", "depthwise": "conv_dw", "project": "conv_pwl"}
+        # A block that does not expand is timm's depthwise separable convolution.
+        separable = kind == "project" and "expand" not in layers[stage, block]
+        return f"{timm_block(stage, block)}.{'conv_pw' if separable else names[kind]}"
+
+    def timm_norm(stage: int, block: int, kind: str) -> str:
+        normalised = [layer for layer in layers[stage, block] if layer != "squeeze_excite"]
+        return f"{timm_block(stage, block)}.bn{normalised.index(kind) + 1}"
 
     def keras_block(stage: int, block: int) -> str:
         return "expanded_conv" if number[stage, block] == 1 else f"expanded_conv_{number[stage, block] - 1}"
@@ -52,6 +74,22 @@ def rules(name: str, model: nn.Module) -> Mapping[str, Rules]:
             "head/classifier": "classifier.3",
         }
     )
+    timm = Rules(
+        {
+            "stem/conv1": "conv_stem",
+            "stem/norm1": "bn1",
+            f"{last_block}/conv1": f"blocks.{rows[-1][0] + 1}.0.conv",
+            f"{last_block}/norm1": f"blocks.{rows[-1][0] + 1}.0.bn1",
+            "stage#/block#/([a-z]+)_conv": timm_conv,
+            "stage#/block#/([a-z]+)_norm": timm_norm,
+            "stage#/block#/squeeze_excite": lambda *place: f"{timm_block(*place)}.se",
+            "squeeze_conv": "conv_reduce",
+            "excite_conv": "conv_expand",
+            "head/dense1": "conv_head",
+            "head/classifier": "classifier",
+        },
+        layouts={"head/dense1/kernel": Expand()},
+    )
     keras = Rules(
         {
             "stem/conv1": "conv",
@@ -68,4 +106,4 @@ def rules(name: str, model: nn.Module) -> Mapping[str, Rules]:
         },
         layouts={"head/(dense1|classifier)/kernel": Expand(transpose=False)},
     )
-    return {"torchvision": torchvision, "keras": keras}
+    return {"torchvision": torchvision, "timm": timm, "keras": keras}

@@ -1,0 +1,60 @@
+"""Auxiliary heads that files of weights have or lack, whatever the network has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from cnnjax.models import create_model, model_info
+from cnnjax.pretrained.convert import reference_shapes
+
+# The field with which a family's networks have such heads.
+FIELDS: Mapping[str, str] = MappingProxyType(
+    {"deeplabv3": "aux", "fcn": "aux", "inception_v1": "aux_classifiers", "inception_v3": "aux_classifiers"}
+)
+
+
+def auxiliary_field(name: str, fields: Mapping[str, Any]) -> tuple[str, bool] | None:
+    """Return the field of auxiliary heads and its value, None of a network that never has any.
+
+    Args:
+      name: the variant.
+      fields: of the network.
+    """
+    field = FIELDS.get(model_info(name).family)
+    if field is None or getattr(model := create_model(name, **fields), "naive", False):
+        return None
+    return field, getattr(model, field)
+
+
+def fit_auxiliary_heads(
+    name: str, arrays: Mapping[str, Any], naming: str, fields: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """Return arrays without auxiliary heads that the network lacks, and fields without heads that the file lacks.
+
+    So torchvision loads its own files: GoogLeNet's has heads that its network is without.
+
+    Args:
+      name: the variant.
+      arrays: by name.
+      naming: whose names they are.
+      fields: of the network.
+    """
+    found = auxiliary_field(name, fields)
+    if found is None or naming == "keras":
+        return arrays, dict(fields)
+    field, wanted = found
+    with_heads, without = (
+        reference_shapes(name, source=naming, **(dict(fields) | {field: value})).keys() for value in (True, False)
+    )
+    heads = tuple(with_heads - without)
+    # Whatever stands before them, such as "module.".
+    own = {key for key in arrays if any(key == head or key.endswith(f".{head}") for head in heads)}
+    prefixes = {key.rpartition(".")[0] for key in own}
+    if not wanted:
+        counters = {
+            key for key in arrays if key.endswith(".num_batches_tracked") and key.rpartition(".")[0] in prefixes
+        }
+        return {key: value for key, value in arrays.items() if key not in own | counters}, dict(fields)
+    return arrays, dict(fields) | ({} if own else {field: False})
