@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cnnjax.data.preprocess import ChannelOrder, normalise
@@ -22,15 +23,16 @@ def check_pixels(images: Any) -> None:
     Args:
       images: uint8[batch, height, width, channels], or floats from 0 to 255.
     Raises:
-      ValueError: no image, or floats that go to 1 alone.
+      ValueError: no image; floats, or truth values, that go to 1 alone.
     """
     if images.shape[:1] == (0,):
         raise ValueError(f"give one image or more, got shape {tuple(images.shape)}")
-    if isinstance(images, jax.core.Tracer) or not np.issubdtype(images.dtype, np.floating):
+    # Whole numbers may be that dark.
+    if isinstance(images, jax.core.Tracer) or jnp.issubdtype(images.dtype, jnp.integer):
         return
     if 0 < (largest := float(np.max(images))) <= 1:
         raise ValueError(
-            f"images count from 0 to 255, got floats of at most {largest:g}; multiply them by 255, or give uint8"
+            f"images count from 0 to 255, got {images.dtype} of at most {largest:g}; multiply them by 255, or give uint8"
         )
 
 

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -92,8 +93,10 @@ def test_images_that_are_no_error_later_are_refused():
     images = np.linspace(0, 255, 28 * 28).round().reshape(1, 28, 28, 1)
     expected = run.logits(images.astype(np.uint8))
     np.testing.assert_array_equal(run.logits(images.astype(np.float32)), expected)
-    with pytest.raises(ValueError, match=r"count from 0 to 255, got floats of at most 1; multiply them by 255"):
-        run.logits((images / 255).astype(np.float32))
+    for kind in (jnp.float32, jnp.bfloat16, jnp.bool):
+        name = jnp.dtype(kind).name
+        with pytest.raises(ValueError, match=f"count from 0 to 255, got {name} of at most 1; multiply them by 255"):
+            run.logits(jnp.asarray(images / 255, kind))
     with pytest.raises(ValueError, match=r"give one image or more, got shape \(0, 28, 28, 1\)"):
         run.logits(images[:0].astype(np.uint8))
     assert run.logits(np.zeros((1, 28, 28, 1), np.float32)).shape == (1, 10)
