@@ -32,7 +32,7 @@ def check_pixels(images: Any) -> None:
         return
     if 0 < (largest := float(np.max(images))) <= 1:
         raise ValueError(
-            f"images count from 0 to 255, got {images.dtype} of at most {largest:g}; multiply them by 255, or give uint8"
+            f"images count from 0 to 255, got {images.dtype} of at most {largest:g}; multiply them by 255 or give uint8"
         )
 
 
