@@ -56,3 +56,11 @@ def test_the_page_on_seeing_inside_is_a_program(tmp_path, monkeypatch):
 
 def test_the_page_on_weights_is_a_program_that_prints_what_it_says():
     assert run_page(DOCS / "weights.md") == 6
+
+
+@pytest.mark.extras
+@pytest.mark.filterwarnings("ignore")
+def test_the_page_on_exporting_is_a_program_that_prints_what_it_says(tmp_path, monkeypatch):
+    shutil.copytree(RUN, tmp_path / "runs" / "lenet5-digits")
+    monkeypatch.chdir(tmp_path)
+    assert run_page(DOCS / "exporting.md") == 10

@@ -17,7 +17,7 @@ ALLOWED = {
     "explain": {"nn", "models"},
     "visualize": {"models", "writing"},
     "runs": {"alive", "buckets", "nn", "models", "data", "lazy", "places", "writing"},
-    "pretrained": {"nn", "models", "places", "runs"},
+    "pretrained": {"nn", "models", "places", "runs", "writing"},
     "restoration": {"models"},
     "finetune": {"nn", "models", "runs", "pretrained", "state", "writing"},
     "training": {

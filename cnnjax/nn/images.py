@@ -25,8 +25,8 @@ def check_images(images: jax.Array, *, min_size: int = 1, size_step: int = 1) ->
             "(images / 255 - mean) / std"
         )
     height, width, channels = images.shape[1:]
-    # A square of many pixels behind 1 or 3 rows: as PyTorch orders the axes.
-    if height in (1, 3) and width == channels > 4:
+    # A square of many pixels behind 1 to 4 rows: as PyTorch orders the axes of grey, coloured and layered images.
+    if height <= 4 and width == channels > 4:
         raise ValueError(
             f"images must be float[batch, height, width, channels], channels last, got shape {images.shape}, which "
             "looks like channels first; turn it by jnp.moveaxis(images, 1, -1)"

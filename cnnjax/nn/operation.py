@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -12,16 +14,55 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir, xla
 
+_WRITTEN_OUT = contextvars.ContextVar("cnnjax_written_out", default=False)
 
-def operation(name: str, native: Callable[..., Any], cpu: Callable[..., Any], abstract: Callable[..., Any]) -> Any:
+
+@contextlib.contextmanager
+def written_out() -> Iterator[None]:
+    """Trace operations of ours in `jax.lax`, for tools that know its primitives alone.
+
+    Functions that were traced before are to be traced anew: give these tools functions that nothing has called yet.
+    """
+    token = _WRITTEN_OUT.set(True)
+    try:
+        yield
+    finally:
+        _WRITTEN_OUT.reset(token)
+
+
+def is_written_out() -> bool:
+    """Return whether operations are traced for other tools, see `written_out`."""
+    return _WRITTEN_OUT.get()
+
+
+class _Operation(Primitive):
+    """A primitive that is traced as operations of `jax.lax` within `written_out`."""
+
+    def __init__(self, name: str, plain: Callable[..., Any]) -> None:
+        super().__init__(name)
+        self.plain = plain
+
+    def bind(self, *args: Any, **params: Any) -> Any:
+        """Return the result of the operation."""
+        return self.plain(*args, **params) if _WRITTEN_OUT.get() else super().bind(*args, **params)
+
+
+def operation(
+    name: str,
+    native: Callable[..., Any],
+    cpu: Callable[..., Any],
+    abstract: Callable[..., Any],
+    plain: Callable[..., Any] | None = None,
+) -> Any:
     """Return a primitive that lowers to ``native``, and on CPU to ``cpu``.
 
     Args:
       name: how traced programs call it.
       native, cpu: (*arrays, **parameters) -> array.
       abstract: the same of abstract arrays.
+      plain: what it is within `written_out`; None is ``native``.
     """
-    primitive = Primitive(name)
+    primitive = _Operation(name, plain or native)
 
     def on_cpu(*arrays: Any, **params: Any) -> Any:
         if not divided_explicitly(*arrays):

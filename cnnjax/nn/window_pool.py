@@ -66,6 +66,22 @@ def _native(x: jax.Array, start: float, combine: Any, window: Pair, strides: Pai
     return lax.reduce_window(x, start, combine, (1, *window, 1), (1, *strides, 1), ((0, 0), *padding, (0, 0)))
 
 
+def _plain(x: jax.Array, start: float, combine: Any, window: Pair, strides: Pair, padding: Pads) -> jax.Array:
+    """Reduce windows of three axes, the first of batch and channels: ONNX Runtime knows no windows of four."""
+    batch, height, width, channels = x.shape
+    maps = x.transpose(0, 3, 1, 2).reshape(-1, height, width)
+    out = lax.reduce_window(maps, start, combine, (1, *window), (1, *strides), ((0, 0), *padding))
+    return out.reshape(batch, channels, *out.shape[1:]).transpose(0, 2, 3, 1)
+
+
+def _plain_max(x: jax.Array, **params: Any) -> jax.Array:
+    return _plain(x, -jnp.inf, lax.max, **params)
+
+
+def _plain_sum(x: jax.Array, *, size: Pair | None = None, **params: Any) -> jax.Array:
+    return _plain(x, 0.0, lax.add, **params)
+
+
 def _native_max(x: jax.Array, **params: Any) -> jax.Array:
     return _native(x, -jnp.inf, lax.max, **params)
 
@@ -169,7 +185,7 @@ def _pooled_shape(x: Any, *_: Any, window: Pair, strides: Pair, padding: Pads, s
     return shaped_as(x, out)
 
 
-max_p = operation("window_max", _native_max, _max, _pooled_shape)
+max_p = operation("window_max", _native_max, _max, _pooled_shape, _plain_max)
 max_tangent_p = operation("window_max_tangent", _native_max_tangent, _max_tangent, _pooled_shape)
 max_gradient_p = operation(
     "window_max_gradient",
@@ -177,7 +193,7 @@ max_gradient_p = operation(
     _max_gradient,
     lambda x, cotangent, **_: x.update(weak_type=False),
 )
-sum_p = operation("window_sum", _native_sum, _sum, _pooled_shape)
+sum_p = operation("window_sum", _native_sum, _sum, _pooled_shape, _plain_sum)
 sum_gradient_p = operation(
     "window_sum_gradient",
     _native_sum_gradient,

@@ -10,12 +10,15 @@
 (128, 64, 1, 1)
 """
 
+from cnnjax.pretrained.channels import adapt_format, adapt_kernel
 from cnnjax.pretrained.classes import imagenet_classes
 from cnnjax.pretrained.convert import from_state_dict, reference_shapes, sources, to_state_dict
 from cnnjax.pretrained.drawn import drawn_network
+from cnnjax.pretrained.folder import write_folder
 from cnnjax.pretrained.info import weights_info
 from cnnjax.pretrained.load import load
 from cnnjax.pretrained.published import list_weights
+from cnnjax.pretrained.save import save
 from cnnjax.pretrained.source import from_source
 from cnnjax.pretrained.weights import WeightsInfo
 from cnnjax.runs.images import ImageFormat
@@ -28,6 +31,8 @@ __all__ = [
     "Prediction",
     "WeightsFileError",
     "WeightsInfo",
+    "adapt_format",
+    "adapt_kernel",
     "drawn_network",
     "from_source",
     "from_state_dict",
@@ -35,7 +40,9 @@ __all__ = [
     "list_weights",
     "load",
     "reference_shapes",
+    "save",
     "sources",
     "to_state_dict",
     "weights_info",
+    "write_folder",
 ]

@@ -56,6 +56,37 @@ class FileArray:
         return array.astype(dtype or self.dtype.newbyteorder("="), copy=False)
 
 
+# Arrays are smaller, whatever a damaged or hostile file says; NumPy has no more axes than that either.
+MAX_ELEMENTS = 2**48
+MAX_AXES = 32
+
+
+def check_shape(path: Path, name: str, shape: tuple[int, ...]) -> None:
+    """Raise an error for a shape that no array has.
+
+    Raises:
+      WeightsFileError: too many axes or elements, or negative ones.
+    """
+    elements = 1
+    for length in shape[: MAX_AXES + 1]:
+        elements *= max(length, 1)
+        if length < 0 or elements > MAX_ELEMENTS or len(shape) > MAX_AXES:
+            raise WeightsFileError(
+                f"{path} is damaged: array {quoted(name)} has the shape {shortened(str(list(shape[:9])))}"
+            )
+
+
+def shortened(text: str) -> str:
+    """Return a text from a file in one line of at most 200 characters that can be shown."""
+    line = "".join(letter if letter.isprintable() else " " for letter in text[:2000])
+    return line if len(line) <= 200 else f"{line[:197]}..."
+
+
+def quoted(value: object) -> str:
+    """Return a value from a file as Python writes it, `shortened`."""
+    return shortened(repr(value))
+
+
 def file_size(path: Path) -> int:
     """Return the size of a file in bytes.
 
@@ -79,6 +110,6 @@ def stored_offset(path: Path, entry: zipfile.ZipInfo) -> int:
         file.seek(entry.header_offset)
         header = file.read(30)
     if len(header) != 30 or header[:4] != b"PK\3\4":
-        raise WeightsFileError(f"{path} is damaged: its entry {entry.filename!r} is not where it has to be")
+        raise WeightsFileError(f"{path} is damaged: its entry {quoted(entry.filename)} is not where it has to be")
     name_length, extra_length = struct.unpack("<HH", header[26:])
     return entry.header_offset + 30 + name_length + extra_length

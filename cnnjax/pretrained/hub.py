@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import http.client
 import os
@@ -12,12 +13,11 @@ from pathlib import Path
 
 from cnnjax.places import cache_folder
 from cnnjax.pretrained.arrays import WeightsFileError
+from cnnjax.pretrained.formats import INDEX, WEIGHTS_FILES, parts_of
 from cnnjax.pretrained.published import SCHEME, find_published
 
 # Where torchvision's weights are published.
 TORCHVISION_URL = "https://download.pytorch.org/models"
-# Files of a repository that hold weights, in the order in which they are asked for.
-HUB_FILES = ("model.safetensors", "pytorch_model.bin", "model.weights.h5")
 # Seconds without an answer or a byte.
 TIMEOUT = 10
 CHUNK = 1 << 20
@@ -92,21 +92,27 @@ def _from_hugging_face(rest: str, cache_dir: Path | None) -> Path:
         )
     except ImportError as error:
         raise WeightsFileError(f'for hf://{rest}, install huggingface_hub: pip install "cnnjax[hub]"') from error
-    files = (match["file"],) if match["file"] else HUB_FILES
+    files = (match["file"],) if match["file"] else WEIGHTS_FILES
     endpoint = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
     # The hub's library tries again for half a minute before it looks for a copy.
     only_copies = is_offline_mode() or not _answers(endpoint)
+    copy = functools.partial(
+        hf_hub_download,
+        match["repo"],
+        revision=match["revision"],
+        cache_dir=cache_dir,
+        etag_timeout=TIMEOUT,
+        endpoint=endpoint,
+        local_files_only=only_copies,
+    )
     for file in files:
         try:
-            path = hf_hub_download(
-                match["repo"],
-                file,
-                revision=match["revision"],
-                cache_dir=cache_dir,
-                etag_timeout=TIMEOUT,
-                endpoint=endpoint,
-                local_files_only=only_copies,
-            )
+            path = Path(copy(file))
+            folder = file[: file.rfind("/") + 1]
+            for part in sorted(set(parts_of(path).values())) if file.endswith(INDEX) else ():
+                _checked_by_hub(Path(copy(f"{folder}{part}")))
+        except WeightsFileError:
+            raise
         except errors.LocalEntryNotFoundError as error:
             known = try_to_load_from_cache(match["repo"], file, cache_dir=cache_dir, revision=match["revision"])
             if known is _CACHED_NO_EXIST:
@@ -120,7 +126,7 @@ def _from_hugging_face(rest: str, cache_dir: Path | None) -> Path:
             continue
         except (OSError, ValueError, errors.HfHubHTTPError, httpx2.HTTPError) as error:
             raise WeightsFileError(f"hf://{rest}: {' '.join(str(error).split())[:300]}") from error
-        return _checked_by_hub(Path(path))
+        return _checked_by_hub(path)
     raise MissingFileError(f"hf://{rest}: the repository has none of {', '.join(files)}; name the file")
 
 

@@ -94,7 +94,7 @@ def _run_weights(path: Path, source: str) -> WeightsInfo | None:
         images=run_image_format(config),
         label_names=tuple(resolved["label_names"] or ()),
         task=resolved["task"],
-        naming="torch",
+        naming="cnnjax",
         is_run=True,
     )
 

@@ -176,6 +176,8 @@ TORCH_CONV_TRANSPOSE_OF_GRADIENT = Transpose((3, 2, 0, 1))
 TORCH_DENSE = Transpose((1, 0))
 KERAS_CONV_TRANSPOSE = Transpose((0, 1, 3, 2), flip=(0, 1))
 
+# Sources that are written in Linen, as we are.
+LINEN = ("scico", "cnnjax")
 NORMALIZATIONS = (nn.BatchNorm, nn.LayerNorm, nn.GroupNorm)
 _TORCH_LEAVES = MappingProxyType({"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"})
 _KERAS_NORM_LEAVES = MappingProxyType(
@@ -185,7 +187,7 @@ _KERAS_NORM_LEAVES = MappingProxyType(
 
 def leaf_names(layer: nn.Module, source: str) -> Mapping[str, str]:
     """Return how ``source`` calls the arrays of a layer of this kind, by our names; names not in it are the same."""
-    if source == "scico":
+    if source in LINEN:
         return MappingProxyType({})
     if source != "keras":
         return _TORCH_LEAVES
@@ -199,9 +201,9 @@ def default_layout(layer: nn.Module, leaf: str, shape: tuple[int, ...], source: 
       layer: the Linen layer, of which type and configuration count.
       leaf: our name of the array.
       shape: shape of our array.
-      source: "keras", "scico" (written in Linen), or any of the others for PyTorch.
+      source: "keras", one of `LINEN`, or any of the others for PyTorch.
     """
-    if leaf != "kernel" or source == "scico":
+    if leaf != "kernel" or source in LINEN:
         return SAME
     if source == "keras":
         if isinstance(layer, nn.ConvTranspose):

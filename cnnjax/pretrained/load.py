@@ -13,27 +13,14 @@ import numpy as np
 from flax import traverse_util
 
 from cnnjax.models import model_info
-from cnnjax.pretrained.arrays import WeightsFileError
-from cnnjax.pretrained.auxiliary import fit_auxiliary_heads
-from cnnjax.pretrained.convert import IGNORED, from_state_dict, reference_shapes, sources, to_state_dict
-from cnnjax.pretrained.flax_files import read_flax
-from cnnjax.pretrained.hub import HUB_FILES, fetch
+from cnnjax.pretrained.arrays import WeightsFileError, quoted
+from cnnjax.pretrained.auxiliary import auxiliary_field, fit_auxiliary_heads
+from cnnjax.pretrained.convert import from_state_dict, named_arrays, reference_shapes, sources
+from cnnjax.pretrained.formats import find_reader, weights_in
+from cnnjax.pretrained.hub import fetch
 from cnnjax.pretrained.info import described, other_network
 from cnnjax.pretrained.keras_files import read_keras
-from cnnjax.pretrained.safetensors_files import read_safetensors
-from cnnjax.pretrained.torch_files import read_torch
 from cnnjax.runs.reader import read_run, run_image_size
-
-READERS: dict[str, Any] = {
-    ".safetensors": read_safetensors,
-    ".pth": read_torch,
-    ".pt": read_torch,
-    ".bin": read_torch,
-    ".h5": read_keras,
-    ".keras": read_keras,
-    ".mpk": read_flax,
-    ".msgpack": read_flax,
-}
 
 
 def load(
@@ -44,6 +31,8 @@ def load(
     redraw_head: jax.Array | None = None,
     naming: str | None = None,
     image_size: int | None = None,
+    channels: int | None = None,
+    entry: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     **fields: Any,
 ) -> dict[str, Any]:
@@ -51,23 +40,27 @@ def load(
 
     ``source`` is one of
 
-    - a ``.safetensors`` file;
-    - a ``.pth``, ``.pt`` or ``.bin`` file of PyTorch, which is read without PyTorch and without executing anything that
-      it says: files that hold more than tensors and containers are refused;
-    - a ``.weights.h5``, ``.keras`` or ``.h5`` file of Keras (needs h5py);
-    - a ``.mpk`` or ``.msgpack`` file of Flax variables;
+    - a safetensors file (``.safetensors``);
+    - a file of PyTorch (``.pth``, ``.pt``, ``.bin``), which is read without PyTorch and without executing anything that
+      it says: plain objects beside the weights are left out, and files that hold more are refused;
+    - a file of Keras (``.weights.h5``, ``.keras``, ``.h5``; needs h5py);
+    - a file of Flax variables (``.mpk``, ``.msgpack``), as `flax.serialization.to_bytes` makes them;
+    - the index (``.index.json``) of such files that hold parts of the weights, or a folder with one of these names of
+      the hub: ``model.safetensors``, ``pytorch_model.bin``, ``model.weights.h5``, or an index of the first two;
     - a workdir of `experiments/train.py`, its folder ``checkpoints``, or one of these;
     - ``hf://owner/repo`` (with ``@revision`` or ``/file`` where they matter; needs huggingface_hub), or
       ``torchvision://resnet50/IMAGENET1K_V2``: fetched when first asked for, checked, and kept.
 
-    Arrays are matched by name, as in `from_state_dict`, and read one by one. Auxiliary heads that the network lacks are
-    left out. Weights that want another network or other images than the caller's say so in a warning, as far as it is
-    known; `from_source` takes what they want.
+    What kind of file it is, its first bytes tell. Arrays are matched by name, as in `from_state_dict`, which says what
+    is left out around and beside them, and read one by one. Auxiliary heads that the network lacks are left out.
+    Weights that want another network or other images than the caller's say so in a warning, as far as it is known;
+    `from_source` takes what they want.
 
         variables = cnnjax.pretrained.load("resnet50", "resnet50-11ad3fa6.pth")
         variables = cnnjax.pretrained.load(
             "resnet50", "model.safetensors", num_classes=5, redraw_head=jax.random.key(0)
         )
+        grey = cnnjax.pretrained.load("resnet50", "resnet50-11ad3fa6.pth", channels=1)
 
     Args:
       name: a variant, see `cnnjax.list_models`.
@@ -77,6 +70,11 @@ def load(
       naming: whose names the weights have ("torchvision", "timm", "keras", ..., see `sources`); None finds it out.
       image_size: height and width, pixels, of the images that a network which flattens its maps (`lenet5`) was
         trained with; None is a run's own, and else the published size.
+      channels: of the images, where they are not those of the weights: 1, 2, 4 or more. The first kernel is adapted as
+        timm does, see `adapt_kernel`, and `adapt_format` says how to normalise such images. The network itself takes as
+        many channels as its variables do: ``create_model(name)`` needs no word of it.
+      entry: which of several networks in a file: the entry of its dictionary, or what is before the names, such as
+        "model_ema" or "encoder_k". None means the only one, and the plain one beside moving averages.
       cache_dir: where fetched files are kept; None is the hub's own cache, and ``~/.cache/cnnjax`` (``CNNJAX_CACHE``).
       **fields: other fields of the network that decide shapes, as in `cnnjax.create_model`.
     Returns:
@@ -93,6 +91,8 @@ def load(
         redraw_head=redraw_head,
         naming=naming,
         image_size=image_size,
+        channels=channels,
+        entry=entry,
         cache_dir=cache_dir,
         **fields,
     )
@@ -120,21 +120,26 @@ def load_fitting(
     redraw_head: jax.Array | None = None,
     naming: str | None = None,
     image_size: int | None = None,
+    channels: int | None = None,
+    entry: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     **fields: Any,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return variables as `load` does, and the fields that fit them: those given, less auxiliary heads they lack.
 
     Args:
-      name, source, num_classes, redraw_head, naming, image_size, cache_dir, **fields: see `load`.
+      name, source, num_classes, redraw_head, naming, image_size, channels, entry, cache_dir, **fields: see `load`.
     Raises:
       ValueError: see `load`.
     """
     model_info(name)
-    arrays, found, image_size = read_weights(name, source, fields, cache_dir, image_size)
-    naming = naming or found or _naming(name, arrays, fields)
-    arrays, fields = fit_auxiliary_heads(name, arrays, naming, fields)
+    arrays, found, image_size = read_weights(source, cache_dir, image_size)
     try:
+        naming = naming or found or _naming(name, arrays, fields, entry)
+        if naming != "keras" and auxiliary_field(name, fields) is not None:
+            expected = reference_shapes(name, source=naming, **fields).keys()
+            arrays, entry = named_arrays(name, arrays, {naming: expected}, entry)[1], None
+            arrays, fields = fit_auxiliary_heads(name, arrays, naming, fields)
         variables = from_state_dict(
             name,
             arrays,
@@ -142,6 +147,8 @@ def load_fitting(
             num_classes=num_classes,
             redraw_head=redraw_head,
             image_size=image_size,
+            channels=channels,
+            entry=entry,
             **fields,
         )
     except WeightsFileError:
@@ -153,50 +160,41 @@ def load_fitting(
 
 
 def read_weights(
-    name: str,
     source: str | os.PathLike[str],
-    fields: Mapping[str, Any],
     cache_dir: str | os.PathLike[str] | None = None,
     image_size: int | None = None,
 ) -> tuple[Mapping[str, Any], str | None, int | None]:
     """Return the arrays of a source by name, whose names they are, and the size of their images, if that is known.
 
     Args:
-      name: the variant, for runs of ours.
       source: see `load`.
-      fields: other fields of the network.
       cache_dir, image_size: see `load`.
     Raises:
       WeightsFileError: see `load`.
     """
     cache = None if cache_dir is None else Path(cache_dir)
     path = fetch(str(source), cache) if "://" in str(source) else Path(source)
-    if path.is_dir() and (files := [path / file for file in HUB_FILES if (path / file).is_file()]):
-        path = files[0]
     if path.is_dir():
-        size = image_size or run_image_size(path)
-        return to_state_dict(name, read_run(path), source="torch", image_size=size, **fields), "torch", size
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        raise WeightsFileError(
-            f"{path} must be a folder of a run, or end in one of {', '.join(READERS)}, got {path.suffix!r}"
-        )
+        file = weights_in(path)
+        if file is None:
+            variables = traverse_util.flatten_dict(read_run(path), sep="/")
+            arrays = {name.partition("/")[2]: value for name, value in variables.items()}
+            return arrays, "cnnjax", image_size or run_image_size(path)
+        path = file
+    reader = find_reader(path)
     return reader(path), "keras" if reader is read_keras else None, image_size
 
 
-def _naming(name: str, arrays: Mapping[str, Any], fields: Mapping[str, Any]) -> str:
+def _naming(name: str, arrays: Mapping[str, Any], fields: Mapping[str, Any], entry: str | None) -> str:
     """Return the source whose names fit ``arrays`` best."""
-    given = {key for key in arrays if not IGNORED.fullmatch(key)}
-    scores = {}
-    for source in sources(name):
-        if source != "keras":
-            expected = reference_shapes(name, source=source, **fields).keys()
-            scores[source] = len(given & expected) / len(given | expected)
-    best = max(scores, key=lambda source: scores[source])
-    if scores[best] == 0:
+    expected = {
+        source: reference_shapes(name, source=source, **fields).keys() for source in sources(name) if source != "keras"
+    }
+    best, given = named_arrays(name, arrays, expected, entry)
+    if not given.keys() & expected[best]:
         raise ValueError(
-            f"{name}: the names of the weights, such as {', '.join(map(repr, list(given)[:3]))}, are none of "
-            f"{', '.join(scores)}; name them after one of these, see cnnjax.pretrained.reference_shapes"
+            f"{name}: the names of the weights, such as {', '.join(map(quoted, list(given)[:3]))}, are none of "
+            f"{', '.join(expected)}; name them after one of these, see cnnjax.pretrained.reference_shapes"
         )
     return best
 

@@ -13,12 +13,14 @@ from cnnjax.pretrained.layouts import Layout
 
 # What separates the parts of a module's name and the module from its array, in each source's names.
 PART_SEPARATOR = MappingProxyType(
-    {"torchvision": ".", "timm": ".", "torch": ".", "keras": "_", "lite_pytorch": ".", "scico": "/"}
+    {"torchvision": ".", "timm": ".", "torch": ".", "keras": "_", "lite_pytorch": ".", "scico": "/", "cnnjax": "/"}
 )
 LEAF_SEPARATOR = MappingProxyType(
-    {"torchvision": ".", "timm": ".", "torch": ".", "keras": "/", "lite_pytorch": ".", "scico": "/"}
+    {"torchvision": ".", "timm": ".", "torch": ".", "keras": "/", "lite_pytorch": ".", "scico": "/", "cnnjax": "/"}
 )
 SOURCES = tuple(PART_SEPARATOR)
+# Those whose names are our paths, for every network.
+OWN = ("torch", "cnnjax")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Rules:
 
     Where the arithmetic is more than an offset (a running index over all blocks, a table of layer positions), a
     function of the groups stands in the place of the template:
-    ``lambda stage, block: f"features.{start[stage] + block}"``. The source "torch" needs no names: parts that no rule
+    ``lambda stage, block: f"features.{start[stage] + block}"``. The sources `OWN` need no names: parts that no rule
     matches stay as they are there.
 
     Attributes:
@@ -83,7 +85,7 @@ class Rules:
         while "/" in rest or (rest and self._match(rest) is not None):
             found = self._match(rest)
             if found is None:
-                if source != "torch":
+                if source not in OWN:
                     raise KeyError(f"no rule for {rest.rpartition('/')[0]!r} in {path} ({source})")
                 text, _, rest = rest.partition("/")
                 texts.append(text)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnjax.models import create_model
+from cnnjax.pretrained.channels import adapt_format
 from cnnjax.pretrained.info import weights_info
 from cnnjax.pretrained.load import load_fitting
 from cnnjax.pretrained.weights import class_names
@@ -23,6 +24,8 @@ def from_source(
     num_classes: int | None = None,
     naming: str | None = None,
     image_size: int | None = None,
+    channels: int | None = None,
+    entry: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     **fields: Any,
 ) -> LoadedNetwork:
@@ -40,6 +43,8 @@ def from_source(
       num_classes: of the weights; None for what the source says, or the published number.
       naming: whose names the weights have, see `cnnjax.pretrained.load`; None finds it out.
       image_size: of weights that fit one size of images, see `cnnjax.pretrained.load`.
+      channels: of the images, see `cnnjax.pretrained.load`; ``preprocessing`` is adapted with the weights.
+      entry: which of several networks in the file, see `cnnjax.pretrained.load`.
       cache_dir: where fetched files are kept, see `cnnjax.pretrained.load`.
       **fields: of the network, which take precedence over those of the weights.
     Returns:
@@ -52,7 +57,7 @@ def from_source(
         return load_run(source, which)
     info = weights_info(source, name=name, naming=naming, cache_dir=cache_dir)
     if info.is_run:
-        if not fields and num_classes is None:
+        if not fields and num_classes is None and channels is None:
             return load_run(source, which)
         source = find_checkpoint(Path(source), which)
     fields = dict(info.fields) | fields
@@ -63,6 +68,8 @@ def from_source(
         num_classes=classes,
         naming=naming or info.naming,
         image_size=image_size,
+        channels=channels,
+        entry=entry,
         cache_dir=cache_dir,
         **fields,
     )
@@ -71,7 +78,7 @@ def from_source(
         model=create_model(info.model, num_classes=classes, **fields),
         variables=variables,
         label_names=class_names(classes, info.label_names) if info.task == "classification" else info.label_names,
-        preprocessing=info.images,
+        preprocessing=info.images if channels is None else adapt_format(info.images, channels),
         task=info.task,
         origin=info.source,
         licence=info.licence,

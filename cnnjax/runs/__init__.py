@@ -13,13 +13,13 @@ from cnnjax.runs.run import Run, load_run
 # Orbax, with which checkpoints are written, takes seconds to import; runs are read without it.
 if TYPE_CHECKING:
     from cnnjax.runs.checkpoints import CheckpointError, CheckpointMismatchError, Checkpoints
-    from cnnjax.runs.export import export_network, export_run
+    from cnnjax.runs.export import export_network, export_onnx, export_run
 
 __getattr__ = lazy_names(
     __name__,
     {
         "cnnjax.runs.checkpoints": ("CheckpointError", "CheckpointMismatchError", "Checkpoints"),
-        "cnnjax.runs.export": ("export_network", "export_run"),
+        "cnnjax.runs.export": ("export_network", "export_onnx", "export_run"),
     },
 )
 
@@ -36,6 +36,7 @@ __all__ = [
     "WorkdirError",
     "WorkdirInUseError",
     "export_network",
+    "export_onnx",
     "export_run",
     "load_run",
     "locked",

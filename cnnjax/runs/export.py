@@ -1,4 +1,4 @@
-"""Write the forward pass of a network to a file that runs without this package, with JAX alone."""
+"""Write the forward pass of a network to a file that runs without this package: StableHLO for JAX, or ONNX."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import jax.export
 import jax.numpy as jnp
 
 from cnnjax.runs.network import LoadedNetwork
+from cnnjax.runs.onnx import to_onnx
 from cnnjax.runs.run import Run, load_run
 from cnnjax.writing import write_json, write_whole
 
@@ -58,18 +59,41 @@ def export_network(network: LoadedNetwork, out: str | os.PathLike[str], platform
     if importlib.util.find_spec("flatbuffers") is None:
         raise ValueError('files of jax.export need the package flatbuffers: pip install -e ".[export]"')
     exported = jax.export.export(jax.jit(network.outputs), platforms=tuple(platforms))(images)
+    write_whole(out, bytes(exported.serialize()))
+    _describe(network, out, {"platforms": list(platforms), "jax": jax.__version__})
+
+
+def export_onnx(network: LoadedNetwork, out: str | os.PathLike[str]) -> None:
+    """Write a forward pass to an ONNX file, and what its inputs and outputs mean to ``out`` with ``.json``.
+
+    The graph maps "images", uint8[batch, height, width, channels], to "outputs", which are what `LoadedNetwork.outputs`
+    returns, for any batch, at the size that the network was trained with. A network that computes in another type than
+    float32 has the operations of that type in its graph.
+
+    Args:
+      network: of a run or of published weights.
+      out: written whole or not at all.
+    Raises:
+      ConversionError (a ValueError): the network holds an operation that cannot be converted, see `to_onnx`.
+      ValueError: the package jax2onnx is missing.
+    """
+    shape = (*network.preprocessing.size, len(network.preprocessing.mean))
+    write_whole(out, to_onnx(network.outputs, shape, jnp.uint8))
+    _describe(network, out, {})
+
+
+def _describe(network: LoadedNetwork, out: str | os.PathLike[str], more: dict[str, Any]) -> None:
+    """Write beside a file what its inputs and outputs mean."""
+    shape = (*network.preprocessing.size, len(network.preprocessing.mean))
+    outputs = jax.eval_shape(network.outputs, jax.ShapeDtypeStruct((1, *shape), jnp.uint8))
     description: dict[str, Any] = {
         "model": network.name,
         "origin": network.origin,
         "input": {"shape": ["batch", *shape], "dtype": "uint8"},
-        "output": {"shape": ["batch", *exported.out_avals[0].shape[1:]], "dtype": "float32"},
+        "output": {"shape": ["batch", *outputs.shape[1:]], "dtype": "float32"},
         "task": network.task,
         "label_names": list(network.label_names),
-        "platforms": list(platforms),
-        "jax": jax.__version__,
     }
     if isinstance(network, Run):
         description["step"] = network.step
-    target = Path(out)
-    write_whole(target, bytes(exported.serialize()))
-    write_json(target.with_suffix(".json"), description)
+    write_json(Path(out).with_suffix(".json"), description | more)

@@ -45,7 +45,7 @@ def test_every_array_has_its_place(written):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "cannot be read: No such file"),
+        (None, "there is no file"),
         (b"", "is damaged, cut off or not of Flax"),
         (b"no weights", "is damaged, cut off or not of Flax"),
         (serialization.msgpack_serialize({"weights": {}}), "holds no 'params'"),

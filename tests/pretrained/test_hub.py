@@ -17,8 +17,9 @@ from file_weights import FIELDS, NAME
 from golden import drawing
 from photograph import photograph
 
-from cnnjax.pretrained import WeightsFileError, from_source, hub, load, weights_info
+from cnnjax.pretrained import WeightsFileError, from_source, hub, load, save, weights_info
 from cnnjax.pretrained import published as published_table
+from cnnjax.pretrained.safetensors_files import read_safetensors
 from cnnjax.pretrained.weights import weights_as_published
 
 DATA = Path(__file__).parent / "data"
@@ -198,6 +199,20 @@ def test_a_hub_is_asked_once(server, repository, tmp_path):
 
 
 @pytest.mark.pretrained
+def test_weights_in_several_files_are_fetched_by_their_index(server, tmp_path):
+    arrays = read_safetensors(DATA / "tiny.safetensors")
+    names = sorted(arrays)
+    parts = {"part-1.safetensors": names[:9], "part-2.safetensors": names[9:]}
+    for file, some in parts.items():
+        save({name: np.asarray(arrays[name]) for name in some}, tmp_path / file)
+        server.files[f"/owner/parts/resolve/main/{file}"] = (tmp_path / file).read_bytes()
+    index = json.dumps({"weight_map": {name: file for file, some in parts.items() for name in some}})
+    server.files["/owner/parts/resolve/main/model.safetensors.index.json"] = index.encode()
+    expected = load(NAME, DATA / "tiny.safetensors", **TINY)
+    assert_equal(load(NAME, "hf://owner/parts", cache_dir=tmp_path, **TINY), expected)
+
+
+@pytest.mark.pretrained
 def test_a_hub_that_is_not_there(server, repository, monkeypatch, tmp_path):
     expected = load(NAME, repository, cache_dir=tmp_path / "copy", **TINY)
     server.stop()
@@ -251,7 +266,7 @@ def test_a_hub_s_download_goes_on_and_is_checked(server, repository, monkeypatch
 @pytest.mark.pretrained
 def test_what_a_hub_does_not_have(server, repository, tmp_path):
     del server.files["/owner/repo/resolve/main/model.safetensors"]
-    with pytest.raises(WeightsFileError, match="has none of model.safetensors, pytorch_model.bin, .*; name the file"):
+    with pytest.raises(WeightsFileError, match="has none of model.safetensors, .*pytorch_model.bin, .*; name"):
         hub.fetch(repository, tmp_path)
     with pytest.raises(WeightsFileError, match="no such repository or revision"):
         hub.fetch("hf://owner/nothing", tmp_path)

@@ -110,7 +110,7 @@ def test_weights_that_are_not_whole(expected, tmp_path):
         load(NAME, write_safetensors(tmp_path / "nan.safetensors", some), **TINY)
     for name, message in (
         ("missing.pth", "there is no file"),
-        ("weights.txt", "must be a folder of a run, or end in one of .safetensors, .pth, "),
+        ("weights.txt", "give a folder of a run, or a file that ends in one of .safetensors, .pth, "),
         ("", "holds no checkpoint; give a workdir"),
     ):
         with pytest.raises(WeightsFileError, match=message):
@@ -328,7 +328,7 @@ def test_a_run_of_ours(ema, tmp_path):
     assert load("lenet5", tmp_path, num_classes=3, redraw_head=jax.random.key(0))["params"]["head"]["classifier"][
         "kernel"
     ].shape == (84, 3)
-    with pytest.raises(ValueError, match="are not those of this network"):
+    with pytest.raises(ValueError, match="lenet5_1998: the state dict does not fit"):
         load("lenet5_1998", tmp_path, num_classes=10)
     for file in (tmp_path / "checkpoints" / "10" / "state").rglob("*"):
         if file.is_file() and file.stat().st_size > 5000:

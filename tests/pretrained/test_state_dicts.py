@@ -97,10 +97,10 @@ def test_input_channels_are_those_of_the_weights():
 
 
 def test_unknown_sources_and_missing_rules():
-    assert sources("resnet50") == ["torchvision", "timm", "torch"]
+    assert sources("resnet50") == ["torchvision", "timm", "torch", "cnnjax"]
     with pytest.raises(ValueError, match="source must be one of .*'keras'.*, got 'caffe'"):
         from_state_dict("resnet18", {}, source="caffe")
-    with pytest.raises(ValueError, match="lenet5 has no weights in 'timm'; its sources are 'torch'"):
+    with pytest.raises(ValueError, match="lenet5 has no weights in 'timm'; its sources are 'torch', 'cnnjax'"):
         from_state_dict("lenet5", {}, source="timm")
     with pytest.raises(ValueError, match="did you mean resnet50"):
         to_state_dict("resnet_50", {})

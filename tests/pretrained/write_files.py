@@ -5,8 +5,10 @@
 The tests need none of these libraries.
 """
 
+import argparse
+import datetime
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from pathlib import Path
 
 os.environ["KERAS_BACKEND"] = "torch"
@@ -43,7 +45,29 @@ def write_torch() -> None:
     checkpoint = {"epoch": 3, "lr": 0.1, "name": "tiny", "best": None, "done": True, "history": [1.5, (2, 3)]}
     torch.save(checkpoint | {"state_dict": views, "optimizer": {"state": {}}}, DATA / "tiny_checkpoint.pt")
     torch.save(torch.nn.Linear(2, 2), DATA / "whole_model.pth")
+    write_wild_checkpoint(state)
     torch.jit.script(torch.nn.Linear(2, 2)).save(DATA / "torchscript.pt")
+
+
+def write_wild_checkpoint(state: OrderedDict) -> None:
+    """Write what training scripts keep beside the weights of a compiled network on several devices."""
+    network = {f"module._orig_mod.{name}": tensor for name, tensor in state.items()}
+    averages = {f"module.{name}": tensor + 1 for name, tensor in state.items()}
+    counts = defaultdict(int, {"seen": 3})
+    beside = {
+        "best_acc1": torch.tensor(71.5),
+        "args": argparse.Namespace(arch="tiny", lr=0.1, folder=Path("data"), device=torch.device("cpu")),
+        "classes": Counter({"cat": 3, "dog": 2}),
+        "counts": counts,
+        "tags": {"a", "b"},
+        "loss": np.float64(0.25),
+        "history": np.arange(3.0),
+        "dtype": torch.float32,
+        "version": torch.__version__,
+        "when": datetime.datetime(2026, 1, 1),
+        "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
+    }
+    torch.save(beside | {"state_dict": network, "state_dict_ema": averages}, DATA / "tiny_wild.pth.tar")
 
 
 def write_keras() -> None:
