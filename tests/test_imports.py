@@ -24,6 +24,7 @@ ALLOWED = {
         *("alive", "buckets", "nn", "models", "data", "visualize", "runs", "pretrained", "finetune", "state", "lazy"),
         *("explain", "places", "writing"),
     },
+    "claims": {"nn", "signal", "models", "data", "state", "training", "visualize", "places", "writing"},
     "explorer": {"nn", "models", "data", "explain", "runs", "pretrained", "training"},
 }
 
