@@ -3,13 +3,38 @@
 A claim that does not hold where it is measured is reported as such.
 """
 
-from cnnjax.claims import bottleneck, depthwise, mlp_weights, small_kernels, transposed
+from cnnjax.claims import (
+    augmentation,
+    batch_norm,
+    bottleneck,
+    depthwise,
+    equivariance,
+    initialization,
+    mlp_weights,
+    pooling,
+    regularization,
+    small_kernels,
+    transposed,
+    vanishing,
+)
 from cnnjax.claims.claim import Claim, Setting, Verdict
 from cnnjax.claims.report import run_claim, table
 
 # In the order of a course.
-CLAIMS: dict[str, Claim] = {
-    module.CLAIM.name: module.CLAIM for module in (mlp_weights, small_kernels, bottleneck, depthwise, transposed)
-}
+_MODULES = (
+    mlp_weights,
+    small_kernels,
+    equivariance,
+    pooling,
+    vanishing,
+    initialization,
+    batch_norm,
+    regularization,
+    augmentation,
+    bottleneck,
+    depthwise,
+    transposed,
+)
+CLAIMS: dict[str, Claim] = {module.CLAIM.name: module.CLAIM for module in _MODULES}
 
 __all__ = ["CLAIMS", "Claim", "Setting", "Verdict", "run_claim", "table"]
