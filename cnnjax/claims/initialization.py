@@ -105,6 +105,7 @@ def draw(numbers: Numbers, figure: Figure) -> None:
             for values in numbers["cases"][case][name]:
                 axes.plot(range(1, len(values) + 1), values, color=f"C{place}", alpha=0.7, label=case)
         axes.set(yscale="log", xlabel="layer", ylabel=f"standard deviation of {name}")
+        axes.locator_params(axis="x", integer=True)
         axes.grid(alpha=0.3)
         handles, labels = axes.get_legend_handles_labels()
         unique = dict(zip(labels, handles, strict=True))

@@ -112,6 +112,7 @@ def draw(numbers: Numbers, figure: Figure) -> None:
         means = [np.mean([row[0] / row[-1] for row in values]) for values in rows.values()]
         right.plot([int(depth) for depth in rows], means, "o-", color=f"C{place}", label=name)
     left.set(yscale="log", xlabel="hidden layer", ylabel="norm of the kernel's gradient", title="at the start, by seed")
+    left.locator_params(axis="x", integer=True)
     right.axhline(VANISHED, color="tab:gray", linewidth=1)
     right.set(yscale="log", xlabel="hidden layers", ylabel="first layer's gradient / last hidden layer's")
     right.legend(fontsize=8)

@@ -1,7 +1,9 @@
 """What is left of claims, and the rule by which numbers with a spread are compared."""
 
 import importlib.util
+import itertools
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -77,3 +79,17 @@ def test_all_claims_run_quickly(tmp_path):
         # What is judged is what the file holds.
         assert str(claim.judge(record["numbers"])) == record["verdict"]
         assert (tmp_path / f"{name}.png").stat().st_size > 5_000
+
+
+def test_the_page_on_claims_names_all_and_its_commands_are_legal(capsys):
+    page = (Path(__file__).parents[2] / "docs" / "claims.md").read_text()
+    assert re.findall(r"^\| `(\w+)`: ", page, re.MULTILINE) == list(CLAIMS)
+    commands = re.findall(r"^python experiments/claims\.py ([^#\n]*)", page, re.MULTILINE)
+    assert len(commands) >= 4
+    for command in commands:
+        arguments = command.split()
+        assert script.main([*arguments, "--list"]) == 0
+        capsys.readouterr()
+        names = list(itertools.takewhile(lambda argument: not argument.startswith("--"), arguments))
+        assert names or {"--all", "--list"} & set(arguments)
+        assert set(names) <= set(CLAIMS)
