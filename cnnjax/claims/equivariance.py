@@ -131,7 +131,7 @@ def judge(numbers: Numbers) -> Verdict:
     invariant = clearly_greater(at_shift["CNN with pooling"], at_shift["CNN without pooling"])
     return Verdict(
         equivariant and broken and invariant,
-        f"convolution is off by {layers['convolution'].max():.0e} at most; at odd shifts a max pool of stride 2 by "
+        f"convolution is off by {layers['convolution'].max():.1g} at most; at odd shifts a max pool of stride 2 by "
         f"{shown(pooled, 3)}, with a blur before the stride by {shown(by_layer['max pool, blur, stride 2'], 3)}; "
         f"accuracy on {numbers['dataset']} shifted by {CONSISTENT_AT} pixels: "
         + ", ".join(f"{name} {shown(values)} %" for name, values in at_shift.items()),
@@ -150,6 +150,7 @@ def draw(numbers: Numbers, figure: Figure) -> None:
             axes.errorbar(numbers["shifts"], array.mean(0), array.std(0, ddof=1), marker="o", capsize=2, label=name)
         axes.set(xlabel="shift, pixels", ylabel=label)
         axes.set_xticks(numbers["shifts"])
+        axes.set_ylim(top=1.4 * axes.get_ylim()[1])
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
 
