@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="print names, statements and sources, and test nothing")
     parser.add_argument("--quick", action="store_true", help="shorten experiments to seconds, which decide nothing")
     parser.add_argument("--seeds", type=int, default=3, help="repetitions of what is random (default: %(default)s)")
-    parser.add_argument("--dataset", help="for claims that train, such as mnist (default: what each claim says)")
+    parser.add_argument("--dataset", help="for claims that train, such as mnist (default: the embedded digits)")
     parser.add_argument("--data-dir", help="folder of prepared data sets, as in experiments/train.py")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/claims"), help="default: %(default)s")
     given = parser.parse_args(arguments)

@@ -22,7 +22,7 @@ class Setting:
     Attributes:
       quick: so short that it shows that the experiment runs, and not what it finds.
       seeds: of initial values, orders and draws; one repetition each.
-      dataset, data_dir: of claims that train, see `cnnjax.data.load_dataset`; None: what the claim takes by itself.
+      dataset, data_dir: of claims that train, see `cnnjax.data.load_dataset`; None: the embedded digits.
     Raises:
       ValueError: fewer than 2 seeds, which have no spread.
     """
@@ -58,7 +58,7 @@ class Claim:
       statement: as a lecturer says it.
       source: authors, year, arXiv id, section.
       measure: runs the experiment.
-      judge: decides from what was measured, by a rule that was fixed before.
+      judge: decides from what was measured alone.
       draw: draws what was measured.
       trains: whether a data set can be chosen.
       size: width and height of the picture, inches.
@@ -88,7 +88,7 @@ def clearly_greater(first: Sequence[float], second: Sequence[float]) -> bool:
     """Return whether the means differ by more than the standard deviation, over seeds, of their difference.
 
     That deviation is the root of the sum of both variances. With three seeds it is a weak test, which chance passes
-    about once in eight times; it keeps verdicts from resting on less than the spread.
+    about once in twelve times; it keeps verdicts from resting on less than the spread.
     """
     difference = statistics.fmean(first) - statistics.fmean(second)
     return difference > (spread(first) ** 2 + spread(second) ** 2) ** 0.5

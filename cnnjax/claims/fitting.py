@@ -17,8 +17,8 @@ from cnnjax.data import DataError, load_dataset
 from cnnjax.state import TrainState
 from cnnjax.training.steps import Preprocess, eval_step, train_step
 
-# Images that claims are tested on.
-MOST_TEST = 1000
+# What claims train on by themselves, and how many images of any set they train and test on at most.
+DATASET, MOST_TRAIN, MOST_TEST = "digits", 2000, 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,17 +43,15 @@ class Arrays:
         return int(max(self.train_labels.max(), self.test_labels.max())) + 1
 
 
-def load_arrays(setting: Setting, default: str = "digits", most: int = 2000) -> Arrays:
-    """Read the first images of the data set that the setting names, or of the claim's own.
+def load_arrays(setting: Setting) -> Arrays:
+    """Read the first images of the data set that the setting names, or of the embedded digits.
 
     Args:
       setting: of the claim.
-      default: the claim's own data set.
-      most: training images at most.
     Raises:
       DataError: no such set, or images that differ in size.
     """
-    dataset = load_dataset(setting.dataset or default, setting.data_dir)
+    dataset = load_dataset(setting.dataset or DATASET, setting.data_dir)
     if None in dataset.image_shape:
         raise DataError(f"images must be of one size, and those of {dataset.name} differ; take another data set")
 
@@ -61,7 +59,7 @@ def load_arrays(setting: Setting, default: str = "digits", most: int = 2000) -> 
         images, labels = source.read(np.arange(min(count, len(source))))
         return np.stack(list(images)).astype(np.float32) / 255, np.asarray(labels, np.int32)
 
-    return Arrays(dataset.name, *read(dataset.train, most), *read(dataset.test, MOST_TEST))
+    return Arrays(dataset.name, *read(dataset.train, MOST_TRAIN), *read(dataset.test, MOST_TEST))
 
 
 @dataclasses.dataclass(frozen=True)
