@@ -12,8 +12,8 @@ classes. StableHLO, as `jax.export` serialises it, needs flatbuffers (``.[export
     exported = jax.export.deserialize(bytearray(open("model.stablehlo", "rb").read()))
     logits = exported.call(images)  # uint8[batch, height, width, channels], any batch -> float32[batch, classes]
 
-ONNX needs jax2onnx (``.[onnx]``) to be written, and any runtime of ONNX to be run. `huggingface` writes a run as a
-folder with ``model.safetensors``, ``config.json`` and a model card, which ``hf upload OWNER/NAME FOLDER`` publishes.
+ONNX needs jax2onnx (see docs/exporting.md) to be written, and any runtime of ONNX to be run. `huggingface` writes a run
+as a folder with ``model.safetensors``, ``config.json`` and a model card, which ``hf upload OWNER/NAME FOLDER`` publishes.
 
 Exit codes: 0, or 2 with the reason on stderr.
 """

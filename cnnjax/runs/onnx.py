@@ -36,7 +36,10 @@ def to_onnx(function: Callable[[Any], Any], shape: tuple[int, ...], dtype: Any) 
       ValueError: the package jax2onnx is missing.
     """
     if importlib.util.find_spec("jax2onnx") is None:
-        raise ValueError('files of ONNX need the package jax2onnx: pip install -e ".[onnx]"')
+        raise ValueError(
+            "files of ONNX need the package jax2onnx, whose own requirements name an older orbax-checkpoint: "
+            'pip install -e ".[onnx]" && pip install --no-deps jax2onnx==0.17.1'
+        )
     import jax2onnx
 
     (batch,) = jax.export.symbolic_shape("batch")

@@ -35,7 +35,7 @@ def test_two_small_windows_see_as_much_as_a_larger_one():
     assert not CLAIMS["small_kernels"].judge(numbers).holds
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_reductions_save_operations_in_each_module():
     numbers, verdict = measured("bottleneck")
     assert numbers["modules"]["3a"] == {"reduced": 128_049_152, "naive": 303_464_448, "published": 128_000_000}
@@ -53,7 +53,7 @@ def test_a_module_that_saves_nothing_refutes_the_claim():
     assert str(verdict).startswith("the claim does not hold here: naive modules take 0.9 to 2.5 times")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_separable_convolutions_need_eight_to_nine_times_less():
     numbers, verdict = measured("depthwise")
     # Howard et al. 2017, table 4: 4866 and 569 million.

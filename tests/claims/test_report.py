@@ -69,7 +69,7 @@ def test_what_cannot_be_is_refused(arguments, message, tmp_path, monkeypatch, ca
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_all_claims_run_quickly(tmp_path):
     assert script.main(["--all", "--quick", "--seeds", "2", "--output-dir", str(tmp_path)]) == 0
     lines = (tmp_path / "claims.md").read_text().splitlines()
