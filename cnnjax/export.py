@@ -13,7 +13,7 @@ classes. StableHLO, as `jax.export` serialises it, needs flatbuffers (``.[export
     logits = exported.call(images)  # uint8[batch, height, width, channels], any batch -> float32[batch, classes]
 
 ONNX needs jax2onnx (see docs/exporting.md) to be written, and any runtime of ONNX to be run. `huggingface` writes a run
-as a folder with ``model.safetensors``, ``config.json`` and a model card, which ``hf upload OWNER/NAME FOLDER`` publishes.
+as a folder with ``model.safetensors``, ``config.json`` and a model card; ``hf upload OWNER/NAME FOLDER`` publishes it.
 
 Exit codes: 0, or 2 with the reason on stderr.
 """

@@ -14,6 +14,15 @@ DEEP = {"densenet_bc_100_12", "densenet_bc_190_40", "resnet164", "resnet1001", "
 FAMILIES = sorted({variant.info.family for variant in VARIANTS.values()})
 
 
+def first_plain(values: Iterable[Any]) -> list[Any]:
+    """Return parameters of a test over ``values``, of which all but the first are slow."""
+    first, *others = values
+    return [
+        first,
+        *(pytest.param(*(v if isinstance(v, tuple) else (v,)), marks=pytest.mark.slow) for v in others),
+    ]
+
+
 def smallest(names: Iterable[str] = VARIANTS) -> list[str]:
     """Return the cheapest of ``names`` to compute of each family, sorted."""
     chosen: dict[str, str] = {}

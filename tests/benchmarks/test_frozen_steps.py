@@ -23,6 +23,7 @@ def test_memory_is_measured_in_processes_of_their_own_and_falls():
     assert head["measured_mib"] < 0.5 * full["measured_mib"]
 
 
+@pytest.mark.slow
 def test_impossible_values_are_refused():
     done = subprocess.run([sys.executable, SCRIPT, "--turns", "0"], capture_output=True, text=True)
     assert done.returncode == 2

@@ -85,6 +85,7 @@ def test_a_run_leaves_what_runs_leave_and_its_scores(run):
         assert np.asarray(picture.convert("HSV"))[..., 1].max() > 100, "no label is drawn in colour"
 
 
+@pytest.mark.slow
 def test_files_of_any_size_and_kind_are_segmented(run, folder, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for size, mode in (((17, 23), "L"), ((16, 16), "L"), ((1, 5), "RGB")):

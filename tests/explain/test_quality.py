@@ -74,6 +74,7 @@ def test_insertion_starts_from_a_blurred_copy(linear):
     np.testing.assert_allclose(found.scores, np.full((1, 3), found.scores[0, -1]), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "multiplied", "normalize"), [("noise", False, True), ("square", True, False)])
 def test_infidelity_of_a_linear_network(linear, kind, multiplied, normalize):
     model, variables, images = linear

@@ -87,6 +87,7 @@ def maps(references):
         return jax.device_get(compute(references["images"], references["classes"]))
 
 
+@pytest.mark.slow
 def test_weights_are_the_same(references, maps):
     np.testing.assert_allclose(maps["scores"], references["scores"], atol=1e-5)
 

@@ -33,6 +33,7 @@ def assert_equal_arrays(one, other):
         np.testing.assert_array_equal(array, other[path], err_msg=path)
 
 
+@pytest.mark.slow
 def test_a_run_from_weights(script, weights, data, monkeypatch, tmp_path, capsys):
     states = []
     original = ClassifierSetup.test
@@ -236,6 +237,7 @@ def test_what_does_not_fit_is_refused(script, weights, data, flags, message, tmp
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run(script, weights, data, tmp_path, capsys):
     command = ["--weights", weights, "--workdir", str(tmp_path), *ALONE, *data]
     assert script.main([*command, "--frozen", "stage1", "--optimizer", "sgd", "--learning-rate", "1e30"]) == 2

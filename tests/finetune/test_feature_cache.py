@@ -163,6 +163,7 @@ def test_a_run_that_was_stopped_computes_the_rest(stored, data):
     np.testing.assert_array_equal(found["labels"][:3], labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "embedding"), [("svm", "pca"), ("k_means", "pca")])
 def test_another_method_needs_no_network(stored, script, method, embedding, monkeypatch):
     folder, _, command = stored
@@ -217,6 +218,7 @@ def test_without_weights_the_network_is_trained_first(script, data, monkeypatch,
     assert json.loads((tmp_path / "config.json").read_text())["resolved"]["mean"] == trained["mean"]
 
 
+@pytest.mark.slow
 def test_an_untrained_network_on_eight_devices(script, data, tmp_path):
     command = ["--workdir", str(tmp_path), "--train-examples", "40", "--test-examples", "20", "--weights", "drawn"]
     assert script.main([*command, "--parallel", "pmap", "--embedding", "pca", *data]) == 0

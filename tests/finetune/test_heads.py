@@ -47,6 +47,7 @@ def test_a_new_classifier_is_drawn_and_the_rest_is_kept(resnet):
     assert regression == new_model
 
 
+@pytest.mark.slow
 def test_several_heads_share_the_features(resnet):
     model, variables, images = resnet
     new_model, new = finetune.replace_head(model, variables, {"species": 3, "age": 1}, jax.random.key(1))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import DEEP, one_each, smallest
+from families import DEEP, FAMILIES, one_each, smallest
 from flax import traverse_util
 from jax.interpreters.partial_eval import dce_jaxpr
 
@@ -28,14 +28,27 @@ def published(name, **fields):
     return model, jax.ShapeDtypeStruct((2, *info.input_size, info.channels), jnp.float32)
 
 
-# Their test of both modes takes three seconds and more.
-SLOW = {"deeplabv3_mobilenet_v3_large", "inception_v2", "inception_v3", "inception_v4", "nasnet_mobile"}
+# Their test of both modes takes longest.
+SLOW = {
+    *("deeplabv3_mobilenet_v3_large", "fcn_resnet50", "googlenet", "inception_v2", "inception_v3", "inception_v4"),
+    *("lraspp_mobilenet_v3_large", "nasnet_mobile", "regnet_y_400mf", "seresnext50_32x4d", "shufflenet_v2_x0_5"),
+}
 IN_BOTH_MODES = set(smallest()) - SLOW
 
 
-@pytest.mark.parametrize("name", one_each(sorted(set(NAMES) - IN_BOTH_MODES), plain=set(NAMES) - DEEP))
-def test_sizes_types_and_paths(name):
-    """The smallest of most families are in the test of both modes."""
+SIBLINGS = {family: [n for n in NAMES if cnnjax.model_info(n).family == family] for family in FAMILIES}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sizes_types_and_paths(family):
+    """Families in one go, since their networks share blocks."""
+    for name in sorted(set(SIBLINGS[family]) - IN_BOTH_MODES - DEEP):
+        check_sizes_types_and_paths(name)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", sorted(DEEP))
+def test_sizes_types_and_paths_of_deep_networks(name):
     check_sizes_types_and_paths(name)
 
 
@@ -47,7 +60,7 @@ def check_sizes_types_and_paths(name):
     params = variables["params"]
 
     # Exact size, and storage in float32 whatever the compute type.
-    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == info.num_params
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == info.num_params, name
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
     check_paths(params, classifier=info.num_classes is not None and name not in FIXED_CODES)
 

@@ -21,6 +21,7 @@ def shapes(model, size=96):
     return images, jax.eval_shape(model.init, jax.random.key(0), images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "fields", "size"), SIZES)
 def test_published_sizes(name, fields, size):
     _, variables = shapes(cnnjax.create_model(name, **fields))

@@ -3,6 +3,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import cnnjax
 from cnnjax.models.lenet import CONNECTIONS, output_codes, scaled_tanh
@@ -30,6 +31,7 @@ def test_codes_are_signs_that_differ_and_agree_between_numbers_of_classes():
     np.testing.assert_array_equal(output_codes(26, 84), codes)
 
 
+@pytest.mark.slow
 def test_logits_of_1998_are_negated_squared_distances_to_the_codes():
     images = jax.random.normal(jax.random.key(0), (2, 36, 32, 1))
     model = cnnjax.create_model("lenet5_1998", num_classes=12)

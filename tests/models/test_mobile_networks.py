@@ -35,6 +35,7 @@ def test_blocks_are_dropped_with_a_rate_that_grows_with_depth():
     assert rates == pytest.approx([0.2 * index / 16 for index in range(16)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "width", "num_params"),
     # Counted in torchvision.models.mobilenet_v2(width_mult=...) and MNASNet(alpha=...).

@@ -42,6 +42,7 @@ def test_the_auxiliary_head_costs_nothing_unless_asked_for(name):
     assert "aux1" not in variables_of(model.clone(aux=False))["params"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "strides"), [("fcn_resnet50", 8), ("deeplabv3_resnet50", 8), ("deeplabv3_mobilenet_v3_large", 16)]
 )
@@ -54,6 +55,7 @@ def test_features_have_the_resolution_of_the_encoder(name, strides):
         assert features[0].shape[1:3] == (64 // expected, 96 // expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "backbone"),
     [

@@ -69,6 +69,7 @@ def assert_close(a, b, tolerance):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use_running_average", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 def test_outputs_statistics_and_gradients_are_those_of_two_layers(variables, use_running_average, masked):

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from families import first_plain
 from file_weights import FIELDS, NAME, draw
 
 import cnnjax
@@ -50,7 +51,7 @@ def write_safetensors(path, arrays, **changes):
     return path
 
 
-@pytest.mark.parametrize("file", ["tiny.pth", "tiny_legacy.pth", "tiny.safetensors"])
+@pytest.mark.parametrize("file", first_plain(["tiny.safetensors", "tiny.pth", "tiny_legacy.pth"]))
 def test_files_of_other_libraries(file, expected):
     variables = load(NAME, DATA / file, **TINY)
     assert_equal(variables, from_state_dict(NAME, expected, source="torch", **TINY))

@@ -87,6 +87,7 @@ def test_what_cannot_be_compared(case, capsys):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_it_computes_in_full_precision(case):
     """The command sets the precision for itself alone."""
     folder, reference = case

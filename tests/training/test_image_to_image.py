@@ -112,6 +112,7 @@ def test_a_task_is_learnt_on_any_devices(tmp_path, parallel, monkeypatch):
     assert '"colour": "grey"' in (tmp_path / "config.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_task_stops_early_tolerates_bad_steps_and_writes_events(tmp_path):
     """What the loop does for every kind of run; the rate is so high that the loss gets no better."""
     config = Config(

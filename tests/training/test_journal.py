@@ -67,6 +67,7 @@ def test_a_line_per_epoch_and_what_is_trained(config):
     assert f"; test loss {loss}, accuracy {accuracy}; best loss {result['best_test_loss']:.4f} in epoch " in shown[2]
 
 
+@pytest.mark.slow
 def test_a_run_can_be_made_longer_and_is_the_same_as_if_it_had_been_from_the_start(config, tmp_path):
     """Also where it ended in the middle of an epoch."""
     whole = dataclasses.replace(config, workdir=tmp_path / "whole")
@@ -160,6 +161,7 @@ def edit_resolved(config, **changes):
     (config.run_directory / "result.json").unlink()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_its_resizer_and_names_the_flag(config):
     config = dataclasses.replace(config, image_size=5, epochs=0.4)
     run(config)
@@ -175,6 +177,7 @@ def test_a_run_goes_on_with_its_resizer_and_names_the_flag(config):
     assert "images may differ by rounding" in text
 
 
+@pytest.mark.slow
 def test_images_that_need_no_resizing_care_for_no_resizer(config):
     config = dataclasses.replace(config, epochs=0.4)
     run(config)

@@ -30,6 +30,7 @@ def leaves(state):
     return [np.asarray(leaf) for leaf in jax.tree.leaves((state.params, state.batch_stats, state.opt_state, state.ema))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["single", "pmap"])
 def test_bad_steps_change_nothing_and_one_too_many_stops_the_state(make_tiny_state, mode):
     devices = Devices.choose(mode)

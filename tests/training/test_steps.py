@@ -62,6 +62,7 @@ def test_a_step_is_what_it_says():
     assert means(sums)["accuracy"] * 16 == pytest.approx((logits.argmax(-1) == data["label"]).sum())
 
 
+@pytest.mark.slow
 def test_training_learns():
     state = lenet_state()
     data = batch()
