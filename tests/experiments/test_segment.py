@@ -101,6 +101,7 @@ def test_files_of_any_size_and_kind_are_segmented(run, folder, tmp_path, capsys,
         assert sorted(path.name for path in tmp_path.iterdir()) == ["image.png", "mask.png", "outputs"]
 
 
+@pytest.mark.slow
 def test_padding_does_not_change_what_is_far_from_it(run):
     images = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 1), np.uint8)
     outputs = jax.jit(cnnjax.load_run(run, "last").outputs)
@@ -110,6 +111,7 @@ def test_padding_does_not_change_what_is_far_from_it(run):
     np.testing.assert_allclose(part[:, :13, :13], whole[:, :13, :13], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_other_images_are_refused(run, tmp_path, capsys):
     with pytest.raises(ValueError, match=r"takes images of 1 channels, got shape \(1, 4, 4, 3\)"):
         cnnjax.load_run(run).outputs(np.zeros((1, 4, 4, 3), np.uint8))

@@ -38,10 +38,10 @@ SLOW_BACKWARDS = {
 # Families whose networks take many seconds of a processor, most of them to compile or to draw weights.
 SLOW_OUTPUTS = {
     *("alexnet", "deeplabv3", "inception_v3", "inception_v4", "lraspp", "nasnet", "senet", "shufflenet_v1", "xception"),
-    "zfnet",
+    *("shufflenet_v2", "unet", "zfnet"),
 }
-SLOW_TRAINING = {"alexnet", "dncnn", "resnet_v2", "vgg", "wide_resnet", "xception", "zfnet"}
-SLOW_SHORT = {"inception_v1", "inception_v2", "mnasnet", "mobilenet_v1", "regnet"}
+SLOW_TRAINING = {"alexnet", "dncnn", "resnet_v2", "squeezenet", "vgg", "wide_resnet", "xception", "zfnet"}
+SLOW_SHORT = {"convnext", "inception_v1", "inception_v2", "mnasnet", "mobilenet_v1", "regnet"}
 
 
 def family(file):

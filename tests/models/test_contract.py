@@ -36,14 +36,25 @@ SLOW = {
 IN_BOTH_MODES = set(smallest()) - SLOW
 
 
+# Many shapes that no other network has.
+LARGE = {
+    *(f"efficientnet_{size}" for size in ("b3", "b4", "b5", "b6", "b7", "v2_m", "v2_l")),
+    *("densenet161", "densenet169", "densenet201", "inception_resnet_v2", "regnet_y_128gf", "regnet_y_32gf"),
+}
 SIBLINGS = {family: [n for n in NAMES if cnnjax.model_info(n).family == family] for family in FAMILIES}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sizes_types_and_paths(family):
     """Families in one go, since their networks share blocks."""
-    for name in sorted(set(SIBLINGS[family]) - IN_BOTH_MODES - DEEP):
+    for name in sorted(set(SIBLINGS[family]) - IN_BOTH_MODES - DEEP - LARGE):
         check_sizes_types_and_paths(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(LARGE))
+def test_sizes_types_and_paths_of_large_networks(name):
+    check_sizes_types_and_paths(name)
 
 
 @pytest.mark.exhaustive

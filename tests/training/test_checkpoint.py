@@ -185,6 +185,7 @@ def test_another_model_or_optimizer_is_refused_with_paths_and_shapes(state, make
         assert checkpoints.steps == [1]
 
 
+@pytest.mark.slow
 def test_a_write_that_fails_says_so_keeps_what_there_was_and_leaves_room_for_the_next(tmp_path):
     """The system refuses files above a limit, as it does on a full disk."""
     script = f"""
