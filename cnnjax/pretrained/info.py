@@ -44,12 +44,14 @@ def weights_info(
       naming: whose names the weights have, where the source does not say it, see `cnnjax.pretrained.load`.
       cache_dir: see `cnnjax.pretrained.load`.
     Raises:
-      WeightsFileError (a ValueError): torchvision has no such weights; the hub cannot be reached; a network that we do
-        not have; or the source does not say which network its weights are of.
+      WeightsFileError (a ValueError): torchvision has no such weights; the hub cannot be reached; there is no such
+        file; a network that we do not have; or the source does not say which network its weights are of.
       ValueError: ``name`` is unknown, or not the variant that the source names.
     """
     found = described(source, cache_dir)
     if found is None:
+        if name is None and "://" not in str(source) and not Path(source).exists():
+            raise WeightsFileError(f"there is no {source}; give a file of weights, a run, or published weights")
         if name is None:
             raise WeightsFileError(
                 f"{source} does not say which network its weights are of (there is no config.json beside them); name "

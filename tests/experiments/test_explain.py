@@ -61,7 +61,7 @@ def test_drawn_weights_get_a_notice_and_networks_without_convolutions_keep_their
     ("flags", "message"),
     [
         (["--workdir", str(RUN), "--model", "lenet5"], "give either --workdir or --weights"),
-        (["--weights", "x.pth"], "x.pth does not say which network its weights are of"),
+        (["--weights", "x.pth"], "there is no x.pth; give a file of weights"),
         (["--num-classes", "3"], "--num-classes goes with --weights"),
         (["--model", "lenet5", "--dataset"], "name one with --dataset"),
         (["--workdir", str(RUN), "--right", "0", "--wrong", "0"], "one of them 1"),

@@ -216,6 +216,9 @@ def test_configs_of_timm(tmp_path):
 
 
 def test_what_a_source_does_not_say_is_asked_for(tmp_path):
+    with pytest.raises(WeightsFileError, match=r"there is no .*x.pth; give a file of weights, a run, or published"):
+        from_source(tmp_path / "x.pth")
+    (tmp_path / "x.pth").touch()
     with pytest.raises(WeightsFileError, match=r"x.pth does not say which network .*: name='resnet50' in Python"):
         from_source(tmp_path / "x.pth")
     with pytest.raises(ValueError, match="unknown model 'resnet51'"):
