@@ -95,7 +95,7 @@ def conv_general_dilated(
         "precision": lax.Precision(precision) if isinstance(precision, str) else precision,
     }
     # The shape rule of jax.lax checks the arguments, and explains what does not fit.
-    _result(shape_of(lhs), shape_of(rhs), **params)
+    _result(shape_of(lhs), shape_of(rhs), jax.sharding.get_abstract_mesh(), **params)
     return convolution_p.bind(*vary_alike(lhs, rhs), **params)
 
 
@@ -202,13 +202,14 @@ def _cpu_kernel_gradient(images: jax.Array, cotangent: jax.Array, *, window: tup
 
 # Networks repeat their layers, and each is asked for several times while it is traced.
 @functools.lru_cache(maxsize=4096)
-def _result(images: jax.ShapeDtypeStruct, kernel: jax.ShapeDtypeStruct, **params: Any) -> jax.ShapeDtypeStruct:
-    """Return shape, type and division of a convolution."""
+def _result(images: jax.ShapeDtypeStruct, kernel: jax.ShapeDtypeStruct, mesh: Any, **params: Any) -> Any:
+    """Return shape, type and division of a convolution within a mesh, of which the division says that it is."""
+    del mesh
     return jax.eval_shape(functools.partial(_native, **params), images, kernel)
 
 
 def _convolution_shape(images: Any, kernel: Any, **params: Any) -> Any:
-    return shaped_as(images, _result(shape_of(images), shape_of(kernel), **params))
+    return shaped_as(images, _result(shape_of(images), shape_of(kernel), jax.sharding.get_abstract_mesh(), **params))
 
 
 def _input_gradient_shape(

@@ -341,3 +341,16 @@ def test_accelerators_get_the_native_convolution_and_nothing_else(platform, grou
     ours = program(conv_general_dilated)
     assert ours == program(lax.conv_general_dilated)
     assert sum("stablehlo.convolution" in line for line in ours) == 3
+
+
+def test_convolutions_of_the_same_shapes_are_traced_in_one_mesh_after_another():
+    images, kernel = jnp.zeros((8, 4, 4, 2)), jnp.zeros((3, 3, 2, 3))
+
+    def double(images, kernel):
+        return 2 * conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=CHANNELS_LAST[2])
+
+    for name in ("first", "second"):
+        mesh = jax.make_mesh((8,), (name,), axis_types=(AxisType.Auto,))
+        each = PartitionSpec(name)
+        divided = jax.shard_map(double, mesh=mesh, in_specs=(each, PartitionSpec()), out_specs=each)
+        assert jax.eval_shape(divided, images, kernel).shape == (8, 4, 4, 3)
