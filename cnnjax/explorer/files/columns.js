@@ -217,9 +217,13 @@ class Columns {
     this.mark();
   }
 
-  // One map of the network can be reached with the tab key, the others from there with arrows.
+  // One map of the network can be reached with the tab key, the others from there with arrows: the first, whichever
+  // arrives first, until arrows have moved on.
   reachable() {
-    if (!this.root.querySelector('canvas[tabindex="0"]')) this.root.querySelector("canvas")?.setAttribute("tabindex", "0");
+    const reached = this.root.querySelector('canvas[tabindex="0"]');
+    if (reached && this.moved) return;
+    if (reached) reached.tabIndex = -1;
+    this.root.querySelector("canvas")?.setAttribute("tabindex", "0");
   }
 
   key(event) {
@@ -244,6 +248,7 @@ class Columns {
     event.preventDefault();
     if (!to) return;
     canvas.tabIndex = -1;
+    this.moved = true;
     to.tabIndex = 0;
     to.focus();
   }
