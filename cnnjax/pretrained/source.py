@@ -33,7 +33,7 @@ def from_source(
 
     >>> network = cnnjax.pretrained.from_source("hf://timm/tf_efficientnet_b0.in1k")  # doctest: +SKIP
     >>> network.classify("cat.jpg", top=1)  # doctest: +SKIP
-    [Prediction(label='tabby', probability=0.41)]
+    [Prediction(label=..., probability=...)]
 
     Args:
       source: published weights (``torchvision://...``, ``hf://...``), a file, a folder, or a run, see

@@ -41,7 +41,7 @@ class LoadedNetwork:
 
     >>> network = cnnjax.pretrained.from_source("torchvision://resnet50/IMAGENET1K_V2")  # doctest: +SKIP
     >>> network.classify("cat.jpg", top=1)  # doctest: +SKIP
-    [Prediction(label='tabby', probability=0.41)]
+    [Prediction(label=..., probability=...)]
 
     Attributes:
       name: of the variant, see `cnnjax.list_models`.
