@@ -72,13 +72,13 @@ class Picture:
     """Draw one image under operations and strengths."""
 
     image: Path | None = None
-    """File; None: a photograph of scikit-image's, or a digit where that is not installed."""
+    """Image file to draw; None takes a photograph of scikit-image's, or a digit where that is not installed."""
     augment: tuple[str, ...] = ()
-    """Specs, four draws of each; none: all operations, from weak to strong."""
+    """Augmentations to show, four draws of each; by default all operations, from weak to strong."""
     seed: int = 0
-    """Of the draws."""
+    """Seed of the random draws."""
     output: Path | None = None
-    """PNG file; None: outputs/augment/augmentations.png."""
+    """PNG file to write; None means outputs/augment/augmentations.png."""
 
     def run(self, console: Console) -> None:
         """Draw it."""
@@ -142,21 +142,21 @@ class Write:
     test_split: str | None = None
     """As in experiments/train.py."""
     augment: tuple[str, ...] = ("crop:1", "rotate:10")
-    """Augmentations in their order, see docs/augmentation.md."""
+    """Augmentations, applied in the order given; see docs/augmentation.md."""
     copies: int = 4
-    """Augmented copies of each training image."""
+    """Number of augmented copies of each training image."""
     keep_originals: bool = True
     """Write the training images themselves too."""
     image_size: int | None = None
-    """Height and width, pixels; None: as they are, if they are equally large."""
+    """Height and width of the images, in pixels; None keeps their size, which must be the same for all."""
     seed: int = 0
-    """Of the draws and of the order."""
+    """Seed of the random draws and of the order of images."""
     shard_size: int = 1024
-    """Examples a file."""
+    """Number of examples per file."""
     output_dir: Path = Path("outputs/augment")
-    """Folder of the new set: the --data-dir to train with."""
+    """Folder to write the new data set to; train on it with this as --data-dir."""
     name: str | None = None
-    """Of the new set; None: <dataset>_augmented."""
+    """Name of the new data set; None means <dataset>_augmented."""
 
     def run(self, console: Console) -> None:
         """Write it."""

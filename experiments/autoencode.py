@@ -62,17 +62,17 @@ class Config(ImageToImageConfig):
     """Train an autoencoder, or go on with a run that was stopped."""
 
     model: str = "conv_autoencoder"
-    """conv_autoencoder, or denoising_autoencoder with --noise."""
+    """Network to train: conv_autoencoder, or denoising_autoencoder with --noise."""
     dataset: str = "digits"
-    """An image set of TFDS; "digits" is embedded."""
+    """Data set of images: digits (needs no download) or one of TFDS."""
     data_dir: Path | None = None
-    """Folder of prepared TFDS data sets; None: ~/tensorflow_datasets."""
+    """Folder of prepared TFDS data sets; None means ~/tensorflow_datasets."""
     image_size: int | None = None
-    """Pixels, height and width; None: as the data set has them."""
+    """Height and width of the images, in pixels; None keeps the data set's size."""
     latent: int = 10
-    """Numbers of the code."""
+    """Number of values in the code."""
     noise: float = 0.0
-    """Standard deviation of the noise on the images that go in, grey levels of 255."""
+    """Standard deviation of the noise added to the input images, in grey levels of 255."""
     epochs: float = 60
     batch_size: int = 64
     learning_rate: float = 2e-3

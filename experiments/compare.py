@@ -145,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workdirs", type=Path, nargs="+", metavar="RUN", help="folder of a run")
-    parser.add_argument("--output", type=Path, help="folder for the files (default: outputs/compare)")
+    parser.add_argument("--output", type=Path, help="folder to write to (default: outputs/compare)")
     given = parser.parse_args(arguments)
     return run_command(lambda: compare(given))
 

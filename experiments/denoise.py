@@ -71,25 +71,25 @@ class TrainDenoiser(ImageToImageConfig):
     """Train a denoiser, or go on with a run that was stopped."""
 
     model: str = "dncnn17_grey"
-    """dncnn17_grey, dncnn17_colour, dncnn20_grey or dncnn20_colour."""
+    """Network to train: dncnn17_grey, dncnn17_colour, dncnn20_grey or dncnn20_colour."""
     dataset: Literal["photographs", "folder"] = "photographs"
-    """scikit-image's photographs, or the image files of --data-dir, of which every fifth is held out."""
+    """Images to train on: scikit-image's photographs, or the image files in --data-dir; every fifth is held out."""
     data_dir: Path | None = None
-    """Folder of image files."""
+    """Folder that holds the image files."""
     sigma: float = 25.0
-    """Standard deviation of the noise, grey levels of 255."""
+    """Standard deviation of the noise, in grey levels of 255."""
     blind: bool = False
     """Train on all levels from 0 to 55 instead of --sigma."""
     loss: Literal["mse", "mae"] = "mse"
-    """Mean squared or mean absolute error, pixels in [0, 1]."""
+    """Loss: mean squared or mean absolute error, of pixels in [0, 1]."""
     epochs: float = 8
-    """Epochs of --patches patches."""
+    """Number of epochs, of --patches patches each."""
     patches: int = 1600
-    """Patches an epoch, each cut out, turned and mirrored at random."""
+    """Number of patches per epoch, each cropped, rotated and mirrored at random."""
     patch_size: int | None = None
-    """Pixels, height and width; None: the paper's (40, or 50 for 20 layers)."""
+    """Height and width of the patches, in pixels; None takes the paper's (40, or 50 for 20 layers)."""
     batch_size: int = 8
-    """Patches a step, over all devices."""
+    """Patches per step, counted over all devices."""
     learning_rate: float = 2e-3
     warmup_epochs: float = 0.25
 
@@ -125,21 +125,21 @@ class Denoise:
     """Denoise an image file."""
 
     weights: str
-    """A run of `train`, or what cnnjax.pretrained.load reads (then --model says what it is)."""
+    """Run of `train`, or weights that cnnjax.pretrained.load reads (--model then names the network)."""
     image: Path
-    """The noisy image."""
+    """Image file to denoise."""
     output: Path | None = None
-    """Where the result goes; None: outputs/denoise/<image>-denoised.png."""
+    """File to write the result to; None means outputs/denoise/<image>-denoised.png."""
     model: str | None = None
-    """Name of the network; None: as the run says."""
+    """Name of the network; None takes the run's."""
     sigma: float = 0.0
-    """Standard deviation of noise that is added before, grey levels of 255."""
+    """Standard deviation of noise to add to the image first, in grey levels of 255."""
     each_channel: bool = False
-    """Let a grey network denoise the channels of a colour image one by one."""
+    """Denoise the channels of a colour image one by one with a grey network."""
     tile: int = 256
-    """Pixels, height and width, of what is denoised at a time; memory grows with it."""
+    """Height and width of the tiles that are denoised one at a time, in pixels; memory grows with it."""
     seed: int = 0
-    """Of the noise that is added."""
+    """Seed of the noise that is added."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values before anything is read."""

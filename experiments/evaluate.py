@@ -270,12 +270,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_network_flags(parser)
-    parser.add_argument("--dataset", help="what published weights are tested on (a run: what it was trained on)")
+    parser.add_argument("--dataset", help="data set to test on (default: the one that the run was trained on)")
     parser.add_argument(
-        "--data-dir", type=Path, help="where the data set is, or other images to test (default: where it was)"
+        "--data-dir", type=Path, help="folder of the data set, or of other images to test (default: the run's)"
     )
-    parser.add_argument("--batch-size", type=int, default=256, help="images at once (default: %(default)s)")
-    parser.add_argument("--output", type=Path, help="folder (default: the workdir, or outputs/evaluate/<model>)")
+    parser.add_argument("--batch-size", type=int, default=256, help="images per call (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=Path, help="folder to write to (default: the workdir, or outputs/evaluate/<model>)"
+    )
     given = parser.parse_args(arguments)
     check_network_flags(parser, given)
     if given.workdir is None and given.weights is None:

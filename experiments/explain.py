@@ -83,18 +83,26 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_network_flags(parser, drawn=True)
-    parser.add_argument("--images", type=Path, nargs="+", default=[], metavar="IMAGE", help="pictures to explain")
+    parser.add_argument("--images", type=Path, nargs="+", default=[], metavar="IMAGE", help="image files to explain")
     parser.add_argument("--dataset", nargs="?", const="", metavar="NAME",
-                        help="take test images of a data set, right and wrong ones (default: the run's)")  # fmt: skip
-    parser.add_argument("--data-dir", type=Path, help="where data sets are (default: where the run's was)")
-    parser.add_argument("--right", type=int, default=3, help="test images that are recognised (default: %(default)s)")
-    parser.add_argument("--wrong", type=int, default=3, help="and that are not (default: %(default)s)")
+                        help="explain right and wrong test images of this data set (default: the run's)")  # fmt: skip
+    parser.add_argument("--data-dir", type=Path, help="folder of prepared data sets (default: the run's)")
+    parser.add_argument(
+        "--right", type=int, default=3, help="number of test images classified correctly (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--wrong", type=int, default=3, help="number of test images misclassified (default: %(default)s)"
+    )
     parser.add_argument("--methods", nargs="+", default=list(DEFAULT), choices=(*METHODS, "all"), metavar="METHOD",
-                        help=f"of {', '.join(METHODS)}, or all (default: {' '.join(DEFAULT)})")  # fmt: skip
-    parser.add_argument("--target", type=int, help="class to explain, from 0 (default: each image's best)")
-    parser.add_argument("--layer", help="of class activation maps (default: the last with positions)")
-    parser.add_argument("--quality", action="store_true", help="measure the maps too; takes many passes")
-    parser.add_argument("--output", type=Path, help="folder (default: explained, in the workdir or of the variant)")
+                        help=f"methods: {', '.join(METHODS)}, or all (default: {' '.join(DEFAULT)})")  # fmt: skip
+    parser.add_argument("--target", type=int, help="class to explain, counted from 0 (default: the predicted one)")
+    parser.add_argument("--layer", help="layer for class activation maps (default: the last with positions)")
+    parser.add_argument(
+        "--quality", action="store_true", help="measure the quality of the maps too, which takes many passes"
+    )
+    parser.add_argument(
+        "--output", type=Path, help="folder to write to (default: explained, in the run's folder or the variant's)"
+    )
     given = parser.parse_args(arguments)
     check_network_flags(parser, given, drawn=True)
     if given.images and given.dataset is not None:

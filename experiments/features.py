@@ -63,33 +63,35 @@ class Config(Flags):
     """What describes which images, and what learns from it."""
 
     model: str | None = None
-    """A classifier, see python -m cnnjax.models; None: what the weights say, and lenet5 where they say nothing."""
+    """Classifier to use; python -m cnnjax.models lists them. None takes the weights' network, and lenet5 without
+    weights."""
     weights: str | None = None
-    """Published weights, a file or a run, see docs/weights.md; "drawn": none; None: trained on the data set first."""
+    """Published weights, a file or a run (see docs/weights.md); drawn keeps random parameters. None trains on the data
+    set first."""
     at: str | None = None
-    """Layer that the network ends with, such as stage2; None: what its classifier gets."""
+    """Layer whose output to take, such as stage2; None takes the input of the classifier."""
     dataset: str = "digits"
-    """An image-classification data set of TFDS; "digits" and "lfw_subset" are embedded."""
+    """Image-classification data set of TFDS; digits and lfw_subset need no download."""
     data_dir: Path | None = None
-    """Folder of prepared data sets."""
+    """Folder of prepared TFDS data sets."""
     workdir: Path | None = None
-    """Folder of the files; None: runs/features-<model>-<dataset>."""
+    """Folder to write to; None means runs/features-<model>-<dataset>."""
     train_examples: int | None = None
-    """Take only the first training images; None: all."""
+    """Number of training images to use, counted from the first; None uses all."""
     test_examples: int | None = None
-    """Take only the first test images; None: all."""
+    """Number of test images to use, counted from the first; None uses all."""
     image_size: int | None = None
-    """Pixels; None: what the weights were trained with."""
+    """Height and width of the images, in pixels; None takes the size that the weights were trained with."""
     batch_size: int = 64
-    """Images that pass the network at once, over all devices."""
+    """Images per call of the network, counted over all devices."""
     method: Literal["logistic_regression", "svm", "k_means"] = "logistic_regression"
-    """What learns from the features, of scikit-learn."""
+    """Method of scikit-learn that learns from the features."""
     embedding: Literal["tsne", "pca"] = "tsne"
-    """How the picture lays the features into the plane."""
+    """Method that projects the features onto the plane for the picture."""
     seed: int = 0
-    """Of the network that is trained or drawn, of k-means and of t-SNE."""
+    """Seed of the network's parameters and training, of k-means and of t-SNE."""
     parallel: ParallelMode = "auto"
-    """jit, pmap: all devices, see README; single: one device; auto: pmap if there are several devices."""
+    """How devices share the work: jit and pmap use all devices, single uses one; auto takes pmap for several."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values before anything is built."""

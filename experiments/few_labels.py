@@ -60,24 +60,24 @@ class Config(Flags):
     """Measure what transfer is worth with few labels."""
 
     model: str = "lenet5"
-    """A classifier, see python -m cnnjax.models."""
+    """Classifier to use; python -m cnnjax.models lists them."""
     dataset: str = "digits"
-    """digits (needs no download), another image-classification set of TFDS with ten classes, or your own: folder, csv,
-    npz."""
+    """Data set: digits (needs no download), another image-classification set of TFDS with ten classes, or your own
+    images as folder, csv or npz."""
     data_dir: Path | None = None
-    """Folder of prepared data sets; of folder, csv and npz: the data itself."""
+    """Folder of prepared TFDS data sets; for folder, csv and npz, the data itself."""
     train_examples: int | None = None
-    """Take only the first training images; None: all."""
+    """Number of training images to use, counted from the first; None uses all."""
     test_examples: int | None = None
-    """Take only the first test images; None: all."""
+    """Number of test images to use, counted from the first; None uses all."""
     image_size: int | None = None
-    """Pixels; None: what the network was made for."""
+    """Height and width of the images, in pixels; None takes the network's size."""
     learning_rate: float = 1e-3
-    """Rate of Adam; a new classifier on old layers learns at ten times as much."""
+    """Learning rate of Adam; a new classifier on old layers learns at ten times this rate."""
     workdir: Path | None = None
-    """Folder of the files; None: runs/few-labels-<model>-<dataset>."""
+    """Folder to write to; None means runs/few-labels-<model>-<dataset>."""
     seed: int = 0
-    """Seed of the first network, and of the draws after it."""
+    """Seed of the first network and of all random draws after it."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values before anything is built."""

@@ -29,10 +29,10 @@ class Config(TrainConfig):
     """Fine-tune a network, or go on with a run that was stopped."""
 
     recipe: str = "finetune"
-    """Named set of defaults for all other flags but --weights; finetune: those of this script."""
+    """Recipe: a named set of defaults for all flags but --weights; finetune holds the defaults of this script."""
     weights: str = dataclasses.field()
-    """What the network starts from: published weights, a file or a run, see docs/weights.md, with a new classifier;
-    drawn: nothing learnt yet."""
+    """Weights to start from, under a new classifier: published ones, a file or a run (see docs/weights.md); drawn
+    starts from random parameters."""
     epochs: float = 5
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4

@@ -33,9 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
     add_network_flags(parser)
-    parser.add_argument("--top", type=int, default=5, help="classes to show (default: %(default)s)")
+    parser.add_argument("--top", type=int, default=5, help="number of classes to show (default: %(default)s)")
     parser.add_argument(
-        "--output", type=Path, help="the picture to draw (default: outputs/predict/<first image>-predicted.png)"
+        "--output", type=Path, help="picture to write (default: outputs/predict/<first image>-predicted.png)"
     )
     given = parser.parse_args(arguments)
     if given.top < 1:

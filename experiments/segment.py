@@ -66,29 +66,29 @@ class TrainSegmenter(ImageToImageConfig):
     """Train a U-Net, or go on with a run that was stopped."""
 
     model: str = "unet_same"
-    """unet_same."""
+    """Network to train: unet_same."""
     dataset: str = "digits"
-    """What is pasted: "digits" (embedded), or another set of TFDS of bright shapes on black, such as mnist."""
+    """Data set of the shapes to paste: digits (needs no download), or bright shapes on black of TFDS, such as mnist."""
     data_dir: Path | None = None
-    """Folder of prepared TFDS data sets; None: ~/tensorflow_datasets."""
+    """Folder of prepared TFDS data sets; None means ~/tensorflow_datasets."""
     photographs: Path | None = None
-    """Folder of image files, of which every fifth is held out; None: scikit-image's photographs."""
+    """Folder of image files for backgrounds; every fifth is held out. None takes scikit-image's photographs."""
     colour: bool = False
-    """Scenes in colour (grey photographs are left out then)."""
+    """Compose scenes in colour, leaving out grey photographs."""
     labels: Literal["foreground", "kind"] = "foreground"
-    """foreground: digit or photograph; kind: which digit."""
+    """Classes of the pixels: foreground tells digit from photograph, kind tells which digit it is."""
     loss: Literal["cross_entropy", "dice", "both"] = "both"
-    """Cross-entropy of the pixels, soft Dice loss, or their sum."""
+    """Loss: cross-entropy of the pixels, soft Dice loss, or their sum."""
     features: tuple[int, ...] = (16, 32, 64)
-    """Channels of each level, finest first; the paper's are 64 128 256 512 1024."""
+    """Number of channels of each level, finest first; the paper has 64 128 256 512 1024."""
     size: int = 64
-    """Height and width of the scenes, pixels."""
+    """Height and width of the scenes, in pixels."""
     scenes: int = 1600
-    """Scenes an epoch, each drawn anew."""
+    """Number of scenes per epoch, each composed anew."""
     test_scenes: int = 200
-    """Scenes to test on."""
+    """Number of scenes to test on."""
     epochs: float = 6
-    """Epochs of --scenes scenes."""
+    """Number of epochs, of --scenes scenes each."""
     learning_rate: float = 2e-3
     warmup_epochs: float = 0.25
 
@@ -124,13 +124,13 @@ class Segment:
     """Segment an image file."""
 
     weights: Path
-    """A run of `train`."""
+    """Run of `train` whose network to use."""
     image: Path
-    """The image; colours are made grey for a network of grey images, and the reverse."""
+    """Image file to segment; it is converted to grey or to colour as the network needs."""
     output: Path | None = None
-    """Where the image with its labels drawn over goes; None: outputs/segment/<image>-segmented.png."""
+    """File to write the image with its labels overlaid to; None means outputs/segment/<image>-segmented.png."""
     mask: Path | None = None
-    """Where the labels themselves go, as the grey levels of a PNG file; None: nowhere."""
+    """PNG file to write the labels themselves to, as grey levels; None writes none."""
 
 
 def scenes(config: TrainSegmenter) -> tuple[Scenes, Scenes, tuple[str, ...]]:

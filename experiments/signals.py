@@ -36,8 +36,10 @@ SMALLEST = 64
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--image", type=Path, help="an image file; shown grey (default: scikit-image's camera)")
-    parser.add_argument("--workdir", type=Path, default=Path("runs/signals"), help="default: %(default)s")
+    parser.add_argument("--image", type=Path, help="image file, shown in grey (default: scikit-image's camera)")
+    parser.add_argument(
+        "--workdir", type=Path, default=Path("runs/signals"), help="folder to write to (default: %(default)s)"
+    )
     given = parser.parse_args(arguments)
     return run_command(lambda: draw_all(given.image, local_path(given.workdir, "workdir")))
 

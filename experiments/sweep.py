@@ -526,23 +526,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="digits-lenet5", choices=sorted(RECIPES))
-    parser.add_argument("--trials", type=int, default=20, help="in all (default: %(default)s)")
-    parser.add_argument("--processes", type=int, default=1, help="trials at a time (default: %(default)s)")
-    parser.add_argument("--search", nargs="+", help="parameters (default: learning rate, batch size, augmentation)")
-    parser.add_argument("--judge-on", default="validation", help="split, as --test-split (default: %(default)s)")
-    parser.add_argument("--workdir", type=Path, help="folder of the sweep (default: runs/sweep-<recipe>)")
+    parser.add_argument("--trials", type=int, default=20, help="number of trials in all (default: %(default)s)")
+    parser.add_argument("--processes", type=int, default=1, help="number of trials at a time (default: %(default)s)")
+    parser.add_argument("--search", nargs="+", help="what to vary (default: learning rate, batch size, augmentation)")
     parser.add_argument(
-        "--storage", help="of Optuna: a file, or a database's URL, that several machines share (default: in --workdir)"
+        "--judge-on", default="validation", help="split to judge trials on, as --test-split (default: %(default)s)"
     )
-    parser.add_argument("--study", help="its name in --storage (default: the name of --workdir)")
+    parser.add_argument("--workdir", type=Path, help="folder of the study (default: runs/sweep-<recipe>)")
+    parser.add_argument(
+        "--storage",
+        help="storage of Optuna, a file or a database's URL, shared by several machines (default: in --workdir)",
+    )
+    parser.add_argument("--study", help="name of the study in --storage (default: the name of --workdir)")
     parser.add_argument(
         "--heartbeat", type=int, default=60, help="seconds between signs of life in a database (default: %(default)s)"
     )
-    parser.add_argument("--model", help="default: the recipe's")
-    parser.add_argument("--dataset", help="default: the recipe's")
-    parser.add_argument("--epochs", type=float, help="of each trial (default: the recipe's)")
+    parser.add_argument("--model", help="network to train (default: the recipe's)")
+    parser.add_argument("--dataset", help="data set to train on (default: the recipe's)")
+    parser.add_argument("--epochs", type=float, help="epochs per trial (default: the recipe's)")
     parser.add_argument("--data-dir", type=Path, help="folder of prepared data sets")
-    parser.add_argument("--seed", type=int, help="of the trials and of what is tried (default: the recipe's)")
+    parser.add_argument("--seed", type=int, help="seed of the trials and of the search (default: the recipe's)")
     parser.add_argument("--parallel", choices=("auto", "jit", "pmap", "single"), default="auto", help="as in train.py")
     given = parser.parse_args(arguments)
     if given.trials < 1 or given.processes < 1 or given.heartbeat < 1:

@@ -33,10 +33,18 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         prog="python -m cnnjax.explorer", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_network_flags(parser, drawn=True)
-    parser.add_argument("--images", type=Path, nargs="+", default=[], metavar="IMAGE", help="pictures to offer")
-    parser.add_argument("--port", type=int, default=8350, help="0 takes any that is free (default: %(default)s)")
-    parser.add_argument("--out", type=Path, metavar="FILE.html", help="write the page into one file, and stop")
-    parser.add_argument("--examples", type=int, default=8, help="pictures in that file (default: %(default)s)")
+    parser.add_argument(
+        "--images", type=Path, nargs="+", default=[], metavar="IMAGE", help="image files to offer on the page"
+    )
+    parser.add_argument(
+        "--port", type=int, default=8350, help="port to serve on; 0 takes any free one (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE.html", help="write the page to one file instead of serving it"
+    )
+    parser.add_argument(
+        "--examples", type=int, default=8, help="number of pictures in that file (default: %(default)s)"
+    )
     given = parser.parse_args(arguments)
     check_network_flags(parser, given, drawn=True)
     if given.workdir is None and given.weights is None and given.model is None:

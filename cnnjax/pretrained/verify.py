@@ -120,11 +120,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m cnnjax.pretrained.verify", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("name", help="a variant, see python -m cnnjax.models")
-    parser.add_argument("--weights", required=True, help="a file, a run or a hub, see cnnjax.pretrained.load")
-    parser.add_argument("--reference", required=True, type=Path, help="the .npz file")
-    parser.add_argument("--naming", help="whose names the weights have (default: found out)")
-    parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="of the logits (default: %(default)s)")
+    parser.add_argument("name", help="variant to check; python -m cnnjax.models lists them")
+    parser.add_argument(
+        "--weights", required=True, help="weights to check: a file, a run or a hub, see docs/weights.md"
+    )
+    parser.add_argument("--reference", required=True, type=Path, help="file of reference logits (.npz)")
+    parser.add_argument("--naming", help="naming scheme of the weights (default: detected)")
+    parser.add_argument(
+        "--tolerance", type=float, default=TOLERANCE, help="largest difference of a logit (default: %(default)s)"
+    )
     given = parser.parse_args(arguments)
     try:
         with np.load(given.reference, allow_pickle=False) as file:

@@ -19,8 +19,8 @@ from cnnjax.training.recipes import RECIPES, Recipe, find_recipe
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", nargs="?", help="name of a recipe to print in full")
-    parser.add_argument("--recipes", action="store_true", help="list all recipes (as without arguments)")
+    parser.add_argument("recipe", nargs="?", help="recipe to print in full")
+    parser.add_argument("--recipes", action="store_true", help="list all recipes, as without arguments")
     parsed = parser.parse_args(arguments)
     console = Console(highlight=False, soft_wrap=parsed.recipe is not None)
     if parsed.recipe is None:

@@ -41,12 +41,13 @@ class DataFlags:
     title: ClassVar[str] = "data"
 
     dataset: str
-    """What is learnt from."""
+    """Data set to train on."""
     data_dir: Path | None = None
-    """Folder of the data."""
+    """Folder that holds the data."""
     augment: tuple[str, ...] = ()
-    """Augmentations in their order, a name and, after a colon, its values (crop:4 mirror rotate:15), see
-    docs/augmentation.md; none if empty. Labels of pixels and target images move with their image."""
+    """Augmentations, applied in the order given: each is a name, optionally with values after a colon (crop:4 mirror
+    rotate:15); see docs/augmentation.md. Nothing after the flag means none. Pixel labels and target images are moved
+    with their image."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,9 +57,9 @@ class NetworkFlags:
     title: ClassVar[str] = "network"
 
     model: str
-    """Name of a network, see python -m cnnjax.models."""
+    """Name of the network; python -m cnnjax.models lists them."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the computation; parameters, statistics, outputs and loss are float32 always."""
+    """Type to compute in; parameters, statistics, outputs and the loss are always float32."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,22 +69,22 @@ class OptimisationFlags:
     title: ClassVar[str] = "optimisation"
 
     epochs: float = 10
-    """Passes over the training images."""
+    """Number of passes over the training images."""
     batch_size: int = 64
-    """Images per step, over all devices."""
+    """Images per step, counted over all devices."""
     patience: int = 0
-    """Stop after so many epochs in which the test measure did not get better; 0: never."""
+    """Stop after this many epochs without a better test measure; 0 never stops early."""
     optimizer: OptimizerName = "adam"
-    """Optimizer, from optax."""
+    """Optimizer (from optax)."""
     weight_decay: float = 0.0
-    """Decay of weights, not of biases and normalisations. It is added to the clipped gradient times the weights; adamw,
-    lamb and lion take it off the weights themselves."""
+    """Weight decay; biases and normalisation parameters are exempt. adamw, lamb and lion subtract it from the weights;
+    the other optimizers add it, times the weights, to the clipped gradient."""
     learning_rate: float = 1e-3
     """Peak learning rate, reached after warm-up."""
     schedule: ScheduleName = "cosine"
-    """Course of the learning rate, over the whole run."""
+    """Learning-rate schedule over the whole run."""
     warmup_epochs: float = 0.0
-    """Epochs in which the learning rate rises linearly."""
+    """Epochs over which the learning rate rises linearly to its peak."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,23 +94,23 @@ class RunFlags:
     title: ClassVar[str] = "run"
 
     workdir: Path | None = None
-    """Folder of the run, here or in a bucket (gs://...); None: one of its own in runs/."""
+    """Folder of the run, on this machine or in a bucket (gs://...); None chooses a folder in runs/."""
     seed: int = 0
-    """Seed of everything random: parameters, order, augmentation, dropout."""
+    """Seed for everything random: initial parameters, order of images, augmentation, dropout."""
     parallel: ParallelMode = "auto"
-    """jit, pmap: all devices, see README; single: one device; auto: pmap if there are several devices."""
+    """How devices share a step: jit and pmap use all devices, single uses one; auto takes pmap for several."""
     log_steps: int = 20
-    """Steps between two training lines in metrics.jsonl."""
+    """Number of steps between two training lines in metrics.jsonl."""
     checkpoint_steps: int = 0
-    """Also save a checkpoint every so many steps; 0: only at the end of each epoch."""
+    """Save a checkpoint every this many steps as well; 0 saves only at the end of each epoch."""
     skip_nonfinite: int = 0
-    """Leave out up to so many steps whose loss or gradient is not finite, before the run stops."""
+    """Skip up to this many steps whose loss or gradient is not finite before stopping the run."""
     tensorboard: bool = False
-    """Also write what metrics.jsonl holds as TensorBoard's events (needs the extra "tensorboard")."""
+    """Write the metrics as TensorBoard events too (needs the extra "tensorboard")."""
     wandb: str | None = None
-    """Also send what metrics.jsonl holds to this project of Weights & Biases (needs the extra "wandb")."""
+    """Send the metrics to this Weights & Biases project too (needs the extra "wandb")."""
     profile: str | None = None
-    """A:B writes a profiler trace of steps A to B, which TensorBoard's profile plugin and Perfetto show."""
+    """Write a profiler trace of steps A to B, given as A:B; TensorBoard's profile plugin and Perfetto show it."""
 
 
 # Bases of a dataclass count from the last to the first.
@@ -253,37 +254,42 @@ class ClassifierData(DataFlags):
     """What is learnt from."""
 
     dataset: str = "digits"
-    """digits, faces (both need no download), an image-classification set of TFDS, or your own: folder, csv, npz."""
+    """Data set: digits or faces (neither needs a download), an image-classification set of TFDS, or your own images as
+    folder, csv or npz."""
     data_dir: Path | None = None
-    """Folder of prepared TFDS data sets (None: ~/tensorflow_datasets); of folder, csv and npz: the data itself."""
+    """Folder of prepared TFDS data sets (None: ~/tensorflow_datasets); for folder, csv and npz, the data itself."""
     train_split: str = "train"
-    """Examples to train on, as TFDS writes them: train[:10%], train+validation."""
+    """Examples to train on, in the notation of TFDS: train[:10%], train+validation."""
     test_split: str | None = None
-    """Examples to test on; None: test, or else validation. "validation" holds out a tenth of train if need be."""
+    """Examples to test on; None takes test, or validation if there is no test split. Where a data set has no validation
+    split, "validation" holds out a tenth of train."""
     train_examples: int | None = None
-    """Take only the first images of the training split; None: all."""
+    """Number of images of the training split to use, counted from the first; None uses all."""
     test_examples: int | None = None
-    """Take only the first images of the test split; None: all."""
+    """Number of images of the test split to use, counted from the first; None uses all."""
     on_bad_image: OnBadImage = "error"
-    """Images that cannot be used: error refuses the set, skip leaves them out and lists them in config.json."""
+    """What to do about unusable images: error refuses the data set, skip omits them and lists them in config.json."""
     normalization: NormalizationName = "auto"
-    """Mean and standard deviation, data: of the training images; model: of those that the weights are from, or as
-    published if they are drawn; auto: model with --weights, else data if they fit into memory."""
+    """Mean and standard deviation to normalise with: data computes them from the training images; model takes those of
+    the weights, or the published ones without --weights; auto means model with --weights, and otherwise data if the
+    images fit into memory."""
     image_size: int | None = None
-    """Pixels, height and width; None: as the weights were trained with; without --weights, as the data set has them if
-    the network takes that, else the network's."""
+    """Height and width of the images, in pixels; None takes the size that the weights were trained with, or, without
+    --weights, the data set's own size if the network accepts it and the network's size otherwise."""
     augment: tuple[str, ...] = ("crop:2",)
-    """Augmentations in their order, a name and, after a colon, its values (crop:4 mirror randaugment:2,9 mixup:0.2),
-    see docs/augmentation.md; none if empty."""
+    """Augmentations, applied in the order given: each is a name, optionally with values after a colon (crop:4 mirror
+    randaugment:2,9 mixup:0.2); see docs/augmentation.md. Nothing after the flag means none."""
     memory_budget_mib: int = 2048
-    """Data sets of equally large images that take less are decoded once and kept in memory."""
+    """Memory, in MiB, up to which a data set of images of one size is decoded once and kept."""
     resizer: ResizerName = "auto"
-    """Library that resizes images; auto: cykooz (the extra "fast") where it is installed, else pillow. A run goes on
-    with the one that it began with."""
+    """Library that resizes images; auto takes cykooz (the extra "fast") where it is installed and pillow elsewhere. A
+    resumed run keeps the library that it began with."""
     workers: int = 0
-    """Processes that decode training images outside memory; 0: threads of this one. The order is the same."""
+    """Number of processes that decode training images not kept in memory; 0 uses threads of this process. The order of
+    images does not depend on it."""
     data_on_device: Literal["auto", "yes", "no"] = "auto"
-    """Keep the training images on the device; auto: on GPU and TPU, if they take at most a quarter of its memory."""
+    """Whether to keep the training images on the device; auto does so on GPUs and TPUs if they take at most a quarter
+    of its memory."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -291,26 +297,26 @@ class ClassifierNetwork(NetworkFlags):
     """What learns, and what it starts from."""
 
     model: str = "lenet5"
-    """Name of a network, see python -m cnnjax.models; left out with --weights, that of these, if they say it."""
+    """Name of the network; python -m cnnjax.models lists them. With --weights that name their network, leave it out."""
     model_fields: tuple[str, ...] = ()
-    """NAME=VALUE of the network's fields, such as stochastic_depth_rate=0.1; others are those of the weights."""
+    """Fields of the network as NAME=VALUE, such as stochastic_depth_rate=0.1; all other fields follow the weights."""
     weights: str = DRAWN
-    """What the network starts from: published weights, a file or a run, see docs/weights.md; drawn: nothing learnt yet.
-    Its classifier is drawn anew in any case. What the weights want of the network and of images is taken from them."""
+    """Weights to start from: published ones, a file or a run (see docs/weights.md); drawn starts from random
+    parameters. The classifier is always initialised anew. The weights' own fields and image format are used."""
     frozen: tuple[str, ...] = ()
-    """Patterns of the parameters that stay as they are, such as stem "stage[1-3]"."""
+    """Patterns of the parameters to freeze, such as stem "stage[1-3]"."""
     unfreeze: tuple[str, ...] = ()
-    """EPOCH=PATTERN,... of what begins to train then (epochs from 0), such as "0=head" "5=stage4"."""
+    """Parts that start to train at an epoch (counted from 0), as EPOCH=PATTERN,...: "0=head" "5=stage4"."""
     learning_rate_scale: tuple[str, ...] = ()
-    """PATTERN=FACTOR of parts with another learning rate, such as "head=10"; the last that matches counts."""
+    """Parts whose learning rate is multiplied, as PATTERN=FACTOR: "head=10"; the last pattern that matches counts."""
     init: InitName | None = None
-    """Draw all kernels by this rule; None: as the network's authors did."""
+    """Rule that initialises all kernels; None keeps the rule of the network's authors."""
     zero_init_residual: bool = False
-    """Start the last normalisation of each residual block at 0."""
+    """Initialise the scale of each residual block's last normalisation to 0."""
     sync_batch_norm: bool = False
-    """Take batch norm's statistics over all devices (as jit always does); pmap takes them on each device otherwise."""
+    """Compute batch norm's statistics over all devices, as jit always does; otherwise pmap computes them per device."""
     remat: bool = False
-    """Recompute the inside of stages in the backward pass instead of keeping it: less memory, more time."""
+    """Recompute each stage's activations in the backward pass instead of keeping them: less memory, more time."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -320,50 +326,51 @@ class ClassifierOptimisation(OptimisationFlags):
     epochs: float = 30
     batch_size: int = 64
     accumulate: int = 1
-    """Parts that a device's images pass the network in, one after the other; the step is that of the whole batch."""
+    """Number of parts that each device's images are processed in, one after another, for one step of the batch."""
     steps_per_dispatch: int = 1
-    """Steps in one call of the device, for small networks on fast devices."""
+    """Number of steps per call of the device; more than 1 helps small networks on fast devices."""
     measure: Literal["accuracy", "top5_accuracy", "loss"] = "accuracy"
-    """What is measured on the test images to choose the best checkpoint, and to stop early."""
+    """Test measure that chooses the best checkpoint and decides on early stopping."""
     loss: LossName = "cross_entropy"
-    """Loss; binary_cross_entropy takes each class by itself, for images of several; mse, mae, huber: of numbers."""
+    """Loss; binary_cross_entropy is for images with several classes at once; mse, mae and huber are for regression."""
     label_smoothing: float = 0.0
-    """Share of the target spread over all classes."""
+    """Share of the target that is spread evenly over all classes."""
     aux_weight: float | None = None
-    """Weight of each auxiliary head's loss; None: 0.3 where a network has such heads, 0.4 for inception_v3."""
+    """Weight of each auxiliary head's loss; None means 0.3, and 0.4 for inception_v3."""
     l1: float = 0.0
-    """Add this times the sum of absolute weights to the loss; reported losses are without it."""
+    """L1 penalty: factor of the sum of absolute weights in the loss; reported losses leave it out."""
     l2: float = 0.0
-    """Add half of this times the sum of squared weights to the loss; reported losses are without it."""
+    """L2 penalty: factor of half the sum of squared weights in the loss; reported losses leave it out."""
     optimizer: OptimizerName = "adamw"
     momentum: float = 0.9
     """Momentum (sgd, rmsprop and lars only)."""
     nesterov: bool = False
-    """Nesterov's momentum (sgd, rmsprop and lars only)."""
+    """Use Nesterov momentum (sgd, rmsprop and lars only)."""
     weight_decay: float = 1e-2
     decay_all: bool = False
-    """Let biases and normalisations decay and be penalised too."""
+    """Apply weight decay and penalties to biases and normalisation parameters too."""
     clip_value: float | None = None
-    """Largest absolute value of each number of the gradient."""
+    """Clip each number of the gradient to this absolute value; None does not clip."""
     clip_norm: float | None = None
-    """Largest norm of the gradient."""
+    """Clip the gradient to this global norm; None does not clip."""
     ema_decay: float = 0.0
-    """Evaluate a moving average of the parameters with this decay a step (and the parameters as test_raw_*); 0: not."""
+    """Decay per step of a moving average of the parameters, which is then evaluated (the parameters themselves are
+    reported as test_raw_*); 0 keeps no average."""
     learning_rate: float = 2e-3
     base_batch_size: int | None = None
-    """Batch that --learning-rate is for: it is scaled with --batch-size. None: it is taken as it is."""
+    """Batch size that --learning-rate is meant for: the rate is scaled with --batch-size. None does not scale it."""
     start_factor: float = 0.0
-    """Where warm-up starts, as a share of the learning rate."""
+    """Learning rate at the start of warm-up, as a share of the peak."""
     final_factor: float = 0.0
-    """Where cosine and polynomial end, as a share of the learning rate."""
+    """Learning rate at the end of the run, as a share of the peak (cosine and polynomial only)."""
     milestones: tuple[float, ...] = ()
-    """Epochs after which multistep decays; none: 50 % and 75 % of the run."""
+    """Epochs after which the rate decays (multistep only); by default after 50 % and 75 % of the run."""
     decay_epochs: float | None = None
-    """Epochs between two steps of step, or for exponential to fall by --decay-rate."""
+    """Epochs per decay by --decay-rate (step and exponential only)."""
     decay_rate: float = 0.1
-    """Factor by which step, multistep and exponential decay."""
+    """Factor of each decay (step, multistep and exponential only)."""
     power: float = 1.0
-    """Exponent of the polynomial schedule."""
+    """Exponent of the decay (polynomial only)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -371,23 +378,23 @@ class ClassifierRun(RunFlags):
     """Where it runs and what it leaves."""
 
     recipe: str = "digits-lenet5"
-    """Named set of defaults for all other flags."""
+    """Recipe: a named set of defaults for all other flags."""
     workdir: Path | None = None
-    """Folder of the run, here or in a bucket (gs://...); None: runs/<model>-<dataset>, with --weights
-    runs/finetune-<model>-<dataset>."""
+    """Folder of the run, on this machine or in a bucket (gs://...); None means runs/<model>-<dataset>, or
+    runs/finetune-<model>-<dataset> with --weights."""
     log_steps: int = 100
     per_class: bool = False
-    """Measure the accuracy of each class too."""
+    """Report the accuracy of each class too."""
     explain_every: int = 0
-    """Draw what speaks for the classes of four test images after every so many epochs; 0: never."""
+    """Draw explanations of four test images every this many epochs; 0 never does."""
     coordinator: str | None = None
-    """HOST:PORT of process 0 of a run of several processes; TPU pods and SLURM need no such flags."""
+    """Address of process 0, as HOST:PORT, in a run of several processes; TPU pods and SLURM do not need it."""
     process_id: int | None = None
-    """Number of this process, from 0."""
+    """Rank of this process, counted from 0."""
     num_processes: int | None = None
-    """Number of processes; 1: do not look for others."""
+    """Number of processes in the run; 1 does not look for others."""
     coordinator_timeout: float = 30.0
-    """Seconds to wait for the other processes."""
+    """Number of seconds to wait for the other processes."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ class ImageToImageConfig(RunConfig):
 
     batch_size: int = 16
     schedule: Literal["constant", "multistep", "cosine", "polynomial", "onecycle"] = "cosine"
-    """Course of the learning rate: cosine and polynomial (a line) fall to 0, multistep divides by 10 at 50 and 75 %."""
+    """Learning-rate schedule: cosine and polynomial (linear) fall to 0; multistep divides by 10 after 50 % and 75 %."""
 
 
 # Folded into the keys of examples for what comes after augmentations, which fold in their positions.

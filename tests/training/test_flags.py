@@ -49,7 +49,7 @@ def test_every_flag_is_in_one_group_and_has_one_text():
     assert {"weights", "frozen", "unfreeze"} <= set(groups_of(TrainConfig)["network"])
     # What a config says of a flag counts before what its group does.
     texts = helps_of(Config)
-    assert (texts["dataset"], texts["epochs"]) == ("What is drawn.", "Passes over the training images.")
+    assert (texts["dataset"], texts["epochs"]) == ("What is drawn.", "Number of passes over the training images.")
 
 
 def test_the_file_is_flat_in_the_order_of_the_groups():
