@@ -95,7 +95,9 @@ def main() -> int:
     }
 
     def show() -> None:
-        print("| recipe | steps an epoch | step, ms | log, ms | save, ms | write, ms | checkpoint, MiB | of an epoch |")
+        print(
+            "| recipe | steps per epoch | step, ms | log, ms | save, ms | write, ms | checkpoint, MiB | of an epoch |"
+        )
         print("|---|--:|--:|--:|--:|--:|--:|--:|")
         print(
             f"| {result['recipe']} | {steps:.0f} | {result['step_ms']:.0f} | {result['log_ms']:.1f} | "

@@ -340,7 +340,7 @@ def print_report(result: dict[str, Any]) -> None:
     gib = {key: f"{value / 2**30:.2f} GiB" for key, value in memory.items() if key != "fits"}
     rows = [
         ("devices", f"{result['devices']} x {result['chip']}"),
-        ("images a step", f"{result['per_device_batch']} a device, {result['dtype']}"),
+        ("images per step", f"{result['per_device_batch']} per device, {result['dtype']}"),
         ("compile time here", f"{result['compile_seconds']:.0f} s"),
         ("FLOPs", "not estimated" if result["flops"] is None else f"{result['flops']:.3e}"),
         ("bytes moved", "not estimated" if result["bytes_moved"] is None else f"{result['bytes_moved'] / 1e9:.1f} GB"),

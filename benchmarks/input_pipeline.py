@@ -159,7 +159,7 @@ def _processor_seconds() -> float:
 
 
 def compare_jpeg(count: int, rounds: int, console: Console) -> dict[str, Any]:
-    """Let the contenders take turns, and return images a second and core by contender."""
+    """Let the contenders take turns, and return images per second and core by contender."""
     missing = {
         name: [package for package in packages if importlib.util.find_spec(package) is None]
         for name, packages in CONTENDERS.items()
@@ -272,7 +272,7 @@ def compare_decoders(rounds: int) -> dict[str, dict[str, float]]:
 
 
 def measure_memory(rounds: int) -> list[dict[str, Any]]:
-    """Return, for the shapes of small sets, what reading and augmenting costs, and images a second."""
+    """Return, for the shapes of small sets, what reading and augmenting costs, and images per second."""
     import jax
     import jax.numpy as jnp
 

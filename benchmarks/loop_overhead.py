@@ -111,7 +111,7 @@ def main() -> int:
     }
 
     def show() -> None:
-        print("| recipe | batch | data on the device | steps a call | bare step, ms | loop, ms | of the bare speed |")
+        print("| recipe | batch | data on the device | steps per call | bare step, ms | loop, ms | of the bare speed |")
         print("|---|--:|---|--:|--:|--:|--:|")
         print(
             f"| {result['recipe']} | {config.batch_size} | {arguments.data_on_device} | {config.steps_per_dispatch} | "

@@ -159,7 +159,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["resnet50"], help="classifiers, by name or pattern")
     parser.add_argument("--mode", choices=(*MODES, "both"), default="both")
-    parser.add_argument("--batch-size", type=int, default=8, help="images a step, over all devices")
+    parser.add_argument("--batch-size", type=int, default=8, help="images per step, over all devices")
     parser.add_argument("--image-size", type=int, help="pixels; default: what each network was published for")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation")
     parser.add_argument("--parallel", choices=get_args(ParallelMode), default="auto", help="as in experiments/train.py")

@@ -6,9 +6,9 @@ import os
 import re
 from pathlib import Path
 
-# Of two letters or more, as one names a drive. `pathlib.Path` makes one slash of two.
+# A scheme has two letters or more, as one letter names a drive. `pathlib.Path` makes one slash of two.
 SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/")
-# Of the buckets that runs and data may be in.
+# Schemes of the buckets that runs and data may be in.
 BUCKETS = ("gs",)
 
 

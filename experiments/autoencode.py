@@ -53,7 +53,7 @@ from cnnjax.writing import write_json
 # points at most.
 SHOWN, PAIRS, WAY, PLANE, POINTS = 10, 4, 9, 12, 2000
 BATCH = 256
-# Of a covariance matrix of 64-bit numbers, 128 MiB.
+# The covariance matrix of this many pixels takes 128 MiB in 64-bit numbers.
 MOST_PIXELS = 4096
 
 

@@ -78,7 +78,7 @@ def images_to_test(network: LoadedNetwork, given: argparse.Namespace) -> ImageDa
     except DataError:
         # What cannot be trained on is not what the run was trained on.
         return data
-    # Of the run's own images, wherever they lie now, those that it was trained on are not tested.
+    # The run's own images may lie elsewhere now; those that it was trained on are not tested.
     return own if own.version == noted["resolved"]["dataset_version"] else data
 
 
@@ -156,7 +156,7 @@ def measure(log_p: np.ndarray, labels: np.ndarray) -> tuple[dict[str, Any], np.n
 
 
 def table(matrix: np.ndarray, names: Sequence[str]) -> Table:
-    """Return a row a class: how many images, how many of them recognised, and what they were taken for else."""
+    """Return a row per class: its images, how many of them were recognised, and what the others were taken for."""
     columns = ("class", "images", "recall", "precision", "most often taken for")
     rows = Table(*columns, box=None, padding=(0, 2, 0, 0))
     recall = np.diag(matrix) / np.maximum(matrix.sum(1), 1)

@@ -241,7 +241,7 @@ class _NetworkPass:
     """Computes features, and says how far it is.
 
     Attributes:
-      rate: images a second without compilation; None if nothing was computed.
+      rate: images per second without compilation; None if nothing was computed.
     """
 
     def __init__(

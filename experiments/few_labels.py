@@ -3,9 +3,10 @@
     python experiments/few_labels.py
     python experiments/few_labels.py --model resnet20 --dataset mnist --data-dir DIR --workdir runs/few-labels-mnist
 
-A network learns the digits 0 to 4 and is then taught 5 to 9 from 1, 5, 20 and 100 examples a class: from scratch, with
-only a new classifier on frozen features, with its last stage and head, and as a whole; five draws of examples each. A
-new classifier on old layers learns at ten times their rate. The picture shows accuracy with its standard deviation.
+A network learns the digits 0 to 4 and is then taught 5 to 9 from 1, 5, 20 and 100 examples per class: from scratch,
+with only a new classifier on frozen features, with its last stage and head, and as a whole. Each is repeated with five
+draws of examples. A new classifier on old layers learns at ten times their rate. The picture shows accuracy with its
+standard deviation.
 
 Files are in ``--workdir``: ``config.json``, ``result.json`` and ``transfer.png``. Exit codes: 0; 2 with the reason on
 stderr; 130 if stopped by SIGINT.
@@ -109,7 +110,7 @@ def compile_init(model: nn.Module) -> Callable[[jax.Array, jax.Array], dict[str,
 
 
 def study(config: Config, console: Console) -> dict[str, Any]:
-    """Measure what transfer is worth with few labels, and return accuracies by method and labels a class."""
+    """Measure what transfer is worth with few labels, and return accuracies by method and labels per class."""
     require_one("few_labels.py")
     started = time.perf_counter()
     directory = RunDirectory(config.run_directory, config)
@@ -193,7 +194,7 @@ def study(config: Config, console: Console) -> dict[str, Any]:
                 scores.append(means(jax.device_get(evaluate(trained, tests)))["accuracy"])
             found[name][labels] = scores
             spread = statistics.stdev(scores)
-            console.print(f"{name}, {labels} labels a class: {statistics.mean(scores):.2%} +- {spread:.2%}")
+            console.print(f"{name}, {labels} labels per class: {statistics.mean(scores):.2%} +- {spread:.2%}")
     _draw(found, directory.path / "transfer.png", f"{config.model}: digits 5 to 9 after 0 to 4")
     result = {"source_accuracy": accuracy, "accuracies": found, "seconds": time.perf_counter() - started}
     directory.write_result(result)
@@ -237,7 +238,7 @@ def _train(step: Any, state: Any, examples: Batch, steps: int, seed: int) -> Any
 
 
 def _draw(found: Mapping[str, Mapping[int, Sequence[float]]], path: Path, title: str) -> None:
-    """Draw accuracy over labels a class, with standard deviations."""
+    """Draw accuracy over labels per class, with standard deviations."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -53,7 +53,7 @@ def predict(given: argparse.Namespace) -> None:
     network = open_network(given, "classification", "multilabel", "regression")
     expected, names = network.preprocessing, network.label_names
     classifies = network.task != "regression"
-    # Of several labels, each is there or not by itself.
+    # Each of several labels is there or not by itself.
     scores: Any = {"classification": jax.nn.softmax, "multilabel": jax.nn.sigmoid}.get(network.task, np.asarray)
     shown_names, shown_values = [], []
     for path, pixels in zip(given.images, pictures, strict=True):

@@ -115,7 +115,7 @@ class TrainSegmenter(ImageToImageConfig):
 
     @property
     def channels(self) -> int:
-        """Of the images."""
+        """Channels of the images."""
         return 3 if self.colour else 1
 
 

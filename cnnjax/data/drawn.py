@@ -21,7 +21,7 @@ class DrawnBatches:
     Attributes:
       draw: returns an example of equal shapes each time; example ``number`` of the run has the generator of (seed,
         number).
-      batch_size: examples a batch, over all processes.
+      batch_size: examples per batch, over all processes.
       num_batches: length of the run.
       shard: which part of every batch, and of how many, is drawn: (index, count).
     """
@@ -80,7 +80,7 @@ def stored_batches(arrays: Mapping[str, np.ndarray], batch_size: int, shard: Sha
 
     Args:
       arrays: [examples, ...] each.
-      batch_size: examples a batch, over all processes.
+      batch_size: examples per batch, over all processes.
       shard: (index, count) of this process and all processes: it gets the ``index``-th of ``count`` equal contiguous
         parts of every batch.
     """

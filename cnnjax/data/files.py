@@ -27,7 +27,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 TEST_SHARE = 5
 # Scans of more images show how far they are.
 SHOW_PROGRESS_FROM = 2000
-# Of the format of what is kept of a scan, and of what it looks for.
+# Version of the format in which a scan is kept, and of what it looks for.
 SCAN_VERSION = 1
 
 logger = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ KEYS = {
     "test": (("test_images", "test_labels"), ("x_test", "y_test")),
 }
 TEST_EVERY = 5
-# Of grey, colour, and colour with transparency.
+# Numbers of channels of grey images, colour images, and colour images with transparency.
 CHANNELS = (1, 3, 4)
 # Arrays of more bytes than this that are also so many times as large as their file are taken for a decompression bomb.
 MUCH = 1 << 30

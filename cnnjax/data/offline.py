@@ -41,7 +41,7 @@ class Recipe:
       keep_originals: write the training images themselves too.
       image_size: height and width that images are brought to, pixels; None leaves them.
       seed: of the draws and of the order.
-      shard_size: examples a file.
+      shard_size: examples per file.
     """
 
     dataset: str

@@ -38,7 +38,7 @@ TRAIN = (
     "immunohistochemistry", "moon", "motorcycle", "retina", "rocket",
 )  # fmt: skip
 TEST = ("camera", "astronaut", "coffee", "coins")
-# Of a folder's images, every fifth is held out.
+# Every fifth of a folder's images is held out.
 TEST_EVERY = 5
 IMAGE_FILES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 

@@ -46,7 +46,7 @@ class BatchStream:
 
     Attributes:
       source: the training split.
-      batch_size: examples a batch, over all processes and devices.
+      batch_size: examples per batch, over all processes and devices.
       num_batches: length of the run.
       seed: of the order, and of what ``transform`` draws.
       transform: maps (uint8[h, w, channels], generator) to an image of the size that the network gets; None where
@@ -219,13 +219,13 @@ class DataPipeline:
         """Return an iterator over training batches; ``get_state`` and ``set_state`` hold its exact position.
 
         Args:
-          batch_size: examples a batch, over all processes.
+          batch_size: examples per batch, over all processes.
           num_batches: length of the run.
           seed: of the order, and of what is drawn on the host.
           shard: (index, count) of this process and all processes: it gets the ``index``-th of ``count`` equal
             contiguous parts of every batch. The position is the same whatever the count.
         Raises:
-          DataError: more examples a batch than there are, or ``count`` does not divide ``batch_size``.
+          DataError: more examples per batch than there are, or ``count`` does not divide ``batch_size``.
         """
         stream = BatchStream(self.train, batch_size, num_batches, seed, self.train_transform, shard, self.label_key)
         return BatchIterator(stream, self._readers(self.train), self.workers)
@@ -236,7 +236,7 @@ class DataPipeline:
         The last batch is padded, and ``mask`` is 0 on the padding.
 
         Args:
-          batch_size: examples a batch, over all processes.
+          batch_size: examples per batch, over all processes.
           shard: as in `train_batches`; each process gets the same number of batches, its last ones all padding where
             the examples do not reach.
         Raises:
@@ -336,7 +336,7 @@ class EvaluationBatches:
 
     Attributes:
       source: the split.
-      batch_size: examples a batch, over all processes.
+      batch_size: examples per batch, over all processes.
       transform: maps uint8[h, w, channels] to an image of the size that the network gets.
       shard: which part of every batch, and of how many, is read: (index, count).
       label_key: what the labels are called in a batch.

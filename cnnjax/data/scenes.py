@@ -17,7 +17,7 @@ TURN = 20.0
 # Colours that are drawn for a thing; that which most differs from what it covers is taken. Where a photograph is both
 # dark and bright, even this one may hide a part of it.
 COLOURS_DRAWN = 5
-# Of the pixels that are covered, so many differ less than by what the colour is chosen for.
+# A colour's score is this quantile of its contrast with the pixels that it covers.
 NEAREST = 0.2
 # A pixel belongs to a thing that covers half of it.
 COVERED = 0.5

@@ -142,7 +142,7 @@ def _builder(tfds: Any, name: str, data_dir: Path | None) -> Any:
             f"pip install {error.name or 'tensorflow'}"
         ) from error
     except AssertionError as error:
-        # Of a version that is not there, TFDS says which there are.
+        # Where the version does not exist, TFDS names those that do.
         raise DataError(f"data set {name!r}: {str(error).splitlines()[0]}") from error
     if not builder.is_prepared():
         _prepare(builder, name)

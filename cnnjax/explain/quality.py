@@ -268,7 +268,7 @@ def infidelity(
         if multiplied:
             taken = jnp.where(difference == 0, 0, taken / jnp.where(difference == 0, 1, difference))
         said = (taken * weights).sum((1, 2, 3))
-        # Of the differences, not of their parts, which are large and nearly equal.
+        # These are taken of the differences, not of their parts, which are large and nearly equal.
         return (said - real) ** 2, said * real, said**2
 
     keys = jax.random.split(jax.random.key(0) if key is None else key, samples)

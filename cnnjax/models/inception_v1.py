@@ -267,7 +267,7 @@ VARIANTS = {
             top1=69.778,
             weights="torchvision IMAGENET1K_V1",
             min_size=15,
-            # Of the weights, which TensorFlow's authors trained.
+            # Images as TensorFlow's authors trained these weights with.
             mean=(0.5, 0.5, 0.5),
             std=(0.5, 0.5, 0.5),
         ),

@@ -229,7 +229,7 @@ VARIANTS = {
             weights="torchvision IMAGENET1K_V1",
             input_size=(299, 299),
             min_size=75,
-            # Of the weights, which TensorFlow's authors trained.
+            # Images as TensorFlow's authors trained these weights with.
             mean=(0.5, 0.5, 0.5),
             std=(0.5, 0.5, 0.5),
         ),

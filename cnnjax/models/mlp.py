@@ -100,7 +100,7 @@ VARIANTS = {
             input_size=(28, 28),
             channels=1,
             min_size=1,
-            # Of the 60,000 training images of MNIST.
+            # Mean and standard deviation of the 60,000 training images of MNIST.
             mean=(0.1307,),
             std=(0.3081,),
         ),

@@ -38,7 +38,7 @@ class Mlpconv(NamedTuple):
     dropout: bool = False
 
 
-# The last 1x1 convolution of the last block is the classifier, one map a class.
+# The last 1x1 convolution of the last block is the classifier, one map per class.
 IMAGENET = (
     Mlpconv((96, 96, 96), 11, 4, 0, None),
     Mlpconv((256, 256, 256), 5, 1, 2, max_pool),
@@ -83,7 +83,7 @@ class Stage(nn.Module):
 
 
 class NiN(nn.Module):
-    """Network in network: stages of mlpconv layers, the last of which ends in a map a class, averaged over space.
+    """Network in network: stages of mlpconv layers, the last of which ends in one map per class, averaged over space.
 
     Source: Lin et al. 2013, arXiv:1312.4400, figure 2; differs: see the head of this file.
 

@@ -153,7 +153,7 @@ def _nested(equation: Any) -> list[Any]:
             program = getattr(item, "jaxpr", item)
             if hasattr(program, "eqns"):
                 nested.append(program)
-    # Of several branches one runs: the first stands for all.
+    # Only one of several branches runs: the first stands for all.
     return nested[:1]
 
 

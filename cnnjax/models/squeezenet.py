@@ -107,7 +107,7 @@ class Stage(nn.Module):
 
 
 class SqueezeNet(nn.Module):
-    """SqueezeNet: stem, stages of fire modules, a map a class averaged over space.
+    """SqueezeNet: stem, stages of fire modules, one map per class averaged over space.
 
     Source: Iandola et al. 2016, arXiv:1602.07360, table 1; differs: see the head of this file.
 

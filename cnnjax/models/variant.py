@@ -21,7 +21,7 @@ RowType = TypeVar("RowType", bound=NamedTuple)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 Task = Literal["classification", "segmentation", "restoration"]
-# Of the 50,000 training images of CIFAR-10, pixels in [0, 1].
+# Mean and standard deviation of the 50,000 training images of CIFAR-10, pixels in [0, 1].
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 

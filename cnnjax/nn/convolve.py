@@ -63,7 +63,7 @@ def conv_general_dilated(
     rank = lhs.ndim - 2
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     plain = preferred_element_type in (None, lhs.dtype) and jnp.issubdtype(lhs.dtype, jnp.floating)
-    # Of the symbolic sizes that a program of `jax.export` may have, nothing is known to choose a form by.
+    # A program of `jax.export` may have symbolic sizes, about which nothing is known that could choose a form.
     plain &= all(isinstance(size, int) for size in lhs.shape[1:-1])
     if not plain or lhs.dtype != rhs.dtype or numbers != _channels_last(rank) or 0 in (*lhs.shape, *rhs.shape):
         return lax.conv_general_dilated(

@@ -82,7 +82,7 @@ class Checkpoints:
             self._manager = self._open()
 
     def _open(self) -> Any:
-        # Of several processes, one alone writes: what they hold is equal.
+        # Only one of several processes writes: what they hold is equal.
         alone: dict[str, Any] = {
             "primary_host": jax.process_index(),
             "active_processes": {jax.process_index()},

@@ -160,7 +160,7 @@ class TrainingLoop:
         self.epoch = 1
         self.best = Best(setup.measure)
         self.latest: dict[str, Any] = {}
-        # Of earlier parts of the run, and when this epoch began, or this part of it.
+        # Seconds of earlier parts of the run, and when this epoch, or this part of it, began.
         self.epoch_began = 0.0
         self.seconds_before = 0.0
         self.train_seconds = 0.0

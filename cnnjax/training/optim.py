@@ -15,8 +15,8 @@ OPTIMIZERS = get_args(OptimizerName)
 SCHEDULES = get_args(ScheduleName)
 # Schedules whose rates are the same in a longer run.
 OF_ANY_LENGTH: tuple[ScheduleName, ...] = ("constant", "step", "exponential")
-# Of the optimizers, those that have momentum to be chosen, and those that subtract decayed weights from the update
-# instead of adding them to the gradient.
+# Optimizers whose momentum can be chosen, and optimizers that subtract decayed weights from the update instead of
+# adding them to the gradient.
 WITH_MOMENTUM: tuple[OptimizerName, ...] = ("sgd", "rmsprop", "lars")
 DECOUPLED = ("adamw", "lamb", "lion")
 # Share of a one-cycle schedule that rises, unless a warm-up says otherwise. Smith and Topin 2017, arXiv:1708.07120, let

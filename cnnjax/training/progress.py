@@ -132,7 +132,7 @@ class Pace:
     def _read(self, sums: Mapping[str, jax.Array]) -> None:
         """Note the loss; waits for ``sums``."""
         count = int(np.asarray(sums["count"]))
-        # Of no examples if all steps of the epoch were left out.
+        # There are no examples if all steps of the epoch were left out.
         self.loss = float(np.asarray(sums["loss_sum"])) / count if count else self.loss
 
 
@@ -143,7 +143,7 @@ class RunProgress:
       console: where to.
       total: steps of the run.
       done: steps taken before.
-      batch_size: images a step.
+      batch_size: images per step.
       epoch: the one that the run is in, as shown.
 
     Attributes:

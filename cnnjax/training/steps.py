@@ -20,7 +20,7 @@ from cnnjax.training.metrics import Metrics, Sums, zero_sums
 Batch = Mapping[str, jax.Array]
 # (batch, one random key an example or None) -> batch.
 Preprocess = Callable[[Any, "jax.Array | None"], Any]
-# Of the keys derived from a step's, those of examples are the first ones, by position.
+# Examples take the first of the keys derived from a step's key, by position.
 DROPOUT = 2**32 - 1
 
 

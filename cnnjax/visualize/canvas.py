@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # Images of fewer pixels are drawn pixel by pixel.
 SMALL = 200
-# Of values from 0 up, and of values with a sign, whose middle is 0. Both are told apart by the colour-blind.
+# Colour maps for values from 0 up, and for signed values, whose middle is 0. Both serve the colour-blind too.
 UNSIGNED, SIGNED = "viridis", "RdBu_r"
 
 

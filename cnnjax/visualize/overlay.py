@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-# Of the classes 1, 2, ...; ten colours that are easy to tell apart (matplotlib's tab10, red first), again and again.
+# Colours of the classes 1, 2, ...: ten colours that are easy to tell apart (matplotlib's tab10, red first), repeated.
 COLOURS = np.array(
     [
         (214, 39, 40),

@@ -28,7 +28,7 @@ class Mixup:
     """Blend each image with its neighbour, and their labels in the same proportion.
 
     Source: Zhang et al. 2017, arXiv:1710.09412, equation 2 (alpha 0.1 to 0.4 on ImageNet, 1 on CIFAR-10); differs: one
-    weight a pair instead of one a batch.
+    weight per pair instead of one per batch.
 
     Attributes:
       alpha: the weight is drawn from Beta(alpha, alpha); 0 mixes nothing.
@@ -61,7 +61,7 @@ class CutMix:
     """Replace a rectangle of each image by the neighbour's, and its share of the label.
 
     Source: Yun et al. 2019, arXiv:1905.04899, section 3.1 (alpha 1), algorithm A1; differs: one rectangle a pair
-    instead of one a batch.
+    instead of one per batch.
 
     Attributes:
       alpha: the area that stays is drawn from Beta(alpha, alpha), before the rectangle is clipped; 0 mixes nothing.
@@ -107,7 +107,7 @@ class MixupOrCutMix:
     """Mix each pair with `Mixup` or with `CutMix`, either being equally likely.
 
     Source: Wightman et al. 2021, arXiv:2110.00476, section 3 (ResNet strikes back), as timm's ``Mixup`` switches and
-    torchvision's training script chooses; differs: a choice a pair instead of one a batch.
+    torchvision's training script chooses; differs: one choice per pair instead of one per batch.
 
     Attributes:
       mixup_alpha, cutmix_alpha: see there.

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 Batch = Mapping[str, jax.Array]
-# Of pixels of segmentation labels that lie outside the image; the losses leave out labels below 0.
+# Label of pixels that lie outside the image; the losses leave out labels below 0.
 IGNORED_LABEL = -1
 
 

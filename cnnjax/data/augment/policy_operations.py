@@ -1,8 +1,8 @@
 """The fifteen basic operations of policies, with the tables of magnitudes of torchvision.
 
 Each image gets one operation, its own. Under ``jax.vmap`` a switch would run all fifteen; here an operation is a
-matrix, a lookup table of 256 values a channel, or a blend with a grey or a smoothed image, so that a step is one warp,
-one lookup and one blend for the whole batch, at most.
+matrix, a lookup table of 256 values per channel, or a blend with a grey or a smoothed image, so that a step is at most
+one warp, one lookup and one blend for the whole batch.
 """
 
 from __future__ import annotations

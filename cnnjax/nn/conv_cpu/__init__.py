@@ -7,7 +7,7 @@ gradients of kernels. The rule:
 - a 1x1 window is a matrix product, with and without groups;
 - depthwise: the sum over the window's taps of shifted images times the tap; its kernel gradient accumulates shifted
   rows times rows of the cotangent;
-- few channels a group (at most 8) in many groups (at least 16): the same sum of shifted images, with the group index
+- few channels per group (at most 8) in many groups (at least 16): the same sum of shifted images, with the group index
   innermost, so that vectors are long;
 - other groups: a dense convolution for each block of groups, with zeros between the groups of a block;
 - the kernel gradient of groups: batched matrix products of the planes that the taps see;

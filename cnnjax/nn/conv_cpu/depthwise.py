@@ -51,7 +51,7 @@ def _depthwise_kernel(images: jax.Array, cotangent: jax.Array, *, window: Shape,
         return _accumulate_rows(images, cotangent, (1, *window), geometry).reshape(*window, 1, features)
     if rank == 2:
         return _accumulate_rows(images, cotangent, window, geometry).reshape(*window, 1, features)
-    # Of a volume, each plane of the window sees planes of the images.
+    # In a volume, each plane of the window sees planes of the images.
     padded = pad(images, (geometry.padding[0], (0, 0), (0, 0)))
     inner = dataclasses.replace(
         geometry,
