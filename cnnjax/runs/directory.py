@@ -196,13 +196,15 @@ class RunDirectory:
         Args:
           resolved: as it is now.
         Returns:
-          What differs and may go on, in words: the version of the library that resizes.
+          What differs and may go on, in words: the version of the library that resizes, the device, and the version
+          of jaxlib, which holds the compiler. All of them may round otherwise.
         Raises:
           WorkdirError: anything else that both know of differs.
         """
         if not self.config_file.exists():
             return []
-        saved = self._read().get("resolved", {})
+        read = self._read()
+        saved = read.get("resolved", {})
         now = json.loads(json.dumps(dict(resolved)))
         notices: list[str] = []
         differing: list[str] = []
@@ -210,14 +212,23 @@ class RunDirectory:
             if _same(saved[name], now[name]):
                 continue
             line = f"{name}: {_short(saved[name])} there, {_short(now[name])} now"
-            is_version = name == "resizer" and str(saved[name]).split()[0] == str(now[name]).split()[0]
-            (notices if is_version else differing).append(line)
+            if name == "resizer" and str(saved[name]).split()[0] == str(now[name]).split()[0]:
+                notices.append(f"{line}: images may differ by rounding from those before")
+            elif name == "device":
+                notices.append(f"{line}: results may differ by rounding from a run on one device")
+            else:
+                differing.append(line)
         if differing:
             raise WorkdirError(
                 f"workdir {str(self.path)!r} holds a run of the same flags that meant something else there:\n  "
                 + "\n  ".join(differing)
                 + "\ngo on with the data, the packages, JAX's settings, the --resizer and the --memory-budget-mib that "
                 "it began with, or give another --workdir to start afresh"
+            )
+        began, current = read.get("versions", {}).get("jaxlib"), package_version("jaxlib")
+        if began not in (None, current):
+            notices.append(
+                f"jaxlib: {began} there, {current} now: results may differ by rounding from a run with one version"
             )
         return notices
 

@@ -32,7 +32,7 @@ from cnnjax.training.metrics import means, zero_sums
 from cnnjax.training.nonfinite import KEPT, describe_bad_step, name_first, nonfinite_paths
 from cnnjax.training.profiler import profiler
 from cnnjax.training.progress import RunProgress, print_result
-from cnnjax.training.setup import RunSetup, jax_settings
+from cnnjax.training.setup import RunSetup, device_name, jax_settings
 
 ADVICE = "lower --learning-rate or lengthen --warmup-epochs"
 
@@ -98,9 +98,9 @@ def fit(
         def open_files() -> Checkpoints | None:
             if directory is None:
                 return None
-            resolved = setup.resolved() | jax_settings()
+            resolved = setup.resolved() | jax_settings() | {"device": device_name()}
             for notice in directory.check_resolved(resolved):
-                console.print(f"[yellow]{notice}: images may differ by rounding from those before[/yellow]")
+                console.print(f"[yellow]{notice}[/yellow]")
             if directory.grows:
                 console.print(f"The run is made longer, to {config.epochs:g} epochs")
             directory.create(resolved)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
+import platform
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, NotRequired, Protocol, Self, TypedDict
 
 import flax.linen as nn
@@ -214,6 +216,17 @@ def jax_settings() -> dict[str, Any]:
     """Return the settings of JAX that decide over what is drawn, by name."""
     names = ("jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable")
     return {name: getattr(jax.config, name) for name in names}
+
+
+def device_name() -> str:
+    """Return the kind of device that programs run on, which decides over how they round."""
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return device.device_kind
+    # JAX calls every processor "cpu", and their vectors differ in width. Where Linux names none, take the architecture.
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"cpu, {names[0] if names else platform.machine()}"
 
 
 def choose_devices(config: RunConfig) -> Devices:
