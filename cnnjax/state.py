@@ -137,7 +137,7 @@ def _to_state_dict(state: TrainState) -> dict[str, Any]:
 
 def _from_state_dict(state: TrainState, values: dict[str, Any]) -> TrainState:
     if missing := sorted(set(FIELDS) - values.keys()):
-        raise ValueError(f"what was serialised lacks {', '.join(missing)}; it is no TrainState of this version")
+        raise ValueError(f"what was serialised lacks {', '.join(missing)}; it is not a TrainState of this version")
     fields = {name: serialization.from_state_dict(getattr(state, name), values[name], name) for name in FIELDS[:-1]}
     key = jax.random.wrap_key_data(jnp.asarray(_plain(values["rng"])), impl=jax.random.key_impl(state.rng))
     return state.replace(**fields, rng=key)

@@ -52,7 +52,7 @@ def read(workdir: Path) -> Compared:
     """Return a run; raises ValueError if the folder is none, or was not tested yet."""
     path = fetch(local_path(workdir, "workdir", buckets=True))
     if not (path / "config.json").is_file():
-        raise ValueError(f"{workdir} is no run: it has no config.json; give the --workdir of a training script")
+        raise ValueError(f"{workdir} is not a run: it has no config.json; give the --workdir of a training script")
     metrics = path / "metrics.jsonl"
     records = []
     # A run may be writing its last line.

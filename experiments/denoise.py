@@ -282,7 +282,9 @@ def denoise(config: Denoise, console: Console) -> None:
     if name is None:
         run = run_config(Path(config.weights))
         if run is None:
-            raise ConfigError(f"{config.weights} is no run of train (it has no config.json); give --model with weights")
+            raise ConfigError(
+                f"{config.weights} is not a run of train (it has no config.json); give --model with weights"
+            )
         name = str(run["config"]["model"])
     _check_model(name)
     image = read_image(config.image).astype(np.float32) / 255

@@ -98,7 +98,7 @@ def _rows(file: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
             for row in reader:
                 line = reader.line_num
                 if None in row or None in row.values():
-                    raise DataError(f"line {line} of {str(file)!r} has not {len(columns)} cells, one a column")
+                    raise DataError(f"line {line} of {str(file)!r} does not have {len(columns)} cells, one per column")
                 cells = {column: cell.strip() for column, cell in row.items()}
                 empty = [column for column, cell in cells.items() if not cell]
                 if empty:
@@ -107,7 +107,7 @@ def _rows(file: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
     except OSError as error:
         raise DataError(f"CSV file {str(file)!r} cannot be read: {error.strerror or error}; see --data-dir") from error
     except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{str(file)!r} is no CSV file in UTF-8: {error}") from error
+        raise DataError(f"{str(file)!r} is not a CSV file in UTF-8: {error}") from error
     if "path" not in columns or len(set(columns)) != len(columns) or not rows:
         raise DataError(
             f"{str(file)!r} needs a first line of different column names, 'path' among them, and rows; got columns "

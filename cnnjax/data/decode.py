@@ -169,7 +169,7 @@ def _open(data: bytes | BinaryIO) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
     except UnidentifiedImageError as error:
-        raise BadImage("is no image that Pillow reads" if data else "is empty") from error
+        raise BadImage("is not an image that Pillow reads" if data else "is empty") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImage(f"has more than {MAX_PIXELS:,} pixels and is refused as a decompression bomb") from error
     except BROKEN as error:

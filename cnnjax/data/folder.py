@@ -77,8 +77,8 @@ def open_folder(path: str | os.PathLike[str], on_bad_image: OnBadImage = "error"
         unknown = sorted(set(own) - set(names))
         if unknown:
             raise DataError(
-                f"class folder {str(root / folder / unknown[0])!r} has no fellow in {str(root / folders['train'])!r}; "
-                "a class must be trained to be tested"
+                f"class folder {str(root / folder / unknown[0])!r} has no counterpart in "
+                f"{str(root / folders['train'])!r}; a class must be trained to be tested"
             )
         splits[split] = [file for name in own for file in _files(root, root / folder / name, names.index(name))]
     return open_files("folder", root, splits, names, on_bad_image=on_bad_image)

@@ -133,7 +133,7 @@ def _load(file: Path) -> dict[str, np.ndarray]:
     except MemoryError as error:
         raise DataError(f"the arrays of {str(file)!r} do not fit into memory: {error}; take fewer images") from error
     except (ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{str(file)!r} is no .npz file of plain arrays: {error}") from error
+        raise DataError(f"{str(file)!r} is not an .npz file of plain arrays: {error}") from error
 
 
 def _refuse_bomb(file: Path, archive: zipfile.ZipFile) -> None:
@@ -231,7 +231,7 @@ def _text(file: Path, key: str, labels: np.ndarray) -> np.ndarray:
     try:
         return np.strings.strip(np.strings.decode(labels, "utf-8") if labels.dtype.kind == "S" else labels)
     except UnicodeDecodeError as error:
-        raise DataError(f"{key} in {str(file)!r} is no text in UTF-8: {error}") from error
+        raise DataError(f"{key} in {str(file)!r} is not text in UTF-8: {error}") from error
 
 
 def _numbered(file: Path, key: str, labels: np.ndarray, names: Sequence[str]) -> np.ndarray:

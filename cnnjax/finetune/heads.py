@@ -202,7 +202,7 @@ def _layers(model: nn.Module, paths: Iterable[str]) -> dict[str, nn.Module]:
     """Return layers of a network of ours by path, traced with images of a size that its family takes."""
     infos = [variant.info for variant in VARIANTS.values() if variant.network is type(model)]
     if not infos:
-        raise ValueError(f"{type(model).__name__} is no network of cnnjax; give its new head by hand")
+        raise ValueError(f"{type(model).__name__} is not a network of cnnjax; give its new head by hand")
     images = jax.ShapeDtypeStruct((1, *infos[0].input_size, infos[0].channels), jnp.float32)
     with record_calls() as calls:
         jax.eval_shape(model.init, jax.random.key(0), images)

@@ -64,7 +64,9 @@ def load_run(workdir: str | os.PathLike[str], which: str | int = "best") -> Run:
     path = fetch(local_path(workdir, "workdir", buckets=True))
     config = run_config(path)
     if config is None:
-        raise WeightsFileError(f"{path} is no run: it has no config.json; give the --workdir of experiments/train.py")
+        raise WeightsFileError(
+            f"{path} is not a run: it has no config.json; give the --workdir of experiments/train.py"
+        )
     checkpoint = find_checkpoint(path, which)
     asked, resolved = config["config"], config["resolved"]
     fields = {name: tuple(value) if isinstance(value, list) else value for name, value in resolved["fields"].items()}

@@ -125,7 +125,7 @@ def test_truncated(write_smooth_jpeg, tmp_path, share, progressive):
     ("data", "message"),
     [
         (b"", "is empty"),
-        (b"This is a text.", "is no image that Pillow reads"),
+        (b"This is a text.", "is not an image that Pillow reads"),
         (encoded(Image.new("F", (2, 2)), "tiff"), "32 bits a pixel"),
         (encoded(GREY)[:50], "cannot be decoded"),
         (huge_png(10_000, 9_000), "refused as a decompression bomb"),
@@ -155,7 +155,7 @@ def spoil(folder):
     (folder / "b" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (folder / "b" / "gone.jpg").symlink_to(folder / "nowhere.jpg")
     return {
-        str(folder / "a" / "text.jpg"): "is no image",
+        str(folder / "a" / "text.jpg"): "is not an image",
         str(folder / "b" / "cut.jpg"): "cannot be decoded",
         str(folder / "b" / "gone.jpg"): "cannot be read: No such file",
     }
@@ -252,7 +252,7 @@ def test_a_damaged_image_of_a_tfds_set_is_named(tmp_path, monkeypatch):
             ]
 
     monkeypatch.setattr(digits.test, "_source", Damaged())
-    with pytest.raises(DataError, match="image 3 of split 'test' of digits is no image"):
+    with pytest.raises(DataError, match="image 3 of split 'test' of digits is not an image"):
         digits.test.read(np.array([3]))[0][0]
     with pytest.raises(DataError, match="label -1 of image 5 of split 'test' of digits is not from 0 to 9"):
         digits.test.read(np.array([5]))

@@ -83,11 +83,11 @@ def test_scans_are_kept_and_renewed_where_files_change(tmp_path, write_image, mo
     load_dataset("folder", tmp_path)
     assert len(looked) == 6
     (tmp_path / "a" / "1.png").write_text("no image any more")
-    with pytest.raises(DataError, match=r"1 of 6 images cannot be used.*a/1\.png', is no image"):
+    with pytest.raises(DataError, match=r"1 of 6 images cannot be used.*a/1\.png', is not an image"):
         load_dataset("folder", tmp_path)
     assert len(looked) == 7
     # What was found is remembered with its reason.
-    with pytest.raises(DataError, match=r"1 of 6 images cannot be used.*a/1\.png', is no image"):
+    with pytest.raises(DataError, match=r"1 of 6 images cannot be used.*a/1\.png', is not an image"):
         load_dataset("folder", tmp_path)
     assert len(looked) == 7
 
@@ -126,7 +126,7 @@ def test_upper_and_lower_case_are_two_classes(tmp_path, write_image):
 def test_classes_that_are_tested_and_not_trained(tmp_path, write_image):
     for path in ("train/a", "train/b", "test/a", "test/c"):
         write_image(tmp_path / path / "1.png")
-    with pytest.raises(DataError, match=r"class folder '.*test/c' has no fellow"):
+    with pytest.raises(DataError, match=r"class folder '.*test/c' has no counterpart"):
         load_dataset("folder", tmp_path)
 
 

@@ -52,7 +52,7 @@ def test_what_is_too_large_to_be_an_image_is_refused_by_its_head(tmp_path):
         read_image(path)
     path.write_bytes(b"no image")
     os.truncate(path, 2**40)
-    with pytest.raises(DataError, match=r"huge.png is no image that Pillow reads"):
+    with pytest.raises(DataError, match=r"huge.png is not an image that Pillow reads"):
         read_image(path)
     path.write_bytes(b"BM" + bytes(8) + struct.pack("<IIiiHH", 54, 40, 10**5, 10**5, 1, 24) + bytes(24))
     os.truncate(path, 2**40)
@@ -62,7 +62,7 @@ def test_what_is_too_large_to_be_an_image_is_refused_by_its_head(tmp_path):
 
 def test_bad_files_are_refused(tmp_path):
     (tmp_path / "text.png").write_text("no image")
-    with pytest.raises(DataError, match=r"text.png is no image that Pillow reads"):
+    with pytest.raises(DataError, match=r"text.png is not an image that Pillow reads"):
         read_image(tmp_path / "text.png")
     with pytest.raises(OSError, match=r"No such file.*none.png"):
         read_image(tmp_path / "none.png")

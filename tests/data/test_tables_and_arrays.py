@@ -77,8 +77,8 @@ def test_numbers_to_regress_and_given_splits(table):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,label\n0.png,a\n1.png\n", "line 3 of .* has not 2 cells"),
-        ("path,label\n0.png,a\n1.png,b,c\n", "line 3 of .* has not 2 cells"),
+        ("path,label\n0.png,a\n1.png\n", "line 3 of .* does not have 2 cells"),
+        ("path,label\n0.png,a\n1.png,b,c\n", "line 3 of .* does not have 2 cells"),
         ("path,label\n0.png,a\n1.png,\n", "line 3 of .*: column 'label' is empty"),
         ("path,label\n0.png,a\n1.png,a\n", "has one class, 'a'"),
         ("path,label\n0.png,a\n1.png,a||b\n", r"line 3 of .*label 'a\|\|b' names no class"),
@@ -115,7 +115,7 @@ def test_tables_that_are_none(tmp_path):
     with pytest.raises(DataError, match="cannot be read: No such file"):
         load_dataset("csv", tmp_path / "none.csv")
     (tmp_path / "binary.csv").write_bytes(b"path,label\n\xff\xfe\x00,a\n")
-    with pytest.raises(DataError, match="is no CSV file in UTF-8"):
+    with pytest.raises(DataError, match="is not a CSV file in UTF-8"):
         load_dataset("csv", tmp_path / "binary.csv")
 
 
@@ -222,7 +222,7 @@ def test_nan_and_other_levels(arrays, value, reason):
         ({"labels": LABELS * 0}, "labels in .* has one class, '0'; needed are two or more"),
         ({"labels": LABELS * 0, "label_names": np.array(["a", "b"])}, "labels in .* has one class, 'a'"),
         ({"labels": np.array(["a"] * 10)}, "labels in .* has one class, 'a'"),
-        ({"labels": np.array([b"\xff"] * 10)}, "labels in .* is no text in UTF-8"),
+        ({"labels": np.array([b"\xff"] * 10)}, "labels in .* is not text in UTF-8"),
         ({"images": np.zeros((10, 3, 32, 32), np.uint8)}, r"\(10, 3, 32, 32\), channels first; .*images.transpose"),
         ({"images": IMAGES[0]}, r"images in .* has shape \(4, 5\)"),
         ({"images": IMAGES.astype(int)}, "images in .* is of type int64; needed is uint8, uint16, or floats"),
@@ -265,13 +265,13 @@ def test_files_that_hold_no_such_arrays(tmp_path, arrays):
     with pytest.raises(DataError, match="cannot be read: No such file"):
         load_dataset("npz", tmp_path / "none.npz")
     (tmp_path / "text.npz").write_text("This is a text.")
-    with pytest.raises(DataError, match=r"is no \.npz file of plain arrays"):
+    with pytest.raises(DataError, match=r"is not an \.npz file of plain arrays"):
         load_dataset("npz", tmp_path / "text.npz")
     np.save(tmp_path / "one.npy", IMAGES)
     with pytest.raises(DataError, match="holds one array"):
         load_dataset("npz", tmp_path / "one.npy")
     np.savez(tmp_path / "objects.npz", images=np.array([print], object), labels=LABELS)
-    with pytest.raises(DataError, match=r"is no \.npz file of plain arrays: Object arrays cannot be loaded"):
+    with pytest.raises(DataError, match=r"is not an \.npz file of plain arrays: Object arrays cannot be loaded"):
         load_dataset("npz", tmp_path / "objects.npz")
 
 

@@ -64,7 +64,7 @@ def test_runs_that_are_no_classifiers_have_their_measure(make_run, measure, valu
 def test_what_is_no_run_or_has_no_test_is_one_line(make_run, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert compare.main([str(tmp_path / "empty")]) == 2
-    assert "is no run: it has no config.json" in capsys.readouterr().err
+    assert "is not a run: it has no config.json" in capsys.readouterr().err
     assert compare.main([str(make_run("new", "accuracy", []))]) == 2
     assert "was not tested yet" in capsys.readouterr().err
     run = str(make_run("run", "accuracy", [0.5]))

@@ -88,7 +88,7 @@ def test_pictures_are_predicted_by_a_run_as_it_would_have_tested_them(data_dir, 
 @pytest.mark.parametrize(
     ("script", "flags", "code", "expected"),
     [
-        ("evaluate", ["--workdir", "nowhere"], 2, "error: nowhere is no run: it has no config.json"),
+        ("evaluate", ["--workdir", "nowhere"], 2, "error: nowhere is not a run: it has no config.json"),
         ("evaluate", ["--workdir", str(RUN), "--which", "9"], 2, "has no checkpoint of step 9"),
         ("predict", ["--workdir", str(RUN), "nothing.png"], 2, "No such file or directory: 'nothing.png'"),
         ("predict", ["a.png"], 2, "give --weights, or --workdir"),

@@ -116,7 +116,7 @@ def test_other_images_are_refused(run, tmp_path, capsys):
     with pytest.raises(ValueError, match=r"takes images of 1 channels, got shape \(1, 4, 4, 3\)"):
         cnnjax.load_run(run).outputs(np.zeros((1, 4, 4, 3), np.uint8))
     assert script.main(["apply", "--weights", str(tmp_path), "--image", "none.png"]) == 2
-    assert "is no run: it has no config.json" in capsys.readouterr().err
+    assert "is not a run: it has no config.json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

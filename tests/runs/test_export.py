@@ -60,4 +60,4 @@ def test_convolutions_of_every_kind_export_for_every_platform_and_batch(name):
 
 def test_a_run_that_is_not_there_is_one_line(tmp_path, capsys):
     assert export.main(["--workdir", str(tmp_path)]) == 2
-    assert "is no run: it has no config.json" in capsys.readouterr().err
+    assert "is not a run: it has no config.json" in capsys.readouterr().err

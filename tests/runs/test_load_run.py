@@ -56,7 +56,7 @@ def test_which_checkpoint(run):
 
 
 def test_folders_that_are_no_runs_and_damage_are_named(run, tmp_path):
-    with pytest.raises(WeightsFileError, match="is no run: it has no config.json"):
+    with pytest.raises(WeightsFileError, match="is not a run: it has no config.json"):
         cnnjax.load_run(tmp_path)
     for file in (run / "checkpoints").rglob("d/*"):
         file.write_bytes(b"")
