@@ -57,7 +57,7 @@ def from_source(
         return load_run(source, which)
     info = weights_info(source, name=name, naming=naming, cache_dir=cache_dir)
     if info.is_run:
-        if not fields and num_classes is None and channels is None:
+        if not fields and num_classes is None and channels is None and entry is None:
             return load_run(source, which)
         source = find_checkpoint(Path(source), which)
     fields = dict(info.fields) | fields

@@ -10,6 +10,7 @@ import shutil
 import zlib
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from golden import drawing
@@ -24,8 +25,10 @@ from cnnjax.runs import ImageFormat, Run
 
 DATA = Path(__file__).parent / "data"
 RUN = DATA / "run"
-# One with every way to prepare images; the others are of the same code.
-PLAIN = ("tf_efficientnet", "tf_mobilenetv3", "vgg16")
+# The cheapest with every way to prepare images; the others are of the same code.
+PLAIN = ("tf_efficientnet", "tf_mobilenetv3", "vgg16", "timm mobilenetv2", "torchvision alexnet")
+# Networks that no library makes of fewer blocks, which take long to compile.
+LONG = ("deeplabv3", "fcn", "inception_v3", "inception_v4", "inception_resnet", "nasnetalarge", "xception")
 CASES = json.loads(zlib.decompress(np.load(DATA / "sources.npz")["meta"].tobytes()))
 
 
@@ -66,25 +69,40 @@ def load_module():
     return importlib.import_module("cnnjax.pretrained.load")
 
 
-@pytest.mark.parametrize(
-    "key",
-    [key if any(name in key for name in PLAIN) else pytest.param(key, marks=pytest.mark.slow) for key in CASES],
-)
+def marked(key):
+    """Return a case with the mark that it needs."""
+    if any(name in key for name in PLAIN):
+        return key
+    mark = pytest.mark.exhaustive if any(name in key for name in LONG) else pytest.mark.slow
+    return pytest.param(key, marks=mark)
+
+
+@pytest.mark.parametrize("key", list(map(marked, CASES)))
 def test_a_picture_gets_the_probabilities_that_the_library_gives_it(key, opened, monkeypatch):
     # The faster library gives its values to a level here and there.
     monkeypatch.setattr(transforms, "cykooz_resizer", None)
-    network = opened(key)
-    if (size := CASES[key]["size"]) is not None:
+    network, case = opened(key), CASES[key]
+    if (size := case["size"]) is not None:
         # The published one would take long.
-        network = dataclasses.replace(network, preprocessing=network.preprocessing._replace(size=(size, size)))
-    found = {label: probability for label, probability in network.classify(photograph(), top=1000)}
+        smaller = network.preprocessing._replace(size=(size, size), resize_size=case["resize_size"])
+        network = dataclasses.replace(network, preprocessing=smaller)
     expected = np.load(DATA / "sources.npz")[key]
-    assert network.label_names == imagenet_classes()
-    # Two classes of ImageNet have the name of two others (crane, maillot): the last counts in both.
-    names = dict(zip(network.label_names, range(1000), strict=True))
-    pairs = [(found[name], expected[index]) for name, index in names.items() if network.label_names.count(name) == 1]
-    ours, theirs = np.array(pairs).T
+    if network.task == "segmentation":
+        maps = network.outputs(network.preprocessing.prepare(photograph())[None])[0]
+        ours, theirs = drawing.sample(np.asarray(jax.nn.softmax(maps))), expected
+    else:
+        found = {label: probability for label, probability in network.classify(photograph(), top=1000)}
+        assert network.label_names == imagenet_classes()
+        # Two classes of ImageNet have the name of two others (crane, maillot): the last counts in both.
+        names = dict(zip(network.label_names, range(1000), strict=True))
+        pairs = [(found[label], expected[place]) for label, place in names.items() if only(label, network.label_names)]
+        ours, theirs = np.array(pairs).T
     assert np.abs(ours - theirs).max() <= 1e-4 * theirs.max()
+
+
+def only(label, label_names):
+    """Return whether a name is of one class alone."""
+    return label_names.count(label) == 1
 
 
 def test_the_table_says_what_torchvision_publishes():
