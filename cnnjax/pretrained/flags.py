@@ -12,7 +12,6 @@ from cnnjax.pretrained.source import from_source
 from cnnjax.runs.network import LoadedNetwork
 from cnnjax.runs.run import load_run
 
-
 ENTRY = (
     "Which of several networks in the file the weights are, such as model_ema or encoder_k. By default, it is the only "
     "one, or the plain one beside moving averages."

@@ -41,7 +41,10 @@ ARCHITECTURES: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
         **{f"tf_mobilenetv3_{size}_100": (f"mobilenet_v3_{size}", TENSORFLOW) for size in ("large", "small")},
         "mobilenetv1_100": ("mobilenet_v1", TORCH),
         "mobilenetv2_100": ("mobilenet_v2", TORCH),
-        **{f"mobilenetv2_{n}": ("mobilenet_v2", {"width_multiplier": int(n) / 100}) for n in ("035", "050", "075", "140")},
+        **{
+            f"mobilenetv2_{n}": ("mobilenet_v2", {"width_multiplier": int(n) / 100})
+            for n in ("035", "050", "075", "140")
+        },
         **{f"mnasnet_{n}": (f"mnasnet{size}", TORCH) for n, size in (("050", "0_5"), ("075", "0_75"), ("100", "1_0"))},
         "mnasnet_140": ("mnasnet1_0", {"width_multiplier": 1.4}),
         # Three have other widths in timm, where torchvision's have names of their own.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import fnmatch
+import itertools
 import json
 import os
 import sys
@@ -42,8 +43,7 @@ from keras.src.applications import mobilenet_v3 as keras_mobilenet_v3  # noqa: E
 from keras.src.applications import nasnet as keras_nasnet  # noqa: E402
 from photograph import photograph  # noqa: E402
 from PIL import Image  # noqa: E402
-from references import efficientnet, inception_v1, mnasnet, mobilenet_v1, mobilenet_v2, mobilenet_v3  # noqa: E402
-from references import regnet, vgg  # noqa: E402
+from references import efficientnet, inception_v1, mnasnet, mobilenet_v1, mobilenet_v2, mobilenet_v3, regnet, vgg  # noqa: E402  # noqa: E402
 from timm.models._efficientnet_builder import decode_arch_def  # noqa: E402
 from timm.models.regnet import RegNetCfg  # noqa: E402
 from torch import nn  # noqa: E402
@@ -252,7 +252,7 @@ def torchvision_cases() -> list[Case]:
     models = torchvision.models
     resnet = partial(models.ResNet, models.resnet.Bottleneck, [1, 1, 1, 1])
     widths = [*CONVNEXT["features"], None]
-    convnext = [CNBlockConfig(*pair, 1) for pair in zip(widths, widths[1:], strict=False)]
+    convnext = [CNBlockConfig(*pair, 1) for pair in itertools.pairwise(widths)]
     inception_v3 = partial(models.inception_v3, init_weights=False, transform_input=True)
     segmenting = partial(models.get_model, weights_backbone=None, num_classes=21)
     return [
@@ -303,7 +303,7 @@ def timm_cases() -> list[Case]:
         timm_case("convnext_tiny.in12k_ft_in1k", short_timm_convnext, **CONVNEXT),
         timm_case(
             "densenet121.ra_in1k",
-            partial(models.DenseNet, growth_rate=8, block_config=(1, 1, 1, 1), num_init_features=16),
+            partial(models.DenseNet, growth_rate=8, block_config=(1, 1, 1, 1)),
             **DENSENET,
         ),
         timm_case("tf_efficientnet_b0.ap_in1k", short_timm_efficientnet, **B0),
@@ -328,17 +328,15 @@ def timm_cases() -> list[Case]:
                   stem_features=8, penultimate_features=96),
         timm_case(
             "regnety_016.tv2_in1k",
-            partial(models.RegNet, RegNetCfg(depth=3, w0=16, wa=12.0, wm=2.0, group_size=8, se_ratio=0.25)),
-            **regnet.SHORT,
-            output_stride=8,
+            partial(models.RegNet, RegNetCfg(depth=6, w0=8, wa=24.0, wm=3.0, group_size=8, se_ratio=0.25)),
+            **{"depth": 6, "w_0": 8, "w_a": 24.0, "w_m": 3.0, "group_width": 8},
         ),
         timm_case("resnet50.a1_in1k", partial(models.ResNet, models.resnet.Bottleneck, (1, 1, 1, 1)), **SHORT_RESNET),
         timm_case("resnetv2_50.a1h_in1k", partial(timm.create_model, "resnetv2_50", layers=(1, 1, 1, 1)),
                   **SHORT_RESNET),
         timm_case("legacy_seresnet50.in1k", partial(timm.create_model, "legacy_seresnet50", layers=[1, 1, 1, 1]),
                   **SHORT_RESNET),
-        timm_case("vgg11_bn.tv_in1k", partial(models.VGG, VGG_LAYERS, num_features=64, norm_layer=nn.BatchNorm2d),
-                  **VGG),
+        timm_case("vgg11_bn.tv_in1k", narrow_timm_vgg, **VGG),
         timm_case("legacy_xception.tf_in1k", models.Xception),
     ]  # fmt: skip
 
@@ -351,12 +349,12 @@ def keras_cases() -> list[Case]:
         keras_case(
             "convnext_tiny",
             partial(keras_convnext.ConvNeXt, CONVNEXT["stage_sizes"], CONVNEXT["features"], name="convnext_tiny",
-                    weights_name="convnext_tiny", **drawn),
+                    input_shape=(64, 64, 3), **drawn),
             applications.convnext.preprocess_input, 64, **CONVNEXT,
         ),
         keras_case(
             "densenet121",
-            partial(keras_densenet.DenseNet, [1, 1, 1, 1], weights_name="densenet121", **drawn),
+            partial(keras_densenet.DenseNet, [1, 1, 1, 1], input_shape=(64, 64, 3), **drawn),
             applications.densenet.preprocess_input, 64, stage_sizes=(1, 1, 1, 1),
         ),
         keras_case("efficientnet_b0", keras_efficientnet_b0,
@@ -364,9 +362,9 @@ def keras_cases() -> list[Case]:
         keras_case("efficientnet_v2_s", keras_efficientnet_v2_s,
                    applications.efficientnet_v2.preprocess_input, 64, rows=efficientnet.SHORT_V2,
                    last_features=1280, output_stride=4),
-        keras_case("inception_v3", partial(applications.InceptionV3, **drawn),
+        keras_case("inception_v3", partial(applications.InceptionV3, input_shape=(107, 107, 3), **drawn),
                    applications.inception_v3.preprocess_input, 107),
-        keras_case("inception_resnet_v2", partial(applications.InceptionResNetV2, **drawn),
+        keras_case("inception_resnet_v2", partial(applications.InceptionResNetV2, input_shape=(107, 107, 3), **drawn),
                    applications.inception_resnet_v2.preprocess_input, 107),
         keras_case("mobilenet_v1_025", partial(applications.MobileNet, (64, 64, 3), alpha=0.25, **drawn),
                    applications.mobilenet.preprocess_input, 64),
@@ -400,6 +398,15 @@ def narrow_vgg() -> nn.Module:
     model = torchvision.models.VGG(torchvision.models.vgg.make_layers(VGG_LAYERS))
     for place, (inputs, outputs) in {0: (49 * 16, 64), 3: (64, 64), 6: (64, 1000)}.items():
         model.classifier[place] = nn.Linear(inputs, outputs)
+    return model
+
+
+def narrow_timm_vgg() -> nn.Module:
+    """Return timm's VGG with the layers of `VGG`, and batch norm."""
+    model = timm.models.VGG(VGG_LAYERS, norm_layer=nn.BatchNorm2d)
+    model.pre_logits.fc1 = nn.Conv2d(16, 64, 7)
+    model.pre_logits.fc2 = nn.Conv2d(64, 64, 1)
+    model.head.fc = nn.Linear(64, 1000)
     return model
 
 

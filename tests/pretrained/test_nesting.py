@@ -207,8 +207,8 @@ def test_numbers_of_keras_go_on_from_network_to_network():
 NUMBER = re.compile(r"\b(conv2d_transpose|conv2d|batch_normalization|normalization|variable)(?:_(\d+))?(?=/|$)")
 
 
-# What Keras numbers through a session, in networks that are short where the family has such: kinds of layers, and arrays
-# without a name. ResNet, DenseNet, MobileNet, NASNet and VGG have names of their own throughout.
+# What Keras numbers through a session, in networks that are short where the family has such: kinds of layers, and
+# arrays without a name. ResNet, DenseNet, MobileNet, NASNet and VGG have names of their own throughout.
 @pytest.mark.parametrize(
     ("name", "fields"),
     [

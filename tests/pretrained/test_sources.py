@@ -239,10 +239,24 @@ def test_what_a_source_does_not_say_is_asked_for(tmp_path):
     (tmp_path / "x.pth").touch()
     with pytest.raises(WeightsFileError, match=r"x.pth does not say which network .*: name='resnet50' in Python"):
         from_source(tmp_path / "x.pth")
+    with pytest.raises(
+        WeightsFileError, match="there is no resnet50; .*, such as torchvision://resnet50/IMAGENET1K_V2"
+    ):
+        from_source("resnet50")
+    with pytest.raises(WeightsFileError, match="hf:/timm/resnet18.a1_in1k; .* one slash there: give it as a str"):
+        from_source(Path("hf://timm/resnet18.a1_in1k"))
+    with pytest.raises(WeightsFileError, match="hf://timm: expected hf://owner/repo, "):
+        from_source("hf://timm")
+    with pytest.raises(WeightsFileError, match="the source of weights is empty"):
+        from_source("")
+    with pytest.raises(WeightsFileError, match="holds no weights: neither a run nor one of model.safetensors, "):
+        from_source(tmp_path)
     with pytest.raises(ValueError, match="unknown model 'resnet51'"):
         from_source(tmp_path / "x.pth", name="resnet51")
     with pytest.raises(ValueError, match="holds weights of resnet50, and resnet18 was asked for; leave the name out"):
         from_source("torchvision://resnet50/IMAGENET1K_V2", name="resnet18")
+    with pytest.raises(WeightsFileError, match="Keras's network is not our resnet50: it takes strides in 1x1 conv"):
+        from_source(tmp_path / "resnet50.weights.h5", name="resnet50")
     with pytest.raises(WeightsFileError, match="no such weights; there are torchvision://resnet50/IMAGENET1K_V1"):
         from_source("torchvision://resnet50/IMAGENET1K_V9")
 
