@@ -214,7 +214,7 @@ NUMBER = re.compile(r"\b(conv2d_transpose|conv2d|batch_normalization|normalizati
     [
         ("convnext_tiny", {"stage_sizes": (2, 1), "features": (24, 32), "output_stride": 8}),
         ("denoising_autoencoder", {}),
-        ("efficientnet_b0", {"rows": ((False, 1, 3, 1, 32, 1),), "output_stride": 2}),
+        ("efficientnet_b0", {"rows": ((False, 1, 3, 1, 32, 1), (False, 6, 5, 2, 24, 1)), "output_stride": 4}),
         pytest.param("xception", {}, marks=pytest.mark.slow),
         pytest.param("inception_v3", {"aux_classifiers": False, "norm_scale": False}, marks=pytest.mark.slow),
         pytest.param("inception_resnet_v2", {"norm_scale": False}, marks=pytest.mark.slow),
