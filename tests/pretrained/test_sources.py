@@ -27,8 +27,6 @@ DATA = Path(__file__).parent / "data"
 RUN = DATA / "run"
 # The cheapest with every way to prepare images; the others are of the same code.
 PLAIN = ("tf_efficientnet", "tf_mobilenetv3", "vgg16", "timm mobilenetv2", "torchvision alexnet")
-# Networks that no library makes of fewer blocks, which take long to compile.
-LONG = ("deeplabv3", "fcn", "inception_v3", "inception_v4", "inception_resnet", "nasnetalarge", "xception")
 CASES = json.loads(zlib.decompress(np.load(DATA / "sources.npz")["meta"].tobytes()))
 
 
@@ -69,15 +67,10 @@ def load_module():
     return importlib.import_module("cnnjax.pretrained.load")
 
 
-def marked(key):
-    """Return a case with the mark that it needs."""
-    if any(name in key for name in PLAIN):
-        return key
-    mark = pytest.mark.exhaustive if any(name in key for name in LONG) else pytest.mark.slow
-    return pytest.param(key, marks=mark)
-
-
-@pytest.mark.parametrize("key", list(map(marked, CASES)))
+@pytest.mark.parametrize(
+    "key",
+    [key if any(name in key for name in PLAIN) else pytest.param(key, marks=pytest.mark.slow) for key in CASES],
+)
 def test_a_picture_gets_the_probabilities_that_the_library_gives_it(key, opened, monkeypatch):
     # The faster library gives its values to a level here and there.
     monkeypatch.setattr(transforms, "cykooz_resizer", None)
