@@ -171,8 +171,8 @@ def renumbered(content: Mapping[str, Any], expected: Iterable[str]) -> dict[str,
                 _numbered(scope, kind, old): _numbered(scope, kind, new)
                 for old, new in zip(numbers, first, strict=True)
             }
-    first, later = _variables(expected), _variables(content)
-    leaves = dict(zip(later, first, strict=True)) if len(first) == len(later) else {}
+    ours, theirs = _variables(expected), _variables(content)
+    leaves = dict(zip(theirs, ours, strict=True)) if len(ours) == len(theirs) else {}
     result = {}
     for name, value in content.items():
         layer, _, leaf = name.rpartition("/")

@@ -26,7 +26,7 @@ from cnnjax.runs import ImageFormat, Run
 DATA = Path(__file__).parent / "data"
 RUN = DATA / "run"
 # The cheapest with every way to prepare images; the others are of the same code.
-PLAIN = ("tf_efficientnet", "tf_mobilenetv3", "vgg16", "timm mobilenetv2", "torchvision alexnet")
+PLAIN = ("tf_efficientnet", "tf_mobilenetv3", "vgg16", "timm mobilenetv2", "torchvision vgg11")
 CASES = json.loads(zlib.decompress(np.load(DATA / "sources.npz")["meta"].tobytes()))
 
 
