@@ -44,6 +44,7 @@ from cnnjax.data import DataPipeline, EvaluationBatches, Preprocess, Section, lo
 from cnnjax.data.source import ExampleSource, example_name
 from cnnjax.finetune import FeatureCache, cut, hash_variables
 from cnnjax.pretrained import drawn_network, from_source
+from cnnjax.pretrained.flags import WeightsFlags
 from cnnjax.pretrained.info import described
 from cnnjax.runs import RunDirectory, locked
 from cnnjax.training import ConfigError, Devices, TrainConfig, fit, require_one, run_command
@@ -59,7 +60,7 @@ LINE_INTERVAL = 10.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Flags):
+class Config(WeightsFlags, Flags):
     """What describes which images, and what learns from it."""
 
     model: str | None = None
@@ -95,16 +96,22 @@ class Config(Flags):
 
     def __post_init__(self) -> None:
         """Refuse impossible values before anything is built."""
+        known = self.weights not in (None, DRAWN)
         self.require(
             [
                 ("batch_size", self.batch_size >= 1, "at least 1"),
                 ("seed", 0 <= self.seed < 2**32, "from 0 to 2**32 - 1"),
+                *(
+                    (flag, getattr(self, flag) is None or known, "left out without weights to read")
+                    for flag in ("entry", "channels")
+                ),
+                ("channels", self.channels is None or self.channels >= 1, "at least 1"),
             ]
         )
         if self.model is None:
             # A file that does not say it is of the default, as a data set's own network is.
-            known = None if self.weights in (None, DRAWN) else described(str(self.weights))
-            object.__setattr__(self, "model", "lenet5" if known is None else known.model)
+            found = described(str(self.weights)) if known else None
+            object.__setattr__(self, "model", "lenet5" if found is None else found.model)
         require_classifier(self.network)
 
     @property
@@ -138,10 +145,16 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     if weights == DRAWN:
         found = drawn_network(config.network, 0, seed=config.seed, image_size=config.image_size)
     else:
-        found = from_source(weights, name=config.network, which="last", num_classes=0)
+        found = from_source(
+            weights, name=config.network, which="last", num_classes=0, entry=config.entry, channels=config.channels
+        )
     expected, model, variables = found.preprocessing, found.model, found.variables
     if dataset.image_shape[2] not in (1, len(expected.mean)):
-        raise ConfigError(f"{config.network} takes {len(expected.mean)} channels, {config.dataset} has other images")
+        hint = "" if config.weights in (None, DRAWN) else f"; adapt them by --channels {dataset.image_shape[2]}"
+        raise ConfigError(
+            f"{config.network} has weights for images of {len(expected.mean)} channels, {config.dataset} has images of "
+            f"{dataset.image_shape[2]}{hint}"
+        )
     image_size = config.image_size or expected.size[0]
     pipeline = DataPipeline.create(
         dataset, image_size, test_transform=expected.transform(image_size), interpolation=expected.interpolation

@@ -163,7 +163,8 @@ def _windows(x: jax.Array, window: int) -> jax.Array:
 
 def _chosen(indices: jax.Array, window: int) -> jax.Array:
     """Return which position of each window ``indices`` point at: bool[batch, height, width, w * w, channels]."""
-    return indices[:, :, :, None, :] == jnp.arange(window**2, dtype=indices.dtype).reshape(1, 1, 1, -1, 1)
+    # As a constant: ONNX counts in no type as narrow as that of indices.
+    return indices[:, :, :, None, :] == np.arange(window**2, dtype=indices.dtype).reshape(1, 1, 1, -1, 1)
 
 
 def max_pool_with_indices(x: jax.Array, window: int) -> tuple[jax.Array, jax.Array]:

@@ -61,6 +61,20 @@ MAX_ELEMENTS = 2**48
 MAX_AXES = 32
 
 
+def source_path(source: str | os.PathLike[str]) -> Path:
+    """Return the path of a file or folder of weights, with ``~`` as the home folder.
+
+    Raises:
+      WeightsFileError: an empty path, or no home folder.
+    """
+    if not os.fspath(source):
+        raise WeightsFileError("the source of weights is empty; give a file, a run, or published weights")
+    try:
+        return Path(source).expanduser()
+    except RuntimeError as error:
+        raise WeightsFileError(f"{source}: there is no such home folder; give the whole path") from error
+
+
 def check_shape(path: Path, name: str, shape: tuple[int, ...]) -> None:
     """Raise an error for a shape that no array has.
 

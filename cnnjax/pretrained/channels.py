@@ -33,12 +33,16 @@ def adapt_format(expected: ImageFormat, channels: int) -> ImageFormat:
     """Return what images of another number of channels are normalised with, for weights that `adapt_kernel` adapted.
 
     One channel has the mean of the means and of the standard deviations; more have those of the channels that their
-    weights are from.
+    weights are from. Where weights for colours want blue first, images of other numbers of channels are in the order of
+    the weights already.
 
     >>> images = cnnjax.weights_info("torchvision://resnet50/IMAGENET1K_V2").images
     >>> cnnjax.pretrained.adapt_format(images, 4).std
     (0.229, 0.224, 0.225, 0.229)
     """
+    if channels == len(expected.mean):
+        return expected
+    expected = expected._replace(channel_order="rgb")
     if channels == 1:
         return expected._replace(mean=(float(np.mean(expected.mean)),), std=(float(np.mean(expected.std)),))
     places = [place % len(expected.mean) for place in range(channels)]

@@ -129,6 +129,8 @@ def from_state_dict(
         the message lists every missing, unexpected and misshaped array with its name on both sides, and the variant
         that the weights look like.
     """
+    if not isinstance(state_dict, Mapping):
+        raise ValueError(f"state_dict must be a dictionary of arrays by name, got a {type(state_dict).__name__}")
     if channels is not None and channels < 1:
         raise ValueError(f"channels must be at least 1, got {channels}")
     model = _model(name, num_classes, fields)
@@ -150,7 +152,12 @@ def from_state_dict(
         [(key, one.source_shape, one.where) for key, one in stored],
         {key: np.shape(value) for key, value in given.items()},
         f"{name}: the state dict does not fit (source={source!r})",
-        lambda: _head_hint(stored, given) or _hint(name, source, given) or _size_hint(name, shapes, image_size),
+        lambda: (
+            _head_hint(stored, given)
+            or (_size_hint(name, shapes, image_size) if image_size is not None else "")
+            or _hint(name, source, given)
+            or _size_hint(name, shapes, image_size)
+        ),
     )
     flat: dict[tuple[str, ...], jax.Array] = {}
     for one in wanted:

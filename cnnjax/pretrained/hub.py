@@ -61,11 +61,17 @@ def fetch_config(source: str, cache_dir: Path | None = None) -> Path | None:
         raise _unknown_scheme(source)
     owner, _, path = rest.partition("/")
     repository, _, file = path.partition("/")
+    if not owner or not repository:
+        raise _unknown_repository(rest)
     folder = file[: file.rfind("/") + 1]
     try:
         return _from_hugging_face(f"{owner}/{repository}/{folder}config.json", cache_dir)
     except MissingFileError:
         return None
+
+
+def _unknown_repository(rest: str) -> WeightsFileError:
+    return WeightsFileError(f"hf://{rest}: expected hf://owner/repo, hf://owner/repo@revision or hf://owner/repo/file")
 
 
 def _unknown_scheme(source: str) -> WeightsFileError:
@@ -77,9 +83,7 @@ def _unknown_scheme(source: str) -> WeightsFileError:
 def _from_hugging_face(rest: str, cache_dir: Path | None) -> Path:
     match = re.fullmatch(r"(?P<repo>[^/@\s]+/[^/@\s]+)(@(?P<revision>[^/\s]+))?(/(?P<file>\S+))?", rest)
     if match is None:
-        raise WeightsFileError(
-            f"hf://{rest}: expected hf://owner/repo, hf://owner/repo@revision or hf://owner/repo/file"
-        )
+        raise _unknown_repository(rest)
     try:
         import httpx2
         from huggingface_hub import (

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from cnnjax.models import create_model, model_info
-from cnnjax.pretrained.arrays import WeightsFileError
+from cnnjax.pretrained.arrays import WeightsFileError, source_path
+from cnnjax.pretrained.formats import WEIGHTS_FILES, weights_in
 from cnnjax.pretrained.hub import fetch_config
 from cnnjax.pretrained.keras_weights import keras_weights
 from cnnjax.pretrained.own_config import own_weights
-from cnnjax.pretrained.published import SCHEME, find_published, published_file
+from cnnjax.pretrained.published import SCHEME, find_published, list_weights, published_file
 from cnnjax.pretrained.timm_config import timm_weights
 from cnnjax.pretrained.weights import WeightsInfo, weights_as_published
 from cnnjax.runs.images import published_image_format, run_image_format
@@ -50,8 +51,14 @@ def weights_info(
     """
     found = described(source, cache_dir)
     if found is None:
-        if name is None and "://" not in str(source) and not Path(source).exists():
-            raise WeightsFileError(f"there is no {source}; give a file of weights, a run, or published weights")
+        if name is None and "://" not in str(source) and not source_path(source).exists():
+            raise WeightsFileError(
+                f"there is no {source}; give a file of weights, a run, or published weights{_meant(source)}"
+            )
+        if name is None and source_path(source).is_dir() and weights_in(source_path(source)) is None:
+            raise WeightsFileError(
+                f"{source} holds no weights: neither a run nor one of {', '.join(WEIGHTS_FILES)} is there"
+            )
         if name is None:
             raise WeightsFileError(
                 f"{source} does not say which network its weights are of (there is no config.json beside them); name "
@@ -73,12 +80,22 @@ def described(source: str | os.PathLike[str], cache_dir: str | os.PathLike[str] 
     if "://" in text:
         config = fetch_config(text, None if cache_dir is None else Path(cache_dir))
         return None if config is None else own_weights(config, text) or timm_weights(config, text)
-    path = Path(source)
+    path = source_path(source)
     if path.is_dir():
         file = path / "config.json"
         known = own_weights(file, text) or timm_weights(file, text) if file.is_file() else None
         return known or _run_weights(path, text)
     return published_file(path.name)
+
+
+def _meant(source: str | os.PathLike[str]) -> str:
+    """Return which published weights somebody means who gives what is no path, in words; "" if none."""
+    text = str(source)
+    if text.startswith(("hf:/", "torchvision:/")):
+        return "; a path has one slash there: give it as a str"
+    if found := list_weights(text) or list_weights(f"{text}/*"):
+        return f", such as {found[-1]}"
+    return ""
 
 
 def _run_weights(path: Path, source: str) -> WeightsInfo | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from cnnjax.models import create_model, model_info
 from cnnjax.models.variant import IMAGENET_MEAN, IMAGENET_STD
+from cnnjax.pretrained.arrays import WeightsFileError
 from cnnjax.pretrained.weights import WeightsInfo, weights_as_published
 from cnnjax.runs.images import ImageFormat
 
@@ -48,6 +49,13 @@ STATISTICS = MappingProxyType(
         "xception": MINUS_1_TO_1,
     }
 )
+# Keras's applications of these names are other networks.
+OTHERS = MappingProxyType(
+    {
+        "resnet": "takes strides in 1x1 convolutions, and its convolutions have biases",
+        "resnet_v2": "takes strides in the last block of each stage, and its convolutions have biases",
+    }
+)
 LARGE = ("efficientnet_v2_s", "efficientnet_v2_m", "efficientnet_v2_l")
 
 
@@ -61,9 +69,14 @@ def keras_weights(name: str, source: str) -> WeightsInfo:
       name: the variant.
       source: where the weights are.
     Raises:
+      WeightsFileError (a ValueError): Keras's network of that name is another one.
       ValueError: an unknown variant.
     """
     info = model_info(name)
+    if (difference := OTHERS.get(info.family)) is not None:
+        raise WeightsFileError(
+            f"{source}: Keras's network is not our {name}: it {difference}; take weights of torchvision or timm"
+        )
     known = dataclasses.replace(weights_as_published(name, source), naming="keras")
     if info.family not in STATISTICS:
         # A network of ours that Keras has no application of.

@@ -13,7 +13,7 @@ import numpy as np
 from flax import traverse_util
 
 from cnnjax.models import model_info
-from cnnjax.pretrained.arrays import WeightsFileError, quoted
+from cnnjax.pretrained.arrays import WeightsFileError, quoted, source_path
 from cnnjax.pretrained.auxiliary import auxiliary_field, fit_auxiliary_heads
 from cnnjax.pretrained.convert import from_state_dict, named_arrays, reference_shapes, sources
 from cnnjax.pretrained.formats import find_reader, weights_in
@@ -173,7 +173,7 @@ def read_weights(
       WeightsFileError: see `load`.
     """
     cache = None if cache_dir is None else Path(cache_dir)
-    path = fetch(str(source), cache) if "://" in str(source) else Path(source)
+    path = fetch(str(source), cache) if "://" in str(source) else source_path(source)
     if path.is_dir():
         file = weights_in(path)
         if file is None:

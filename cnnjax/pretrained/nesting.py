@@ -24,6 +24,8 @@ NUMBERED = re.compile(
     r"(conv2d|depthwise_conv2d|separable_conv2d|conv2d_transpose|dense|batch_normalization|layer_normalization"
     r"|normalization)(?:_(\d+))?"
 )
+# Arrays without a name of their own, which Keras numbers alike.
+UNNAMED = re.compile(r"variable(_\d+)?")
 
 
 class Place(NamedTuple):
@@ -158,6 +160,7 @@ def renumbered(content: Mapping[str, Any], expected: Iterable[str]) -> dict[str,
       content: arrays by name.
       expected: the names in a session's first network.
     """
+    expected = list(expected)
     wanted = _numbers(expected)
     given = _numbers(content)
     renamed: dict[str, str] = {}
@@ -168,11 +171,19 @@ def renumbered(content: Mapping[str, Any], expected: Iterable[str]) -> dict[str,
                 _numbered(scope, kind, old): _numbered(scope, kind, new)
                 for old, new in zip(numbers, first, strict=True)
             }
+    ours, theirs = _variables(expected), _variables(content)
+    leaves = dict(zip(theirs, ours, strict=True)) if len(ours) == len(theirs) else {}
     result = {}
     for name, value in content.items():
         layer, _, leaf = name.rpartition("/")
-        result[f"{renamed.get(layer, layer)}/{leaf}"] = value
+        result[f"{renamed.get(layer, layer)}/{leaves.get(leaf, leaf)}"] = value
     return result
+
+
+def _variables(names: Iterable[str]) -> list[str]:
+    """Return the names of arrays that Keras numbers over all layers, in the order of their numbers."""
+    found = {leaf for name in names if UNNAMED.fullmatch(leaf := name.rpartition("/")[2])}
+    return sorted(found, key=lambda leaf: (len(leaf), leaf))
 
 
 def _numbers(names: Iterable[str]) -> dict[tuple[str, str], list[int]]:

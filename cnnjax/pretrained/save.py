@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from flax import traverse_util
 
+from cnnjax.pretrained.formats import SUFFIXES
 from cnnjax.pretrained.safetensors_files import DTYPES
 from cnnjax.writing import write_whole
 
@@ -34,13 +36,18 @@ def save(variables: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
       variables: {"params": ..., "batch_stats": ...} as a network takes them, or arrays by name.
       path: of the file.
     Raises:
-      ValueError: no arrays; other collections than these; or an array of a type that the format does not have.
+      ValueError: no arrays; other collections than these; an array of a type that the format does not have; or a name
+        of the file that ends as those of another format do.
       OSError: the file cannot be written; what was there before is untouched.
     """
+    if (suffix := Path(path).suffix.lower()) in SUFFIXES and suffix != ".safetensors":
+        raise ValueError(f"{path} would be taken for a file of another format than safetensors; end it in .safetensors")
     arrays = flat_arrays(variables)
     header: dict[str, Any] = {"__metadata__": {"format": "np"}}
     place = 0
     for name, array in arrays.items():
+        if not hasattr(array, "dtype"):
+            raise ValueError(f"{name} must be an array, got a {type(array).__name__}")
         dtype = np.dtype(array.dtype).newbyteorder("=")
         size = int(np.prod(array.shape)) * dtype.itemsize
         if dtype not in NAMES:
@@ -66,6 +73,12 @@ def flat_arrays(variables: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       ValueError: no arrays, or other collections than ``params`` and ``batch_stats``.
     """
+    if not isinstance(variables, Mapping):
+        raise ValueError(
+            "variables must be {'params': ..., 'batch_stats': ...} or arrays by name, got a "
+            + type(variables).__name__
+            + "; give its variables" * hasattr(variables, "variables")
+        )
     nested = {name for name, value in variables.items() if isinstance(value, Mapping)}
     if not variables or (nested and not nested <= set(COLLECTIONS)) or (nested and nested != set(variables)):
         found = ", ".join(variables) or "nothing"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 from cnnjax.models import create_model
+from cnnjax.pretrained.arrays import source_path
 from cnnjax.pretrained.channels import adapt_format
 from cnnjax.pretrained.info import weights_info
 from cnnjax.pretrained.load import load_fitting
@@ -57,9 +57,9 @@ def from_source(
         return load_run(source, which)
     info = weights_info(source, name=name, naming=naming, cache_dir=cache_dir)
     if info.is_run:
-        if not fields and num_classes is None and channels is None:
-            return load_run(source, which)
-        source = find_checkpoint(Path(source), which)
+        if not fields and num_classes is None and channels is None and entry is None:
+            return load_run(source_path(source), which)
+        source = find_checkpoint(source_path(source), which)
     fields = dict(info.fields) | fields
     classes = info.num_classes if num_classes is None else num_classes
     variables, fields = load_fitting(

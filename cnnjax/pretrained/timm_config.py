@@ -40,6 +40,13 @@ ARCHITECTURES: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
         **{f"mobilenetv3_{size}_100": (f"mobilenet_v3_{size}", TORCH) for size in ("large", "small")},
         **{f"tf_mobilenetv3_{size}_100": (f"mobilenet_v3_{size}", TENSORFLOW) for size in ("large", "small")},
         "mobilenetv1_100": ("mobilenet_v1", TORCH),
+        "mobilenetv2_100": ("mobilenet_v2", TORCH),
+        **{
+            f"mobilenetv2_{n}": ("mobilenet_v2", {"width_multiplier": int(n) / 100})
+            for n in ("035", "050", "075", "140")
+        },
+        **{f"mnasnet_{n}": (f"mnasnet{size}", TORCH) for n, size in (("050", "0_5"), ("075", "0_75"), ("100", "1_0"))},
+        "mnasnet_140": ("mnasnet1_0", {"width_multiplier": 1.4}),
         # Three have other widths in timm, where torchvision's have names of their own.
         **{f"regnetx_{n}": (f"regnet_x_{size}", {}) for n, size in REGNETS.items() if n not in ("004", "1280")},
         **{f"regnety_{n}": (f"regnet_y_{size}", {}) for n, size in REGNETS.items() if n not in ("008", "080")},
@@ -47,7 +54,7 @@ ARCHITECTURES: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
         **{f"regnety_{n}_tv": (f"regnet_y_{REGNETS[n]}", {}) for n in ("008", "080")},
         "inception_v3": ("inception_v3", {"aux_classifiers": False}),
         "legacy_xception": ("xception", {}),
-        "nasnetalarge": ("nasnet_large", {}),
+        "nasnetalarge": ("nasnet_large", {"pool_padding": "SAME"}),
         **{f"legacy_{name}": (name, {}) for name in ("senet154", "seresnet50", "seresnext50_32x4d")},
         **{
             name: (name, {})

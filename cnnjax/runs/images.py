@@ -86,18 +86,23 @@ class ImageFormat(NamedTuple):
         """Return a picture of any size as the network was tested with, not normalised yet.
 
         Args:
-          pixels: uint8[any height, any width, 1 or 3]; grey becomes colour and colour grey (ITU-R 601) where need be.
+          pixels: uint8[any height, any width, channels]; grey becomes colour and colour grey (ITU-R 601) where need be.
           resizer: library of the resize.
         Returns:
           uint8[height, width, channels].
         Raises:
-          ValueError: the network takes images that are not square.
+          ValueError: the network takes images that are not square, or that have other channels than the picture.
         """
         # Not needed by those who only normalise.
         from PIL import Image
 
         channels = len(self.mean)
         if pixels.shape[-1] != channels:
+            if channels not in (1, 3) or pixels.shape[-1] > 4:
+                raise ValueError(
+                    f"the network takes images of {channels} channels, and the picture has {pixels.shape[-1]}; give an "
+                    f"array uint8[height, width, {channels}]"
+                )
             image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
             pixels = np.asarray(image.convert("RGB" if channels == 3 else "L")).reshape(*pixels.shape[:2], channels)
         return self.transform(resizer=resizer)(pixels)

@@ -21,7 +21,7 @@ from cnnjax.data.source import Task, fingerprint
 from cnnjax.data.transforms import ResizeAndCentreCrop, resizer
 from cnnjax.finetune.paths import map_by_path
 from cnnjax.models import create_model, model_info
-from cnnjax.pretrained import ImageFormat, WeightsInfo, weights_info
+from cnnjax.pretrained import ImageFormat, WeightsInfo, adapt_format, weights_info
 from cnnjax.pretrained.load import load_fitting
 from cnnjax.runs.images import published_image_format
 from cnnjax.state import TrainState
@@ -76,6 +76,8 @@ class ClassifierSetup(RunSetup):
         _check_task(config, dataset.task)
         known = weights_info(config.weights, name=config.model) if config.fine_tuning else None
         expected = None if known is None else known.images
+        if expected is not None and config.channels is not None:
+            expected = adapt_format(expected, config.channels)
         channels = _channels(config, dataset, expected)
         image_size = config.image_size or (
             expected.size[0]
@@ -298,7 +300,15 @@ def _start(
     # How the network starts and what it recomputes decide no shape.
     fields = {key: value for key, value in given.items() if key not in NO_SHAPES}
     key = jax.random.key(config.seed)
-    variables, fitting = load_fitting(config.model, config.weights, num_classes=num_classes, redraw_head=key, **fields)
+    variables, fitting = load_fitting(
+        config.model,
+        config.weights,
+        num_classes=num_classes,
+        redraw_head=key,
+        channels=config.channels,
+        entry=config.entry,
+        **fields,
+    )
     if other := {field: value for field, value in fitting.items() if fields.get(field) is not value}:
         ((field, value),) = other.items()
         raise ConfigError(f"{config.weights} has no auxiliary head: say so with --model-fields {field}={value}")
@@ -320,7 +330,8 @@ def _channels(config: TrainConfig, dataset: ImageDataset, expected: ImageFormat 
         return channels
     if channels not in (1, len(expected.mean)):
         raise ConfigError(
-            f"{config.dataset} has images of {channels} channels, {config.model} takes {len(expected.mean)}"
+            f"{config.dataset} has images of {channels} channels, {config.model} has weights for "
+            f"{len(expected.mean)}; adapt them by --channels {channels}"
         )
     return len(expected.mean)
 

@@ -17,6 +17,7 @@ from cnnjax.data.transforms import ResizerName
 from cnnjax.models import model_info
 from cnnjax.nn.initialization import InitName
 from cnnjax.places import local_path
+from cnnjax.pretrained.flags import WeightsFlags
 from cnnjax.training.flags import ConfigError, Flags
 from cnnjax.training.losses import LossName
 from cnnjax.training.optim import OF_ANY_LENGTH, SCHEDULES, WITH_MOMENTUM, OptimizerName, ScheduleName
@@ -293,7 +294,7 @@ class ClassifierData(DataFlags):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClassifierNetwork(NetworkFlags):
+class ClassifierNetwork(WeightsFlags, NetworkFlags):
     """What learns, and what it starts from."""
 
     model: str = "lenet5"
@@ -453,6 +454,9 @@ class TrainConfig(ClassifierRun, ClassifierOptimisation, ClassifierNetwork, Clas
                     for name in ("image_size", "train_examples", "test_examples")
                 ),
                 ("init", self.init is None or self.weights == DRAWN, f"left out with weights {self.weights}"),
+                ("entry", self.entry is None or self.weights != DRAWN, f"left out with weights {DRAWN}"),
+                ("channels", self.channels is None or self.fine_tuning, f"left out with weights {DRAWN}"),
+                ("channels", self.channels is None or self.channels >= 1, "at least 1"),
                 ("memory_budget_mib", self.memory_budget_mib >= 0, "at least 0"),
                 ("workers", self.workers >= 0, "at least 0"),
                 ("explain_every", self.explain_every >= 0, "at least 0"),

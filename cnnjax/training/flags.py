@@ -106,7 +106,10 @@ def groups_of(config: type[Any]) -> dict[str, list[str]]:
 
 
 def helps_of(config: type[Any]) -> dict[str, str]:
-    """Return the texts under a dataclass's fields by name, those of its own before inherited ones."""
+    """Return the texts of a dataclass's fields by name, those of its own before inherited ones.
+
+    A text stands under its field, or in the field's metadata as ``help``.
+    """
     found: dict[str, str] = {}
     for base in reversed(config.__mro__):
         if not dataclasses.is_dataclass(base):
@@ -116,7 +119,8 @@ def helps_of(config: type[Any]) -> dict[str, str]:
         for field, text in itertools.pairwise(body):
             if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
                 found[field.target.id] = " ".join(str(text.value.value).split())  # type: ignore[union-attr]
-    return found
+    told = {field.name: field.metadata["help"] for field in dataclasses.fields(config) if "help" in field.metadata}
+    return told | found
 
 
 def parse(

@@ -1,14 +1,18 @@
 """Write data/sources.npz: what libraries answer to a picture, through their own networks and preprocessing.
 
     KERAS_BACKEND=jax python tests/pretrained/generate_sources.py
+    KERAS_BACKEND=jax python tests/pretrained/generate_sources.py "timm *"    # only those that match; others are kept
 
-Runs with torchvision, timm and Keras; the tests need none of them. Networks have few blocks, and drawn weights (see
-tests/golden/drawing.py), of which the file holds names and shapes alone.
+Runs with torchvision, timm and Keras; the tests need none of them. Networks have few blocks where
+the library makes such, and drawn weights (see tests/golden/drawing.py), of which the file holds names and shapes alone.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import fnmatch
+import itertools
 import json
 import os
 import sys
@@ -32,11 +36,13 @@ import torchvision  # noqa: E402
 from golden import drawing  # noqa: E402
 from keras.src.applications import efficientnet as keras_efficientnet  # noqa: E402
 from keras.src.applications import efficientnet_v2 as keras_efficientnet_v2  # noqa: E402
+from keras.src.applications import mobilenet_v3 as keras_mobilenet_v3  # noqa: E402
 from photograph import photograph  # noqa: E402
 from PIL import Image  # noqa: E402
-from references import efficientnet, inception_v1, vgg  # noqa: E402
+from references import efficientnet, inception_v1, mnasnet, mobilenet_v1, mobilenet_v2, mobilenet_v3, regnet, vgg  # noqa: E402  # noqa: E402
 from timm.models._efficientnet_builder import decode_arch_def  # noqa: E402
 from torch import nn  # noqa: E402
+from torchvision.models.convnext import CNBlockConfig  # noqa: E402
 
 GAINS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 0.7, 0.5, 1.25, 1.1, 0.85, 0.6, 1.35, 1.7)
 
@@ -54,6 +60,7 @@ class Case:
       answer: (network, picture) -> logits of the picture, prepared as the library does.
       fields: of our network.
       size: of the images, where it is not the published one, which would take too long.
+      resize_size: of the images then; None: they are stretched.
       config: timm's ``config.json``.
     """
 
@@ -65,13 +72,17 @@ class Case:
     naming: str | None = None
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     size: int | None = None
+    resize_size: int | None = None
     config: Mapping[str, Any] | None = None
 
 
 def torch_logits(model: nn.Module, pixels: torch.Tensor) -> np.ndarray:
-    """Return the logits of one prepared image, computed in float64."""
+    """Return the logits of one prepared image, computed in float64; those of each of its pixels, channels last."""
     with torch.no_grad():
-        return model.double().eval()(pixels[None].double())[0].numpy()
+        result = model.double().eval()(pixels[None].double())
+    if isinstance(result, Mapping):
+        return result["out"][0].movedim(0, -1).numpy()
+    return result[0].numpy()
 
 
 def torchvision_case(name: str, build: Callable[[], Any], **fields: Any) -> Case:
@@ -84,6 +95,20 @@ def torchvision_case(name: str, build: Callable[[], Any], **fields: Any) -> Case
         lambda network, picture: torch_logits(network, transforms(picture)),
         source=f"torchvision://{name}",
         fields=fields,
+    )
+
+
+def segmentation_case(name: str, build: Callable[[], Any], resize_size: int) -> Case:
+    """Return the case of weights for segmentation that torchvision publishes, for smaller images."""
+    model, weights = name.split("/")
+    transforms = torchvision.models.get_model_weights(model)[weights].transforms(resize_size=resize_size)
+    return Case(
+        f"torchvision {name}",
+        build,
+        lambda network, picture: torch_logits(network, transforms(picture)),
+        source=f"torchvision://{name}",
+        size=resize_size,
+        resize_size=resize_size,
     )
 
 
@@ -208,40 +233,142 @@ def keras_efficientnet_v2_s() -> Any:
 
 
 SHORT_RESNET = {"stage_sizes": (1, 1, 1, 1)}
+B0 = {"rows": efficientnet.SHORT_V1, "last_features": 64, "output_stride": 4}
+V3_ROWS = [[3, 16, 16, True, False, 2], [3, 72, 24, False, False, 2], [5, 96, 40, True, True, 2]]
+# Five stages of one narrow convolution each.
+VGG = {"stage_sizes": (1, 1, 1, 1, 1), "features": (8, 8, 16, 16, 16), "dense_features": (64, 64)}
+VGG_LAYERS = [layer for width in VGG["features"] for layer in (width, "M")]
+DENSENET = {"stage_sizes": (1, 1, 1, 1), "growth_rate": 8, "features": 16}
+CONVNEXT = {"stage_sizes": (1, 1, 1, 1), "features": (24, 32, 40, 48)}
 
 
-def cases() -> list[Case]:
-    """Return all cases."""
-    resnet = partial(torchvision.models.ResNet, torchvision.models.resnet.Bottleneck, [1, 1, 1, 1])
-    b0 = {"rows": efficientnet.SHORT_V1, "last_features": 64, "output_stride": 4}
-    v3_rows = [[3, 16, 16, True, False, 2], [3, 72, 24, False, False, 2], [5, 96, 40, True, True, 2]]
+def torchvision_cases() -> list[Case]:
+    """Return the cases of torchvision."""
+    models = torchvision.models
+    resnet = partial(models.ResNet, models.resnet.Bottleneck, [1, 1, 1, 1])
+    widths = [*CONVNEXT["features"], None]
+    convnext = [CNBlockConfig(*pair, 1) for pair in itertools.pairwise(widths)]
+    segmenting = partial(models.get_model, weights_backbone=None, num_classes=21)
     return [
+        torchvision_case("alexnet/IMAGENET1K_V1", narrow_alexnet, dense_features=(64, 64)),
+        torchvision_case("convnext_tiny/IMAGENET1K_V1", partial(models.ConvNeXt, convnext), **CONVNEXT),
         torchvision_case(
-            "efficientnet_b0/IMAGENET1K_V1", partial(efficientnet.short, efficientnet.SHORT_V1, 32), **b0
+            "densenet121/IMAGENET1K_V1",
+            partial(models.DenseNet, 8, (1, 1, 1, 1), 16),
+            **DENSENET,
+        ),
+        torchvision_case(
+            "efficientnet_b0/IMAGENET1K_V1", partial(efficientnet.short, efficientnet.SHORT_V1, 32), **B0
         ),
         torchvision_case("googlenet/IMAGENET1K_V1", googlenet, rows=inception_v1.SHORT_FIELDS["rows"]),
-        torchvision_case("resnet50/IMAGENET1K_V2", resnet, **SHORT_RESNET),
-        timm_case("tf_efficientnet_b0.ap_in1k", short_timm_efficientnet, **b0),
-        timm_case("tf_mobilenetv3_small_100.in1k", short_timm_mobilenet_v3, rows=v3_rows, hidden_features=64,
-                  output_stride=16),
-        timm_case("convnext_tiny.in12k_ft_in1k", short_timm_convnext, stage_sizes=(1, 1, 1, 1),
-                  features=(24, 32, 40, 48)),
-        timm_case("resnet50.a1_in1k", partial(timm.models.ResNet, timm.models.resnet.Bottleneck, (1, 1, 1, 1)),
-                  **SHORT_RESNET),
-        keras_case("vgg16", partial(vgg.narrow_keras, 16, 32), keras.applications.vgg16.preprocess_input, 32,
-                   dense_features=(64, 64), pool_size=1),
-        keras_case(
-            "mobilenet_v1_025",
-            partial(keras.applications.MobileNet, (64, 64, 3), alpha=0.25, weights=None, classifier_activation=None),
-            keras.applications.mobilenet.preprocess_input,
-            64,
+        torchvision_case("mnasnet0_5/IMAGENET1K_V1", mnasnet.short, rows=mnasnet.SHORT, output_stride=4),
+        torchvision_case(
+            "mobilenet_v2/IMAGENET1K_V2",
+            partial(models.MobileNetV2, inverted_residual_setting=mobilenet_v2.SHORT),
+            rows=mobilenet_v2.SHORT,
+            output_stride=4,
         ),
-        keras_case("efficientnet_b0", keras_efficientnet_b0,
-                   keras.applications.efficientnet.preprocess_input, 64, **b0 | {"last_features": 1280}),
-        keras_case("efficientnet_v2_s", keras_efficientnet_v2_s,
-                   keras.applications.efficientnet_v2.preprocess_input, 64, rows=efficientnet.SHORT_V2,
-                   last_features=1280, output_stride=4),
+        torchvision_case(
+            "mobilenet_v3_small/IMAGENET1K_V1",
+            partial(models.MobileNetV3, mobilenet_v3.short_blocks(mobilenet_v3.SHORT), last_channel=64),
+            rows=mobilenet_v3.SHORT,
+            hidden_features=64,
+            output_stride=4,
+        ),
+        torchvision_case("regnet_y_800mf/IMAGENET1K_V2", regnet.short, **regnet.SHORT, output_stride=8),
+        torchvision_case("resnet50/IMAGENET1K_V2", resnet, **SHORT_RESNET),
+        torchvision_case("shufflenet_v2_x0_5/IMAGENET1K_V1", models.shufflenet_v2_x0_5),
+        torchvision_case("squeezenet1_1/IMAGENET1K_V1", models.squeezenet1_1),
+        torchvision_case("vgg11/IMAGENET1K_V1", narrow_vgg, **VGG),
+        segmentation_case("lraspp_mobilenet_v3_large/COCO_WITH_VOC_LABELS_V1",
+                          partial(segmenting, "lraspp_mobilenet_v3_large"), 96),
     ]  # fmt: skip
+
+
+def timm_cases() -> list[Case]:
+    """Return the cases of timm."""
+    models = timm.models
+    return [
+        timm_case("convnext_tiny.in12k_ft_in1k", short_timm_convnext, **CONVNEXT),
+        timm_case(
+            "densenet121.ra_in1k",
+            partial(models.DenseNet, growth_rate=8, block_config=(1, 1, 1, 1)),
+            **DENSENET,
+        ),
+        timm_case("tf_efficientnet_b0.ap_in1k", short_timm_efficientnet, **B0),
+        timm_case("mobilenetv1_100.ra4_e3600_r224_in1k", mobilenet_v1.short, rows=mobilenet_v1.SHORT, output_stride=4),
+        timm_case(
+            "mobilenetv2_100.ra_in1k",
+            partial(inverted_residuals, ["ds_r1_k3_s1_c16", "ir_r2_k3_s2_e6_c24"], nn.ReLU6),
+            rows=mobilenet_v2.SHORT,
+            output_stride=4,
+        ),
+        timm_case("tf_mobilenetv3_small_100.in1k", short_timm_mobilenet_v3, rows=V3_ROWS, hidden_features=64,
+                  output_stride=16),
+        timm_case("resnet50.a1_in1k", partial(models.ResNet, models.resnet.Bottleneck, (1, 1, 1, 1)), **SHORT_RESNET),
+        timm_case("resnetv2_50.a1h_in1k", partial(timm.create_model, "resnetv2_50", layers=(1, 1, 1, 1)),
+                  **SHORT_RESNET),
+        timm_case("legacy_seresnet50.in1k", partial(timm.create_model, "legacy_seresnet50", layers=[1, 1, 1, 1]),
+                  **SHORT_RESNET),
+    ]  # fmt: skip
+
+
+def keras_cases() -> list[Case]:
+    """Return the cases of Keras."""
+    applications = keras.applications
+    drawn = {"weights": None, "classifier_activation": None}
+    return [
+        keras_case("efficientnet_b0", keras_efficientnet_b0,
+                   applications.efficientnet.preprocess_input, 64, **B0 | {"last_features": 1280}),
+        keras_case("efficientnet_v2_s", keras_efficientnet_v2_s,
+                   applications.efficientnet_v2.preprocess_input, 64, rows=efficientnet.SHORT_V2,
+                   last_features=1280, output_stride=4),
+        keras_case("mobilenet_v1_025", partial(applications.MobileNet, (64, 64, 3), alpha=0.25, **drawn),
+                   applications.mobilenet.preprocess_input, 64),
+        keras_case("mobilenet_v2", partial(applications.MobileNetV2, (64, 64, 3), alpha=0.35, **drawn),
+                   applications.mobilenet_v2.preprocess_input, 64, width_multiplier=0.35),
+        keras_case("mobilenet_v3_small", short_keras_mobilenet_v3,
+                   applications.mobilenet_v3.preprocess_input, 64, rows=V3_ROWS, output_stride=16),
+        keras_case("vgg16", partial(vgg.narrow_keras, 16, 32), applications.vgg16.preprocess_input, 32,
+                   dense_features=(64, 64), pool_size=1),
+    ]  # fmt: skip
+
+
+def narrow_alexnet() -> nn.Module:
+    """Return torchvision's AlexNet with narrow dense layers."""
+    model = torchvision.models.alexnet()
+    for place, (inputs, outputs) in {1: (9216, 64), 4: (64, 64), 6: (64, 1000)}.items():
+        model.classifier[place] = nn.Linear(inputs, outputs)
+    return model
+
+
+def narrow_vgg() -> nn.Module:
+    """Return torchvision's VGG with the layers of `VGG`."""
+    model = torchvision.models.VGG(torchvision.models.vgg.make_layers(VGG_LAYERS))
+    for place, (inputs, outputs) in {0: (49 * 16, 64), 3: (64, 64), 6: (64, 1000)}.items():
+        model.classifier[place] = nn.Linear(inputs, outputs)
+    return model
+
+
+def inverted_residuals(rows: list[str], activation: type[nn.Module]) -> nn.Module:
+    """Return timm's network with these rows of blocks, of the widths of `mnasnet.short` for MnasNet."""
+    return timm.models.EfficientNet(
+        decode_arch_def([[row] for row in rows]), num_features=1280, stem_size=32, act_layer=activation
+    )
+
+
+def short_keras_mobilenet_v3() -> Any:
+    """Return Keras's MobileNetV3 with the blocks of `V3_ROWS`."""
+    block, relu = keras_mobilenet_v3._inverted_res_block, keras.layers.ReLU()
+
+    def stack(x: Any, kernel: int, activation: Any, se_ratio: float) -> Any:
+        x = block(x, 1, 16, 3, 2, se_ratio, relu, 0)
+        x = block(x, 72 / 16, 24, 3, 2, None, relu, 1)
+        return block(x, 96 / 24, 40, kernel, 2, se_ratio, activation, 2)
+
+    return keras_mobilenet_v3.MobileNetV3(
+        stack, 1024, (64, 64, 3), model_type="small", weights=None, classifier_activation=None
+    )
 
 
 def googlenet() -> nn.Module:
@@ -294,10 +421,10 @@ def run(case: Case) -> tuple[dict[str, Any], np.ndarray]:
     for gain in GAINS:
         holder.load({name: drawing.weight(name, shape, gain) for name, shape in holder.shapes.items()})
         logits = np.asarray(case.answer(holder.model, picture), np.float64)
-        probabilities = np.exp(logits - logits.max())
-        probabilities /= probabilities.sum()
+        probabilities = np.exp(logits - logits.max(-1, keepdims=True))
+        probabilities /= probabilities.sum(-1, keepdims=True)
         tried[gain] = float(probabilities.max())
-        if 0.02 < probabilities.max() < 0.9:
+        if (0.02 if logits.ndim == 1 else 0.1) < probabilities.max() < 0.9:
             break
     else:
         raise RuntimeError(f"{case.key}: no gain gives probabilities that tell classes apart: {tried}")
@@ -307,21 +434,31 @@ def run(case: Case) -> tuple[dict[str, Any], np.ndarray]:
         "naming": case.naming,
         "fields": dict(case.fields),
         "size": case.size,
+        "resize_size": case.resize_size,
         "config": case.config,
         "gain": gain,
         "shapes": {name: list(shape) for name, shape in holder.shapes.items()},
     }
     print(f"{case.key:40} gain {gain}, largest probability {probabilities.max():.3f}", flush=True)
-    return meta, probabilities.astype(np.float32)
+    return meta, drawing.sample(probabilities.astype(np.float32))
 
 
 def main() -> None:
     """Write the file."""
-    found = {case.key: run(case) for case in cases()}
-    meta = json.dumps({key: meta for key, (meta, _) in found.items()})
-    arrays = {key: probabilities for key, (_, probabilities) in found.items()}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("patterns", nargs="*", default=["*"], help="Which cases to run, with * and ?.")
+    patterns = parser.parse_args().patterns
     path = HERE / "data" / "sources.npz"
-    np.savez_compressed(path, meta=np.frombuffer(zlib.compress(meta.encode(), 9), np.uint8), **arrays)
+    arrays: dict[str, Any] = dict(np.load(path)) if path.exists() else {}
+    known = json.loads(zlib.decompress(arrays.pop("meta").tobytes())) if arrays else {}
+    meta: dict[str, Any] = {}
+    for case in (*torchvision_cases(), *timm_cases(), *keras_cases()):
+        if any(fnmatch.fnmatch(case.key, pattern) for pattern in patterns):
+            meta[case.key], arrays[case.key] = run(case)
+        elif case.key in known:
+            meta[case.key] = known[case.key]
+    kept = {key: value for key, value in arrays.items() if key in meta}
+    np.savez_compressed(path, meta=np.frombuffer(zlib.compress(json.dumps(meta).encode(), 9), np.uint8), **kept)
     print(f"{path}: {path.stat().st_size:,} bytes")
 
 

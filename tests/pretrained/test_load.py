@@ -365,6 +365,8 @@ def test_files_of_networks_that_flatten_take_the_size_of_their_images():
     with pytest.raises(ValueError, match="here 28 x 28 pixels; if they were trained with another, say which"):
         from_state_dict("lenet5", state, source="torch")
     variables = from_state_dict("lenet5", state, source="torch", image_size=20)
+    with pytest.raises(ValueError, match="so that its weights fit one size of images, here 32 x 32 pixels"):
+        from_state_dict("lenet5", state, source="torch", image_size=32)
     back = to_state_dict("lenet5", variables, source="torch", image_size=20)
     assert back.keys() == state.keys()
     for key, value in state.items():

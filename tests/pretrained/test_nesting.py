@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import re
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -12,6 +14,7 @@ from test_load import Hostile, archive, assert_equal, write_safetensors
 
 from cnnjax.pretrained import WeightsFileError, from_state_dict, load, reference_shapes
 from cnnjax.pretrained.nesting import network_arrays, renumbered
+from cnnjax.pretrained.rules.efficientnet import KERAS_NORMALIZATION
 from cnnjax.pretrained.torch_files import read_torch
 
 DATA = Path(__file__).parent / "data"
@@ -198,3 +201,42 @@ def test_numbers_of_keras_go_on_from_network_to_network():
     assert renumbered(fewer, expected).keys() >= {"conv2d_53/kernel", "conv2d_55/kernel", "batch_normalization/kernel"}
     nested = {f"inner/{name}": value for name, value in given.items()}
     assert renumbered(nested, expected) == {f"inner/{name}": value for name, value in expected.items()}
+
+
+# Keras's automatic names.
+NUMBER = re.compile(r"\b(conv2d_transpose|conv2d|batch_normalization|normalization|variable)(?:_(\d+))?(?=/|$)")
+
+
+# What Keras numbers through a session, in networks that are short where the family has such: kinds of layers, and
+# arrays without a name. ResNet, DenseNet, MobileNet, NASNet and VGG have names of their own throughout.
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("convnext_tiny", {"stage_sizes": (2, 1), "features": (24, 32), "output_stride": 8}),
+        ("denoising_autoencoder", {}),
+        ("efficientnet_b0", {"rows": ((False, 1, 3, 1, 32, 1), (False, 6, 5, 2, 24, 1)), "output_stride": 4}),
+        pytest.param("xception", {}, marks=pytest.mark.slow),
+        pytest.param("inception_v3", {"aux_classifiers": False, "norm_scale": False}, marks=pytest.mark.slow),
+        pytest.param("inception_resnet_v2", {"norm_scale": False}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_second_network_of_a_session_of_keras(name, fields):
+    shapes = reference_shapes(name, source="keras", **fields)
+    state = {key: np.broadcast_to(np.float32(number), shape) for number, (key, shape) in enumerate(shapes.items())}
+    state |= KERAS_NORMALIZATION if name == "efficientnet_b0" else {}
+
+    def second(key):
+        """Return the name that an array has when as many layers of its kind were there before."""
+
+        def later(match):
+            return f"{match[1]}_{counts[match[1]] + int(match[2] or 0)}"
+
+        return NUMBER.sub(later, key)
+
+    numbers = [match for key in state for match in NUMBER.finditer(key)]
+    counts = Counter(kind for kind, _ in {(match[1], match[2]) for match in numbers})
+    assert counts
+    later = {second(key): value for key, value in state.items()}
+    assert later.keys() != state.keys()
+    expected, found = (from_state_dict(name, given, source="keras", **fields) for given in (state, later))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)

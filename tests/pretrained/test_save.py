@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import types
 from pathlib import Path
 
 import jax
@@ -138,3 +139,18 @@ def test_what_timm_has_too_is_written_for_timm():
     assert found["label_names"] == ["cat", "dog"]
     assert folder_config(like, {"num_classes": 2, "stem": "deep"})["cnnjax"]["naming"] == "cnnjax"
     assert "model-index" not in model_card(like, "pets", {})
+
+
+@pytest.mark.parametrize(
+    ("variables", "file", "message"),
+    [
+        ([1, 2], "x.safetensors", "arrays by name, got a list$"),
+        (types.SimpleNamespace(variables={}), "x.safetensors", "got a SimpleNamespace; give its variables"),
+        ({"a": 3}, "x.safetensors", "a must be an array, got a int"),
+        ({"a": np.zeros(1)}, "x.pth", "x.pth would be taken for a file of another format than safetensors; end it"),
+    ],
+)
+def test_what_is_no_variables_or_no_such_file_is_refused(variables, file, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        save(variables, tmp_path / file)
+    assert list(tmp_path.iterdir()) == []

@@ -10,6 +10,7 @@ import shutil
 import zlib
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from golden import drawing
@@ -24,8 +25,8 @@ from cnnjax.runs import ImageFormat, Run
 
 DATA = Path(__file__).parent / "data"
 RUN = DATA / "run"
-# One with every way to prepare images; the others are of the same code.
-PLAIN = ("tf_efficientnet", "tf_mobilenetv3", "vgg16")
+# The cheapest with every way to prepare images; the others are of the same code.
+PLAIN = ("tf_efficientnet", "tf_mobilenetv3", "vgg16", "timm mobilenetv2", "torchvision vgg11")
 CASES = json.loads(zlib.decompress(np.load(DATA / "sources.npz")["meta"].tobytes()))
 
 
@@ -73,18 +74,28 @@ def load_module():
 def test_a_picture_gets_the_probabilities_that_the_library_gives_it(key, opened, monkeypatch):
     # The faster library gives its values to a level here and there.
     monkeypatch.setattr(transforms, "cykooz_resizer", None)
-    network = opened(key)
-    if (size := CASES[key]["size"]) is not None:
+    network, case = opened(key), CASES[key]
+    if (size := case["size"]) is not None:
         # The published one would take long.
-        network = dataclasses.replace(network, preprocessing=network.preprocessing._replace(size=(size, size)))
-    found = {label: probability for label, probability in network.classify(photograph(), top=1000)}
+        smaller = network.preprocessing._replace(size=(size, size), resize_size=case["resize_size"])
+        network = dataclasses.replace(network, preprocessing=smaller)
     expected = np.load(DATA / "sources.npz")[key]
-    assert network.label_names == imagenet_classes()
-    # Two classes of ImageNet have the name of two others (crane, maillot): the last counts in both.
-    names = dict(zip(network.label_names, range(1000), strict=True))
-    pairs = [(found[name], expected[index]) for name, index in names.items() if network.label_names.count(name) == 1]
-    ours, theirs = np.array(pairs).T
+    if network.task == "segmentation":
+        maps = network.outputs(network.preprocessing.prepare(photograph())[None])[0]
+        ours, theirs = drawing.sample(np.asarray(jax.nn.softmax(maps))), expected
+    else:
+        found = {label: probability for label, probability in network.classify(photograph(), top=1000)}
+        assert network.label_names == imagenet_classes()
+        # Two classes of ImageNet have the name of two others (crane, maillot): the last counts in both.
+        names = dict(zip(network.label_names, range(1000), strict=True))
+        pairs = [(found[label], expected[place]) for label, place in names.items() if only(label, network.label_names)]
+        ours, theirs = np.array(pairs).T
     assert np.abs(ours - theirs).max() <= 1e-4 * theirs.max()
+
+
+def only(label, label_names):
+    """Return whether a name is of one class alone."""
+    return label_names.count(label) == 1
 
 
 def test_the_table_says_what_torchvision_publishes():
@@ -221,10 +232,24 @@ def test_what_a_source_does_not_say_is_asked_for(tmp_path):
     (tmp_path / "x.pth").touch()
     with pytest.raises(WeightsFileError, match=r"x.pth does not say which network .*: name='resnet50' in Python"):
         from_source(tmp_path / "x.pth")
+    with pytest.raises(
+        WeightsFileError, match="there is no resnet50; .*, such as torchvision://resnet50/IMAGENET1K_V2"
+    ):
+        from_source("resnet50")
+    with pytest.raises(WeightsFileError, match="hf:/timm/resnet18.a1_in1k; .* one slash there: give it as a str"):
+        from_source(Path("hf://timm/resnet18.a1_in1k"))
+    with pytest.raises(WeightsFileError, match="hf://timm: expected hf://owner/repo, "):
+        from_source("hf://timm")
+    with pytest.raises(WeightsFileError, match="the source of weights is empty"):
+        from_source("")
+    with pytest.raises(WeightsFileError, match="holds no weights: neither a run nor one of model.safetensors, "):
+        from_source(tmp_path)
     with pytest.raises(ValueError, match="unknown model 'resnet51'"):
         from_source(tmp_path / "x.pth", name="resnet51")
     with pytest.raises(ValueError, match="holds weights of resnet50, and resnet18 was asked for; leave the name out"):
         from_source("torchvision://resnet50/IMAGENET1K_V2", name="resnet18")
+    with pytest.raises(WeightsFileError, match="Keras's network is not our resnet50: it takes strides in 1x1 conv"):
+        from_source(tmp_path / "resnet50.weights.h5", name="resnet50")
     with pytest.raises(WeightsFileError, match="no such weights; there are torchvision://resnet50/IMAGENET1K_V1"):
         from_source("torchvision://resnet50/IMAGENET1K_V9")
 

@@ -16,13 +16,35 @@ from cnnjax.nn.window_pool import window_max, window_sum
 from cnnjax.runs.onnx import ConversionError, to_onnx
 
 RUN = Path(__file__).parents[1] / "pretrained" / "data" / "run"
-# A small network of each family that was compared.
-COMPARED = (
+# A small network of each family that was compared, without fields of its own.
+PLAIN = (
     *("convnext_tiny", "denoising_autoencoder", "densenet_40_12", "dncnn17_grey", "efficientnet_lite0"),
     *("lenet5_1998", "lraspp_mobilenet_v3_large", "mlp", "mnasnet0_5", "mobilenet_v1_025", "mobilenet_v2"),
     *("mobilenet_v3_small", "nin_cifar10", "plain20", "regnet_y_400mf", "shufflenet_v1_x1_0"),
     *("shufflenet_v2_x0_5", "squeezenet1_1"),
 )
+# Of the others, networks with fewer blocks or narrower ones, which have every operation of the family.
+SHORT = {
+    "alexnet": {"dense_features": (64, 64)},
+    "alexnet_owt": {"dense_features": (64, 64)},
+    "googlenet": {"rows": [[(48, 24, 48, 8, 16, 16)], [(32, 16, 48, 8, 24, 24)], [(64, 32, 96, 16, 48, 48)]]},
+    "resnetv2_50": {"stage_sizes": (1, 1), "output_stride": 8},
+    "senet154": {"stage_sizes": (1, 1, 1, 1), "widths": (16, 16, 32), "groups": 8},
+    "seresnet50": {"stage_sizes": (1, 1, 1, 1), "widths": (16, 16, 64)},
+    "unet": {"features": (8, 16)},
+    "unet_same": {"features": (8, 16)},
+    "segnet": {"features": ((8, 8), (16, 16))},
+    "vgg11_bn": {"stage_sizes": (1, 1), "features": (16, 32), "dense_features": (64, 64)},
+    "wide_resnet50_2": {"stage_sizes": (1, 1), "output_stride": 8},
+    "wrn_40_4": {"depth": 10, "width": 1},
+    "zfnet": {"dense_features": (64, 64)},
+}
+# Networks that have no shorter form, which take the converter long.
+LONG = (
+    *("deeplabv3_mobilenet_v3_large", "fcn_resnet50", "inception_v2", "inception_v3", "inception_resnet_v2"),
+    "inception_v4",
+)
+COMPARED = (*PLAIN, *SHORT, *(pytest.param(name, marks=pytest.mark.exhaustive) for name in LONG))
 # Networks that flatten their maps take images of one size.
 FLATTENING = {"lenet", "mlp", "autoencoder"}
 
@@ -54,7 +76,9 @@ def run_onnx(content, images):
 def test_a_network_of_a_family(name, compile_quickly):
     info = cnnjax.model_info(name)
     size = info.input_size[0] if info.family in FLATTENING else max(info.min_size, 32)
-    model = cnnjax.create_model(name, **({} if info.num_classes is None else {"num_classes": 10}))
+    model = cnnjax.create_model(
+        name, **({} if info.num_classes is None else {"num_classes": 10}), **SHORT.get(name, {})
+    )
     images = jnp.asarray(np.random.default_rng(1).standard_normal((2, size, size, info.channels)), jnp.float32)
     variables = drawn(model, images)
     content = to_onnx(lambda images: model.apply(variables, images), images.shape[1:], jnp.float32)

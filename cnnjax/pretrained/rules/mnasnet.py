@@ -1,4 +1,4 @@
-"""MnasNet: torchvision counts every layer, activations included, in two or three nested sequences."""
+"""MnasNet: torchvision counts every layer, activations included, in two or three nested sequences; timm the rows."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import flax.linen as nn
 from cnnjax.models.mnasnet import MNASNet
 from cnnjax.nn.building import split_stages
 from cnnjax.pretrained.names import Rules
+from cnnjax.pretrained.rules.mobilenet_v2 import timm_rules
 
 # Positions of a block's layers. The first block does not expand; its layers are the network's own from 3 on.
 LAYERS = {"expand": 0, "depthwise": 3, "project": 6}
@@ -46,4 +47,4 @@ def rules(name: str, model: nn.Module) -> Mapping[str, Rules]:
             "head/classifier": "classifier.1",
         }
     )
-    return {"torchvision": torchvision}
+    return {"torchvision": torchvision, "timm": timm_rules(stages, (row.repeats for row in model.rows))}

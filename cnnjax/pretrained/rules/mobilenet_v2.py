@@ -1,14 +1,45 @@
-"""MobileNetV2: torchvision counts through all blocks, and through the layers of a block; Keras counts the blocks."""
+"""MobileNetV2: torchvision counts through all blocks and the layers of a block, Keras the blocks, timm the rows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import flax.linen as nn
 
 from cnnjax.models.mobilenet_v2 import MobileNetV2
 from cnnjax.nn.building import split_stages
 from cnnjax.pretrained.names import Rules
+
+
+def timm_rules(stages: Sequence[Sequence[object]], repeats: Iterable[int]) -> Rules:
+    """Return timm's names of a network of inverted residuals whose first block alone does not expand.
+
+    Args:
+      stages: the blocks of each stage.
+      repeats: blocks of each row of the paper's table, in the order of depth.
+    """
+    places = [(stage, block) for stage, blocks in enumerate(stages, 1) for block in range(1, len(blocks) + 1)]
+    rows = [f"blocks.{row}.{layer}" for row, count in enumerate(repeats) for layer in range(count)]
+    at = dict(zip(places, rows, strict=True))
+    last_block = f"stage{len(stages)}/block{len(stages[-1]) + 1}"
+    # That block is timm's depthwise separable convolution.
+    separable = {"depthwise": ("conv_dw", "bn1"), "project": ("conv_pw", "bn2")}
+    inverted = {"expand": ("conv_pw", "bn1"), "depthwise": ("conv_dw", "bn2"), "project": ("conv_pwl", "bn3")}
+
+    def layer(stage: int, block: int, kind: str, which: str) -> str:
+        names = separable if (stage, block) == places[0] else inverted
+        return f"{at[stage, block]}.{names[kind][which == 'norm']}"
+
+    return Rules(
+        {
+            "stem/conv1": "conv_stem",
+            "stem/norm1": "bn1",
+            f"{last_block}/conv1": "conv_head",
+            f"{last_block}/norm1": "bn2",
+            "stage#/block#/([a-z]+)_(conv|norm)": layer,
+            "head/classifier": "classifier",
+        }
+    )
 
 
 def rules(name: str, model: nn.Module) -> Mapping[str, Rules]:
@@ -55,4 +86,5 @@ def rules(name: str, model: nn.Module) -> Mapping[str, Rules]:
             "head/classifier": "predictions",
         }
     )
-    return {"torchvision": torchvision, "keras": keras}
+    timm = timm_rules(stages, (row.n for row in model.rows))
+    return {"torchvision": torchvision, "timm": timm, "keras": keras}
