@@ -128,8 +128,13 @@ FORMS = {
     "depthwise": ((2, 7, 6, 3), (3, 2, 1, 6), (2, 1), ((1, 2), (0, 1)), ONES, (1, 2), 3, conv_cpu.DEPTHWISE),
     "lanes": ((2, 5, 6, 32), (2, 3, 2, 48), (1, 2), ((1, 0), (1, 1)), ONES, ONES, 16, conv_cpu.LANES),
     "blocks": ((2, 6, 5, 40), (3, 3, 10, 20), (2, 1), ((1, 1), (1, 1)), ONES, ONES, 4, conv_cpu.BLOCKS),
-    "dense": ((2, 8, 6, 5), (3, 2, 5, 4), (2, 1), ((1, 1), (0, 2)), ONES, (1, 2), 1, conv_cpu.LOOPED),
+    "small blocks": ((2, 2, 3, 40), (3, 3, 10, 20), (1, 2), ((1, 1), (1, 1)), ONES, ONES, 4, conv_cpu.BLOCKS),
+    "dense": ((2, 18, 10, 5), (3, 2, 5, 4), (2, 1), ((1, 1), (0, 2)), ONES, (1, 2), 1, conv_cpu.LOOPED),
+    "small map": ((2, 8, 6, 5), (3, 2, 5, 4), (2, 1), ((1, 1), (0, 2)), ONES, (1, 2), 1, conv_cpu.PATCHES),
+    "padding alone": ((2, 2, 1, 5), (3, 4, 5, 4), (1, 2), ((3, 3), (2, 1)), ONES, (3, 1), 1, conv_cpu.PATCHES),
+    "pixels left over": ((2, 9, 8, 3), (2, 3, 3, 4), (4, 3), ((0, 0), (0, 0)), ONES, ONES, 1, conv_cpu.PATCHES),
     "transposed": ((2, 4, 3, 5), (3, 4, 5, 4), (1, 1), ((2, 1), (3, 2)), (2, 3), ONES, 1, conv_cpu.PHASES),
+    "nothing to see": ((2, 2, 6, 5), (3, 3, 5, 4), (1, 1), ((1, 2), (1, 1)), ONES, (3, 1), 1, conv_cpu.NATIVE),
     "native": ((2, 4, 3, 5), (3, 3, 5, 4), (2, 1), ((1, 1), (1, 1)), (1, 2), ONES, 1, conv_cpu.NATIVE),
 }
 
@@ -284,7 +289,16 @@ def test_maps_over_examples_and_kernels(groups, axes):
 
 
 # (window, groups, strides, dilation of the images): one for each form, and XLA's own.
-SHARDED = [(3, 1, 1, 1), (1, 1, 1, 1), (3, 6, 2, 1), (3, 32, 1, 1), (3, 2, 1, 1), (3, 1, 1, 2), (3, 2, 1, 2)]
+SHARDED = [
+    (3, 1, 1, 1),
+    (4, 1, 1, 1),
+    (1, 1, 1, 1),
+    (3, 6, 2, 1),
+    (3, 32, 1, 1),
+    (3, 2, 1, 1),
+    (3, 1, 1, 2),
+    (3, 2, 1, 2),
+]
 
 
 @pytest.mark.parametrize(("window", "groups", "strides", "dilation"), first_plain(SHARDED))
