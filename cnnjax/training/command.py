@@ -20,7 +20,6 @@ from cnnjax.training.interruption import Interrupted
 from cnnjax.training.loop import TrainingError
 from cnnjax.training.processes import LostProcessError, ProcessesError
 
-
 LARGE_PAGES = "CNNJAX_LARGE_PAGES"
 
 

@@ -15,8 +15,8 @@ gradients of kernels. The rule:
   multiplied; the phases are interleaved;
 - a dense window over a map of few pixels: what the window sees at each of them, written side by side, times the
   kernel, one matrix product for all images;
-- any other dense window: XLA's convolution, many of them one column wider than asked for, which makes it use all cores; the
-  kernel gradient as a sum of matrix products over blocks of rows;
+- any other dense window: XLA's convolution, many of them one column wider than asked for, which makes it use all
+  cores; the kernel gradient as a sum of matrix products over blocks of rows;
 - what is left, as XLA does it.
 
 Each form is a module; `choose` and `choose_undilated` are the rule. `benchmarks/convolutions.py` measures each form

@@ -14,13 +14,15 @@ from cnnjax.nn.conv_cpu.forms import Forms
 from cnnjax.nn.conv_cpu.pointwise import over_pixels
 from cnnjax.nn.slices import Geometry, Shape, fused_sum, pad, shifted, taps_of
 
-
 # Most pixels of a result that are computed by one product with the whole kernel.
 SMALL_MAP = 64
 
 
 def reaches_over(size: Shape, window: Shape, geometry: Geometry) -> bool:
-    """Return whether the window reaches over a whole axis of the images, where XLA's convolution does 1 or 2 GFLOP/s."""
+    """Return whether the window reaches over a whole axis of the images.
+
+    There XLA's convolution falls to 1 or 2 GFLOP/s.
+    """
     spans = zip(size, window, geometry.kernel_dilation, strict=True)
     return any(n <= (k - 1) * d for n, k, d in spans)
 
