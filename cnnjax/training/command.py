@@ -20,6 +20,7 @@ from cnnjax.training.interruption import Interrupted
 from cnnjax.training.loop import TrainingError
 from cnnjax.training.processes import LostProcessError, ProcessesError
 
+PLATFORMS = "jax_platforms"
 LARGE_PAGES = "CNNJAX_LARGE_PAGES"
 
 
@@ -85,11 +86,11 @@ def prepare(console: Console) -> None:
 
 def only_processors() -> bool:
     """Return whether JAX will compute on processors, as far as is known before its devices are made."""
-    if chosen := jax.config.jax_platforms:
+    if chosen := getattr(jax.config, PLATFORMS):
         return bool(chosen.split(",")[0] == "cpu")
     plugins = importlib.util.find_spec("jax_plugins")
     places = plugins and plugins.submodule_search_locations
-    return not (places and list(pkgutil.iter_modules(places))) and importlib.util.find_spec("libtpu") is None
+    return not (places and any(pkgutil.iter_modules(places))) and importlib.util.find_spec("libtpu") is None
 
 
 def _leave(code: int) -> None:

@@ -15,6 +15,7 @@ from cnnjax.places import cache_folder, local_path
 
 # In place of a folder: nothing is kept.
 OFF = "off"
+FOLDER = "jax_compilation_cache_dir"
 VARIABLE = "CNNJAX_COMPILATION_CACHE"
 # Bytes. What was not used for longest goes first.
 LIMIT = 4 * 2**30
@@ -39,10 +40,11 @@ def use_compilation_cache(place: str | os.PathLike[str] | None = None) -> str:
     """
     given = place or os.environ.get(VARIABLE)
     if given == OFF:
-        if jax.config.jax_compilation_cache_dir != (told := os.environ.get("JAX_COMPILATION_CACHE_DIR")):
-            _set(told and Path(told))
+        told = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+        if getattr(jax.config, FOLDER) != told:
+            _set(Path(told) if told else None)
         return "compiled programs are not kept"
-    if given is None and (told := jax.config.jax_compilation_cache_dir):
+    if given is None and (told := getattr(jax.config, FOLDER)):
         return f"compiled programs are kept in {told}"
     parent = cache_folder() if given is None else local_path(given, "compilation_cache")
     if parent is None:
@@ -67,7 +69,7 @@ def use_compilation_cache(place: str | os.PathLike[str] | None = None) -> str:
 
 def _set(folder: Path | None, writable: bool = True) -> None:
     """Tell JAX, which looks at its settings when it compiles for the first time, or after a reset."""
-    jax.config.update("jax_compilation_cache_dir", folder and str(folder))
+    jax.config.update(FOLDER, folder and str(folder))
     # The lock that goes with a limit is a file in the folder.
     jax.config.update("jax_compilation_cache_max_size", LIMIT if writable else -1)
     if not writable:
