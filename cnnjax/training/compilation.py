@@ -31,8 +31,8 @@ def use_compilation_cache(place: str | os.PathLike[str] | None = None) -> str:
 
     Args:
       place: a folder, in which each kind of processor gets one of its own; "off": none, but for what
-        ``$JAX_COMPILATION_CACHE_DIR`` tells JAX. None: what
-        ``$CNNJAX_COMPILATION_CACHE`` says, or else the folder that JAX was told of, or else one in the user's cache.
+        ``$JAX_COMPILATION_CACHE_DIR`` tells JAX. None: what ``$CNNJAX_COMPILATION_CACHE`` says, or else the folder that
+        JAX was told of, or else one in the user's cache.
     Returns:
       What is done, for a message.
     Raises:

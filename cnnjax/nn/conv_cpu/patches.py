@@ -18,22 +18,21 @@ from cnnjax.nn.slices import Geometry, Shape, fused_sum, pad, shifted, taps_of
 SMALL_MAP = 64
 
 
-def reaches_over(size: Shape, window: Shape, geometry: Geometry) -> bool:
-    """Return whether the window reaches over a whole axis of the images.
+def smaller_than_window(size: Shape, window: Shape) -> bool:
+    """Return whether the images have fewer pixels than the window along an axis, before any dilation.
 
     There XLA's convolution falls to 1 or 2 GFLOP/s.
     """
-    spans = zip(size, window, geometry.kernel_dilation, strict=True)
-    return any(n <= (k - 1) * d for n, k, d in spans)
+    return any(n < k for n, k in zip(size, window, strict=True))
 
 
 def is_small(size: Shape, window: Shape, geometry: Geometry) -> bool:
-    """Return whether the result is small, or the window `reaches_over` an axis.
+    """Return whether the result has few pixels, or the images are `smaller_than_window`.
 
     On small maps a loop over the images multiplies matrices of few rows. What is written side by side takes as many
     times the memory of the images as the window has taps.
     """
-    return math.prod(geometry.output_size(size, window)) <= SMALL_MAP or reaches_over(size, window, geometry)
+    return math.prod(geometry.output_size(size, window)) <= SMALL_MAP or smaller_than_window(size, window)
 
 
 def _seeing(window: Shape, size: Shape, geometry: Geometry) -> list[Shape]:
