@@ -1,11 +1,18 @@
-"""Where a benchmark's numbers go: a table, and files of JSON and CSV that flags name, the same for every script."""
+"""Where a benchmark's numbers go: a table, and files of JSON and CSV that flags name, the same for every script.
+
+How busy the machine was besides is said on stderr: numbers of a machine that does other work too are no one's but its.
+"""
 
 from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import io
 import json
+import os
+import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +21,53 @@ from typing import Any
 STDOUT = "-"
 
 
+class Machine:
+    """What a machine does while something is measured; it begins to watch when it is made.
+
+    Attributes:
+      load: processes that ran or wanted to, on average over the minute before.
+    """
+
+    def __init__(self, statistics: Path = Path("/proc/stat")) -> None:
+        self.load = os.getloadavg()[0]
+        self._statistics = statistics
+        self._started = time.perf_counter(), _own_seconds(), self._busy_seconds()
+
+    def _busy_seconds(self) -> float | None:
+        """Return the seconds that processors were not idle since the machine started; None where nothing tells."""
+        if not self._statistics.exists():
+            return None
+        # user, nice, system, idle, waiting for disks, interrupts (two kinds), stolen; guests are in the first two.
+        user, nice, system, _, _, *interrupts = map(int, self._statistics.read_text().split("\n", 1)[0].split()[1:8])
+        return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+
+    def describe(self) -> str:
+        """Return the load at the start, and the seconds of processors that went here and elsewhere since."""
+        started, own_before, busy_before = self._started
+        seconds, own, busy = time.perf_counter() - started, _own_seconds() - own_before, self._busy_seconds()
+        text = (
+            f"{os.cpu_count()} processors, load {self.load:.2f} at the start; in {seconds:.0f} s this process took "
+            f"{own:.0f} s of them"
+        )
+        if busy is None or busy_before is None:
+            return text
+        return f"{text}, and all others {max(busy - busy_before - own, 0):.0f} s"
+
+
+@functools.cache
+def machine() -> Machine:
+    """Return what the machine did since this was first called."""
+    return Machine()
+
+
+def _own_seconds() -> float:
+    """Return the processors' seconds of this process and of those that it started and that have ended."""
+    return sum(os.times()[:4])
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add ``--json`` and ``--csv``."""
+    """Add ``--json`` and ``--csv``, and watch the machine from now on."""
+    machine()
     for name in ("json", "csv"):
         text = f"also write the numbers to this file, as {name.upper()}; {STDOUT}: print them instead of the table"
         parser.add_argument(f"--{name}", metavar="FILE", type=_writable, help=text)
@@ -32,7 +84,7 @@ def _writable(text: str) -> str:
 def report(
     given: argparse.Namespace, numbers: Any, rows: Iterable[Mapping[str, Any]], show: Callable[[], object]
 ) -> None:
-    """Print the table, and write the numbers where the flags say.
+    """Print the table, say how busy the machine was, and write the numbers where the flags say.
 
     Args:
       given: flags of `add_flags`.
@@ -47,6 +99,7 @@ def report(
         contents[given.csv, "csv"] = as_csv(rows)
     if STDOUT not in (given.json, given.csv):
         show()
+    print(machine().describe(), file=sys.stderr)
     for (target, _), text in contents.items():
         if target == STDOUT:
             print(text, end="")

@@ -30,6 +30,10 @@ os.environ["XLA_FLAGS"] = " ".join(
     [os.environ.get("XLA_FLAGS", ""), DEVICES, *([] if USERS_PROGRAMS else COMPILE_QUICKLY)]
 )
 
+# Scripts set up their process when they are called; this one is set up already, see `pytest_configure`.
+os.environ |= {"CNNJAX_LARGE_PAGES": "off"}
+os.environ.setdefault("CNNJAX_COMPILATION_CACHE", "off")
+
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import optax  # noqa: E402

@@ -64,3 +64,12 @@ def test_the_page_on_exporting_is_a_program_that_prints_what_it_says(tmp_path, m
     shutil.copytree(RUN, tmp_path / "runs" / "lenet5-digits")
     monkeypatch.chdir(tmp_path)
     assert run_page(DOCS / "exporting.md") == 10
+
+
+def test_what_the_page_on_speed_sets_is_there(monkeypatch):
+    called = []
+    for name in ("large_pages.use_large_pages", "training.compilation.use_compilation_cache"):
+        monkeypatch.setattr(f"cnnjax.{name}", lambda name=name: called.append(name))
+    for program in re.findall(r"^```python\n(.*?)^```$", (DOCS / "speed.md").read_text(), re.MULTILINE | re.DOTALL):
+        exec(program, {})
+    assert called == ["large_pages.use_large_pages", "training.compilation.use_compilation_cache"]

@@ -22,7 +22,7 @@ ALLOWED = {
     "finetune": {"nn", "models", "runs", "pretrained", "state", "writing"},
     "training": {
         *("alive", "buckets", "nn", "models", "data", "visualize", "runs", "pretrained", "finetune", "state", "lazy"),
-        *("explain", "places", "writing"),
+        *("explain", "large_pages", "places", "writing"),
     },
     "claims": {"nn", "signal", "models", "data", "state", "training", "visualize", "places", "writing"},
     "explorer": {"nn", "models", "data", "explain", "runs", "pretrained", "training"},

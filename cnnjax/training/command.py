@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 import os
+import pkgutil
 import signal
 import sys
 from collections.abc import Callable
 
+import jax
 from rich.console import Console
 
+from cnnjax.large_pages import use_large_pages
 from cnnjax.runs.checkpoints import CheckpointError
+from cnnjax.training.compilation import OFF, VARIABLE, use_compilation_cache
 from cnnjax.training.interruption import Interrupted
 from cnnjax.training.loop import TrainingError
 from cnnjax.training.processes import LostProcessError, ProcessesError
+
+PLATFORMS = "jax_platforms"
+LARGE_PAGES = "CNNJAX_LARGE_PAGES"
 
 
 def run_command(command: Callable[[], object]) -> int:
@@ -21,6 +29,9 @@ def run_command(command: Callable[[], object]) -> int:
 
     A value that cannot be used, data or files that cannot be read, and a run that cannot go on are explained in one
     line on stderr; every other error is a mistake of the program, and shows where it came from.
+
+    Before that, memory is in large pages where the processor computes, and compiled programs are kept, see
+    `cnnjax.large_pages` and `cnnjax.training.compilation`; stderr says so in a line each.
 
     Args:
       command: parses the command line and does what it asks for.
@@ -30,6 +41,7 @@ def run_command(command: Callable[[], object]) -> int:
     """
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
+        prepare(errors)
         command()
     except LostProcessError as error:
         errors.print(f"error: {error}", style="red", markup=False)
@@ -44,6 +56,41 @@ def run_command(command: Callable[[], object]) -> int:
         errors.print("stopped by SIGINT", markup=False)
         return 128 + signal.SIGINT
     return 0
+
+
+def prepare(console: Console) -> None:
+    """Set up memory and compiled programs of a process that computes, and say so, but for a mere ``--help``.
+
+    ``$CNNJAX_LARGE_PAGES`` is "on" or "off", by default what suits the devices; ``$CNNJAX_COMPILATION_CACHE`` is a
+    folder or "off".
+
+    Raises:
+      ValueError: another value of the first.
+      PathError: a folder that is not of this machine.
+    """
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        return
+    wanted = os.environ.get(LARGE_PAGES)
+    if wanted not in (None, "on", OFF):
+        raise ValueError(f"{LARGE_PAGES} must be on or off, got {wanted!r}")
+    if wanted == "on" or (wanted is None and only_processors()):
+        reason = use_large_pages()
+        if reason is None:
+            console.print(f"memory is in large pages; {LARGE_PAGES}=off: in small ones", style="dim")
+        elif wanted == "on":
+            console.print(f"memory is in small pages: {reason}", style="yellow", markup=False)
+    kept = use_compilation_cache()
+    if os.environ.get(VARIABLE) != OFF:
+        console.print(f"{kept}; {VARIABLE}=off: not kept", style="dim", markup=False)
+
+
+def only_processors() -> bool:
+    """Return whether JAX will compute on processors, as far as is known before its devices are made."""
+    if chosen := getattr(jax.config, PLATFORMS):
+        return bool(chosen.split(",")[0] == "cpu")
+    plugins = importlib.util.find_spec("jax_plugins")
+    places = plugins and plugins.submodule_search_locations
+    return not (places and any(pkgutil.iter_modules(places))) and importlib.util.find_spec("libtpu") is None
 
 
 def _leave(code: int) -> None:

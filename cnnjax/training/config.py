@@ -25,7 +25,7 @@ from cnnjax.training.parallel import ParallelMode
 
 # Where a run lies may differ between its processes; what it runs on and shows, between two parts of it, too. Everything
 # else is part of what it computes.
-LOCAL_FIELDS: Set[str] = {"workdir", "data_dir", "memory_budget_mib", "process_id", "workers"}
+LOCAL_FIELDS: Set[str] = {"workdir", "data_dir", "memory_budget_mib", "process_id", "workers", "compilation_cache"}
 FREE_FIELDS: Set[str] = LOCAL_FIELDS | {
     *("parallel", "coordinator", "num_processes", "coordinator_timeout", "skip_nonfinite", "tensorboard", "profile"),
     *("steps_per_dispatch", "data_on_device", "wandb", "explain_every", "resizer"),
@@ -112,6 +112,8 @@ class RunFlags:
     """Send the metrics to this Weights & Biases project too (needs the extra "wandb")."""
     profile: str | None = None
     """Write a profiler trace of steps A to B, given as A:B; TensorBoard's profile plugin and Perfetto show it."""
+    compilation_cache: str | None = None
+    """Folder that keeps compiled programs, or off; by default a folder in the user's cache (docs/speed.md)."""
 
 
 # Bases of a dataclass count from the last to the first.

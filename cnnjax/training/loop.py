@@ -22,6 +22,7 @@ from cnnjax.runs.lock import locked
 from cnnjax.training import processes
 from cnnjax.training.best import Best
 from cnnjax.training.classifier import ClassifierSetup
+from cnnjax.training.compilation import use_compilation_cache
 from cnnjax.training.config import LOCAL_FIELDS, RunConfig, parse_steps
 from cnnjax.training.dispatch import Dispatcher
 from cnnjax.training.interruption import Interrupted, Stop, stop_on_signals
@@ -68,6 +69,8 @@ def fit(
       Interrupted: SIGINT or SIGTERM came; a checkpoint of the last step was saved before.
     """
     started = time.perf_counter()
+    if config.compilation_cache is not None:
+        use_compilation_cache(config.compilation_cache)
     first = processes.is_first()
     console = (console or Console()) if first else Console(quiet=True)
     processes.agree({key: value for key, value in config.to_json().items() if key not in LOCAL_FIELDS})

@@ -49,6 +49,19 @@ def test_a_dash_prints_them_instead_of_the_table(report):
     assert len(list(csv.reader(io.StringIO(report("--csv", "-"))))) == 3
 
 
+def test_how_busy_the_machine_was_is_said(benchmark, tmp_path):
+    statistics = tmp_path / "stat"
+    # Hundredths of seconds: user, nice, system, idle, waiting, interrupts (two kinds), stolen.
+    statistics.write_text("cpu 100 0 100 9000 0 0 0 0 0 0\ncpu0 1 2 3\n")
+    machine = benchmark("reporting").Machine(statistics)
+    assert machine.describe().endswith("and all others 0 s")
+    statistics.write_text("cpu 2100 100 900 9900 500 100 100 7 0 0\n")
+    # 32 seconds beside idleness, waiting, stolen time and the 2 from before, less what this test took itself.
+    others = int(machine.describe().split()[-2])
+    assert 28 <= others <= 31
+    assert "all others" not in benchmark("reporting").Machine(tmp_path / "none").describe()
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_benchmark_reports_in_this_way(script):
     called = {

@@ -1,5 +1,7 @@
 """The convolution layers are those of Flax, in every way but speed."""
 
+from unittest import mock
+
 import flax.linen
 import jax
 import jax.numpy as jnp
@@ -105,21 +107,25 @@ def check_against_lax(case, compile_quickly):
         assert_close(ours[:3], theirs[:3], 2e-2)
 
 
+# Random maps are small, and have to be computed in the way of larger ones too.
+SMALL_MAPS = st.sampled_from([1, conv_cpu.patches.SMALL_MAP])
 PROPERTY = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
 
 
 @pytest.mark.slow
 @settings(max_examples=12, **PROPERTY)
-@given(case=convolutions())
-def test_random_convolutions_have_the_values_and_derivatives_of_lax(case, compile_quickly):
-    check_against_lax(case, compile_quickly)
+@given(case=convolutions(), small_map=SMALL_MAPS)
+def test_random_convolutions_have_the_values_and_derivatives_of_lax(case, small_map, compile_quickly):
+    with mock.patch.object(conv_cpu.patches, "SMALL_MAP", small_map):
+        check_against_lax(case, compile_quickly)
 
 
 @pytest.mark.exhaustive
 @settings(max_examples=120, **PROPERTY)
-@given(case=convolutions())
-def test_many_random_convolutions_have_the_values_and_derivatives_of_lax(case, compile_quickly):
-    check_against_lax(case, compile_quickly)
+@given(case=convolutions(), small_map=SMALL_MAPS)
+def test_many_random_convolutions_have_the_values_and_derivatives_of_lax(case, small_map, compile_quickly):
+    with mock.patch.object(conv_cpu.patches, "SMALL_MAP", small_map):
+        check_against_lax(case, compile_quickly)
 
 
 ONES = (1, 1)
@@ -128,8 +134,13 @@ FORMS = {
     "depthwise": ((2, 7, 6, 3), (3, 2, 1, 6), (2, 1), ((1, 2), (0, 1)), ONES, (1, 2), 3, conv_cpu.DEPTHWISE),
     "lanes": ((2, 5, 6, 32), (2, 3, 2, 48), (1, 2), ((1, 0), (1, 1)), ONES, ONES, 16, conv_cpu.LANES),
     "blocks": ((2, 6, 5, 40), (3, 3, 10, 20), (2, 1), ((1, 1), (1, 1)), ONES, ONES, 4, conv_cpu.BLOCKS),
-    "dense": ((2, 8, 6, 5), (3, 2, 5, 4), (2, 1), ((1, 1), (0, 2)), ONES, (1, 2), 1, conv_cpu.LOOPED),
+    "small blocks": ((2, 2, 3, 40), (3, 3, 10, 20), (1, 2), ((1, 1), (1, 1)), ONES, ONES, 4, conv_cpu.BLOCKS),
+    "dense": ((2, 18, 10, 5), (3, 2, 5, 4), (2, 1), ((1, 1), (0, 2)), ONES, (1, 2), 1, conv_cpu.LOOPED),
+    "small map": ((2, 8, 6, 5), (3, 2, 5, 4), (2, 1), ((1, 1), (0, 2)), ONES, (1, 2), 1, conv_cpu.PATCHES),
+    "padding alone": ((2, 2, 1, 5), (3, 4, 5, 4), (1, 2), ((3, 3), (2, 1)), ONES, (3, 1), 1, conv_cpu.PATCHES),
+    "pixels left over": ((2, 9, 8, 3), (2, 3, 3, 4), (4, 3), ((0, 0), (0, 0)), ONES, ONES, 1, conv_cpu.PATCHES),
     "transposed": ((2, 4, 3, 5), (3, 4, 5, 4), (1, 1), ((2, 1), (3, 2)), (2, 3), ONES, 1, conv_cpu.PHASES),
+    "nothing to see": ((2, 2, 6, 5), (3, 3, 5, 4), (1, 1), ((1, 2), (1, 1)), ONES, (3, 1), 1, conv_cpu.NATIVE),
     "native": ((2, 4, 3, 5), (3, 3, 5, 4), (2, 1), ((1, 1), (1, 1)), (1, 2), ONES, 1, conv_cpu.NATIVE),
 }
 
@@ -283,14 +294,23 @@ def test_maps_over_examples_and_kernels(groups, axes):
     assert_close(results(conv_general_dilated), results(lax.conv_general_dilated))
 
 
-# (window, groups, strides, dilation of the images): one for each form, and XLA's own.
-SHARDED = [(3, 1, 1, 1), (1, 1, 1, 1), (3, 6, 2, 1), (3, 32, 1, 1), (3, 2, 1, 1), (3, 1, 1, 2), (3, 2, 1, 2)]
+# (size, window, groups, strides, dilation of the images): one for each form, and XLA's own.
+SHARDED = [
+    ((9, 8), 3, 1, 1, 1),
+    ((5, 4), 3, 1, 1, 1),
+    ((5, 4), 1, 1, 1, 1),
+    ((5, 4), 3, 6, 2, 1),
+    ((5, 4), 3, 32, 1, 1),
+    ((5, 4), 3, 2, 1, 1),
+    ((5, 4), 3, 1, 1, 2),
+    ((5, 4), 3, 2, 1, 2),
+]
 
 
-@pytest.mark.parametrize(("window", "groups", "strides", "dilation"), first_plain(SHARDED))
-def test_maps_over_devices_and_recomputes(window, groups, strides, dilation):
+@pytest.mark.parametrize(("size", "window", "groups", "strides", "dilation"), first_plain(SHARDED))
+def test_maps_over_devices_and_recomputes(size, window, groups, strides, dilation):
     channels = 64 if groups == 32 else 6
-    kernel, images = draw((window, window, channels // groups, channels)), draw((8, 2, 5, 4, channels), 1)
+    kernel, images = draw((window, window, channels // groups, channels)), draw((8, 2, *size, channels), 1)
     arguments = ((strides,) * 2, [(1, 1)] * 2 if window > 1 else [(0, 0)] * 2, (dilation,) * 2)
 
     def gradients(convolve):
@@ -314,7 +334,7 @@ def test_maps_over_devices_and_recomputes(window, groups, strides, dilation):
     sharded = jax.shard_map(
         gradients(conv_general_dilated), mesh=mesh, in_specs=(whole, split), out_specs=(whole, split)
     )
-    flat = images.reshape(16, 5, 4, channels)
+    flat = images.reshape(16, *size, channels)
     over_kernel, over_images = jax.jit(sharded)(kernel, flat)
     assert_close((over_kernel, over_images.reshape(images.shape)), (expected[0].sum(0), expected[1]))
 

@@ -13,8 +13,10 @@ gradients of kernels. The rule:
 - the kernel gradient of groups: batched matrix products of the planes that the taps see;
 - dilated images (a transposed convolution): one convolution for each phase of the output, so that no zero is
   multiplied; the phases are interleaved;
-- a dense window: XLA's convolution, many of them one column wider than asked for, which makes it use all cores; the
-  kernel gradient as a sum of matrix products over blocks of rows;
+- a dense window over a map of few pixels: what the window sees at each of them, written side by side, times the
+  kernel, one matrix product for all images;
+- any other dense window: XLA's convolution, many of them one column wider than asked for, which makes it use all
+  cores; the kernel gradient as a sum of matrix products over blocks of rows;
 - what is left, as XLA does it.
 
 Each form is a module; `choose` and `choose_undilated` are the rule. `benchmarks/convolutions.py` measures each form
@@ -37,6 +39,7 @@ from cnnjax.nn.conv_cpu.forms import Forms
 from cnnjax.nn.conv_cpu.groups import BLOCKS, LANES
 from cnnjax.nn.conv_cpu.looped import LOOPED
 from cnnjax.nn.conv_cpu.native import NATIVE
+from cnnjax.nn.conv_cpu.patches import PATCHES
 from cnnjax.nn.conv_cpu.phases import PHASES
 from cnnjax.nn.conv_cpu.pointwise import POINTWISE
 from cnnjax.nn.conv_cpu.undilated import choose_undilated
@@ -48,6 +51,7 @@ __all__ = [
     "LANES",
     "LOOPED",
     "NATIVE",
+    "PATCHES",
     "PHASES",
     "POINTWISE",
     "Form",
@@ -83,7 +87,7 @@ def choose(window: Shape, channels: int, size: Shape, geometry: Geometry) -> For
     """Return the forms for a convolution: the rule above."""
     if set(geometry.input_dilation) == {1}:
         return choose_undilated(window, channels, size, geometry)
-    if 0 in geometry.output_size(size, window) or len(window) > 3 or geometry.groups > 1:
+    if min(geometry.output_size(size, window)) < 1 or len(window) > 3 or geometry.groups > 1:
         return NATIVE
     return PHASES if set(geometry.strides) == set(geometry.kernel_dilation) == {1} else NATIVE
 

@@ -15,6 +15,7 @@ from jax import lax
 from cnnjax.nn.conv_cpu.forms import Forms
 from cnnjax.nn.conv_cpu.looped import dense_convolve, dense_input
 from cnnjax.nn.conv_cpu.native import native_convolve, native_input
+from cnnjax.nn.conv_cpu.patches import PATCHES, smaller_than_window
 from cnnjax.nn.conv_cpu.pointwise import join, split
 from cnnjax.nn.conv_cpu.rows import rows_in_cache, rows_seen, varying_as
 from cnnjax.nn.slices import Geometry, Shape, apart, fused_sum, pad, row, scatter, taps_of
@@ -138,6 +139,8 @@ def _block_convolve(images: jax.Array, kernel: jax.Array, *, geometry: Geometry)
     kernels = _block_kernels(kernel, geometry.groups)
     parts, dense = zip(split(images, len(kernels)), kernels, strict=True), dataclasses.replace(geometry, groups=1)
     form = dense_convolve if len(geometry.strides) == 2 else native_convolve
+    if smaller_than_window(images.shape[1:-1], kernel.shape[:-2]):
+        form = PATCHES.convolve
     return join([form(part, weights, geometry=dense) for part, weights in parts])
 
 
@@ -145,6 +148,8 @@ def _block_input(cotangent: jax.Array, kernel: jax.Array, *, size: Shape, geomet
     kernels = _block_kernels(kernel, geometry.groups)
     parts, dense = zip(split(cotangent, len(kernels)), kernels, strict=True), dataclasses.replace(geometry, groups=1)
     form = dense_input if len(geometry.strides) == 2 else native_input
+    if smaller_than_window(size, kernel.shape[:-2]):
+        form = PATCHES.input_gradient
     return join([form(part, weights, size=size, geometry=dense) for part, weights in parts])
 
 

@@ -9,6 +9,7 @@ from cnnjax.nn.conv_cpu.forms import Forms
 from cnnjax.nn.conv_cpu.groups import BLOCKS, LANES
 from cnnjax.nn.conv_cpu.looped import LOOPED
 from cnnjax.nn.conv_cpu.native import NATIVE
+from cnnjax.nn.conv_cpu.patches import PATCHES, is_small
 from cnnjax.nn.conv_cpu.pointwise import POINTWISE
 from cnnjax.nn.slices import Geometry, Shape
 
@@ -32,7 +33,7 @@ def choose_undilated(window: Shape, channels: int, size: Shape, geometry: Geomet
     """
     groups, taps = geometry.groups, math.prod(window)
     per_group = channels // groups
-    if 0 in geometry.output_size(size, window) or len(window) > 3:
+    if min(geometry.output_size(size, window)) < 1 or len(window) > 3:
         return NATIVE
     if taps == 1 and groups <= POINTWISE_GROUPS and all(pad == (0, 0) for pad in geometry.padding):
         return POINTWISE
@@ -42,4 +43,6 @@ def choose_undilated(window: Shape, channels: int, size: Shape, geometry: Geomet
         return DEPTHWISE
     if groups > 1:
         return LANES if per_group <= LANE_CHANNELS and groups >= LANE_GROUPS else BLOCKS
+    if is_small(size, window, geometry):
+        return PATCHES
     return LOOPED if len(window) == 2 else NATIVE
