@@ -25,10 +25,10 @@ PARTS = "*.orbax-checkpoint-tmp*"
 
 
 def environment(cache):
-    """Return that of one device; the program is compiled once for all, where it is not kept anyway."""
+    """Return that of one device, as users have it: in large pages, and with programs that are compiled once for all."""
     flags = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"}
-    caching = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
-    return caching | os.environ | flags
+    caching = {"CNNJAX_COMPILATION_CACHE": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+    return os.environ | flags | caching | {"CNNJAX_LARGE_PAGES": "on"}
 
 
 def halt(process):
