@@ -130,7 +130,7 @@ def check_shard(shard: Shard, batch_size: int) -> None:
 
 
 def _generator(seed: int, number: int, *, stream: int) -> np.random.Generator:
-    """Return the generator of a number: of an epoch's order (stream 0), an example's crop (1), all examples' coins (2)."""
+    """Return the generator of a number: of an epoch's order (stream 0), an example's crop (1) or all coins (2)."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, stream, number))))
 
 

@@ -176,7 +176,7 @@ class FreezeSchedule(PhasedSchedule):
         for start, patterns in self.phases:
             if not 0 < start < epochs:
                 raise ValueError(
-                    f"freeze_from names epoch {start}, which must lie behind the start and before the end of the run of "
+                    f"freeze_from names epoch {start}, which must lie behind the start and before the end of a run of "
                     f"{epochs:g} epochs; what is frozen throughout belongs to frozen"
                 )
             chosen = select(params, patterns, what=f"freeze_from epoch {start}")

@@ -29,7 +29,7 @@ def over_views(
 
     Args:
       outputs_of: the network: images to float[batch, ...], such as logits.
-      images: float[batch, height, width, channels], two pixels or more for shifts.
+      images: [batch, height, width, channels] of the type that the network takes; two pixels or more for shifts.
       views: one of the above.
     Returns:
       The type and shape of what ``outputs_of`` returns.

@@ -171,7 +171,7 @@ class ClassifierSetup(RunSetup):
                 return state
             variables, key = state.variables, state.rng
         if config.whitening_images:
-            variables = variables | {"params": self._whitened(variables["params"])}
+            variables = {**variables, "params": self._whitened(variables["params"])}
         state = finetune.train_state(self.model, variables, self.tx, key, frozen=self.frozen, ema=ema)
         return state.replace(nonfinite=jnp.zeros((), jnp.int32))
 
@@ -182,7 +182,7 @@ class ClassifierSetup(RunSetup):
         images, _ = self.pipeline.train.read(np.arange(count))
         if self.pipeline.test_transform is not None:
             images = np.stack([self.pipeline.test_transform(image) for image in images])
-        taken = self.preprocess({"image": images})["image"]
+        taken = self.preprocess({"image": jnp.asarray(images)})["image"]
         old = leaves_by_path(params)[path]
         kernel = processes.share_tree(whitening_kernel(taken, old.shape[:2], old.shape[-1]))
         return map_by_path(lambda own, leaf: jnp.asarray(kernel, leaf.dtype) if own == path else leaf, params)
@@ -328,8 +328,8 @@ def _frozen(config: TrainConfig, params: Any) -> tuple[Any, finetune.UnfreezeSch
 def _first_kernel(config: TrainConfig, params: Any, channels: int) -> str:
     """Return the path of the kernel that convolves the image; raises ConfigError unless it can whiten."""
     kernels = {path: leaf.shape for path, leaf in leaves_by_path(params).items() if leaf.ndim == 4}
-    first = min(kernels, key=lambda path: (not path.startswith("stem/"), path), default=None)
-    if first is None or kernels[first][2] != channels:
+    of_images = [path for path, shape in kernels.items() if shape[2] == channels]
+    if (first := min(of_images, key=lambda path: (not path.startswith("stem/"), path), default=None)) is None:
         raise ConfigError(f"whitening_images needs a network whose first layer is a convolution, got {config.model}")
     height, width, _, features = kernels[first]
     if features % 2 or features > 2 * height * width * channels:

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 class Lookahead:
     """When and how far slow weights move towards those that the optimizer trains.
 
-    Every ``steps`` steps, slow = a slow + (1 - a) fast, and fast = slow, where a = ``decay`` (step / ``total``)^``power``.
-    The running statistics of batch normalisation go with the parameters. The slow ones are what is evaluated.
+    Every ``steps`` steps, slow = a slow + (1 - a) fast and fast = slow, where a = ``decay`` (step / ``total``)^
+    ``power``. The running statistics of batch normalisation go with the parameters. The slow ones are evaluated.
 
     Source: Zhang et al. 2019, arXiv:1907.08610, algorithm 1: steps 5, decay 0.5, power 0, and no statistics. Jordan
     2024, arXiv:2404.00498, section 3, has statistics too, decay 0.95^5 and power 3: little at first, most at the end.

@@ -41,7 +41,7 @@ class Mirror:
 
     In the order "alternating", a random half of the images is flipped in the first epoch, and from then on every image
     is flipped in each second epoch, so that two epochs show each image from both sides. This goes by ``turn``
-    int32[batch] of the batch, which runs of classifiers give (`cnnjax.data.pipeline.BatchStream`): odd ones are flipped.
+    int32[batch] of the batch, which runs of classifiers give (`cnnjax.data.pipeline.BatchStream`): odd are flipped.
 
     Source: of the order, Jordan 2024, arXiv:2404.00498, section 3 (alternating flip).
 
