@@ -2,6 +2,7 @@
 
     python experiments/evaluate.py --workdir runs/lenet5-digits
     python experiments/evaluate.py --workdir runs/resnet20-cifar10 --which last --data-dir DIR
+    python experiments/evaluate.py --workdir runs/airbench94-cifar10 --test-time-augmentation mirror-shift
     python experiments/evaluate.py --weights torchvision://resnet50/IMAGENET1K_V2 --dataset imagenet2012 --data-dir DIR
 
 Prints accuracy, top-5 accuracy and a table of the classes, and draws the confusion matrix; of images with several
@@ -33,9 +34,10 @@ from rich.table import Table
 from cnnjax.buckets import fetch
 from cnnjax.data import DataError, DataPipeline, ImageDataset
 from cnnjax.data.load import FILE_SETS, load_to_test
+from cnnjax.models.views import over_views
 from cnnjax.places import local_path
 from cnnjax.pretrained import imagenet_classes
-from cnnjax.pretrained.flags import add_network_flags, check_network_flags, open_network
+from cnnjax.pretrained.flags import add_network_flags, add_views_flag, check_network_flags, open_network
 from cnnjax.runs import LoadedNetwork, Run
 from cnnjax.runs.network import LABELLING
 from cnnjax.runs.reader import run_config
@@ -122,7 +124,7 @@ def outputs_and_labels(run: LoadedNetwork, given: argparse.Namespace) -> tuple[n
     devices = Devices.choose("single")
 
     def outputs_of(variables: Any, images: jax.Array) -> jax.Array:
-        found = run.apply(variables, images)
+        found = over_views(functools.partial(run.apply, variables), images, given.test_time_augmentation)
         return jax.nn.log_softmax(found) if run.task == "classification" else found
 
     apply = devices.compile_apply(outputs_of)
@@ -258,7 +260,8 @@ def evaluate(given: argparse.Namespace) -> None:
             text = f"{value:,}" if isinstance(value, int) else measure_text(name, value)
             console.print(f"  {name.replace('_', ' ')}: {text}")
     folder.mkdir(parents=True, exist_ok=True)
-    result = {"step": step, **numbers, "label_names": run.label_names, **more}
+    views = given.test_time_augmentation
+    result = {"step": step, "test_time_augmentation": views, **numbers, "label_names": run.label_names, **more}
     (folder / f"evaluation{suffix}.json").write_text(json.dumps(result) + "\n")
     if run.task == "classification":
         title = f"{run.name} on {dataset}, {numbers['test_accuracy']:.2%}"
@@ -278,6 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--output", type=Path, help="folder to write to (default: the workdir, or outputs/evaluate/<model>)"
     )
+    add_views_flag(parser)
     given = parser.parse_args(arguments)
     check_network_flags(parser, given)
     if given.workdir is None and given.weights is None:

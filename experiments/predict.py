@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cnnjax.data.decode import read_image
+from cnnjax.models.views import over_views
 from cnnjax.places import output_file
-from cnnjax.pretrained.flags import add_network_flags, check_network_flags, open_network
+from cnnjax.pretrained.flags import add_network_flags, add_views_flag, check_network_flags, open_network
 from cnnjax.training import run_command
 from cnnjax.visualize import draw_predictions
 
@@ -33,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
     add_network_flags(parser)
+    add_views_flag(parser)
     parser.add_argument("--top", type=int, default=5, help="number of classes to show (default: %(default)s)")
     parser.add_argument(
         "--output", type=Path, help="picture to write (default: outputs/predict/<first image>-predicted.png)"
@@ -57,7 +60,8 @@ def predict(given: argparse.Namespace) -> None:
     scores: Any = {"classification": jax.nn.softmax, "multilabel": jax.nn.sigmoid}.get(network.task, np.asarray)
     shown_names, shown_values = [], []
     for path, pixels in zip(given.images, pictures, strict=True):
-        values = np.asarray(scores(network.logits(expected.prepare(pixels)[None])[0]))
+        images = jnp.asarray(expected.prepare(pixels)[None])
+        values = np.asarray(scores(over_views(network.logits, images, given.test_time_augmentation)[0]))
         shown = np.argsort(-values)[: given.top] if classifies else np.arange(len(values))
         if len(given.images) > 1:
             print(f"{path}:")

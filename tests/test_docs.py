@@ -58,6 +58,10 @@ def test_the_page_on_weights_is_a_program_that_prints_what_it_says():
     assert run_page(DOCS / "weights.md") == 6
 
 
+def test_the_page_on_cifar10_is_a_program_that_prints_what_it_says():
+    assert run_page(DOCS / "cifar10.md") == 2
+
+
 @pytest.mark.extras
 @pytest.mark.filterwarnings("ignore")
 def test_the_page_on_exporting_is_a_program_that_prints_what_it_says(tmp_path, monkeypatch):

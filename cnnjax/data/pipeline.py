@@ -53,6 +53,8 @@ class BatchStream:
         all images have it already.
       shard: which part of every batch, and of how many, is read: (index, count).
       label_key: what the labels are called in a batch.
+      turns: batches also have ``turn`` int32[batch]: the number of the epoch, and 1 more for a random half of the
+        examples, always the same. An alternating augmentation goes by whether it is odd.
     """
 
     source: ExampleSource
@@ -62,6 +64,7 @@ class BatchStream:
     transform: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None
     shard: Shard = WHOLE
     label_key: str = "label"
+    turns: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.batch_size <= len(self.source):
@@ -83,7 +86,14 @@ class BatchStream:
                 for image, position in zip(images, positions, strict=True)
             )
             images = _batch(made, len(order))
-        return {"image": np.asarray(images), self.label_key: labels}
+        return {"image": np.asarray(images), self.label_key: labels} | self.turns_of(positions, order)
+
+    def turns_of(self, positions: np.ndarray, order: np.ndarray) -> Batch:
+        """Return ``turn`` of examples, as `order` gives them, if batches have it."""
+        if not self.turns:
+            return {}
+        epochs = positions // len(self.source)
+        return {"turn": (epochs + _coins(len(self.source), self.seed)[order]).astype(np.int32)}
 
     def order(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the examples of the shard of batch ``index``: positions in the stream, and places in ``source``."""
@@ -120,13 +130,19 @@ def check_shard(shard: Shard, batch_size: int) -> None:
 
 
 def _generator(seed: int, number: int, *, stream: int) -> np.random.Generator:
-    """Return the generator of a number: of an epoch's order (stream 0) or of an example's crop (stream 1)."""
+    """Return the generator of a number: of an epoch's order (stream 0), an example's crop (1) or all coins (2)."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, stream, number))))
 
 
 @lru_cache(maxsize=4)
 def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
     return _generator(seed, epoch, stream=0).permutation(size)
+
+
+@lru_cache(maxsize=1)
+def _coins(size: int, seed: int) -> np.ndarray:
+    """Return 0 or 1 for each example."""
+    return _generator(seed, 0, stream=2).integers(0, 2, size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +155,7 @@ class DataPipeline:
       train, test: splits, in memory if they fit.
       train_transform, test_transform: what images that differ in size go through on the host.
       workers: processes that read and decode training images; 0 for threads of this one.
+      turns: training batches also have ``turn``, see `BatchStream`.
     """
 
     dataset: ImageDataset
@@ -148,6 +165,7 @@ class DataPipeline:
     train_transform: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None
     test_transform: Callable[[np.ndarray], np.ndarray] | None = None
     workers: int = 0
+    turns: bool = False
 
     @classmethod
     def create(
@@ -227,7 +245,10 @@ class DataPipeline:
         Raises:
           DataError: more examples per batch than there are, or ``count`` does not divide ``batch_size``.
         """
-        stream = BatchStream(self.train, batch_size, num_batches, seed, self.train_transform, shard, self.label_key)
+        transform = self.train_transform
+        stream = BatchStream(
+            self.train, batch_size, num_batches, seed, transform, shard, self.label_key, turns=self.turns
+        )
         return BatchIterator(stream, self._readers(self.train), self.workers)
 
     def test_batches(self, batch_size: int, shard: Shard = WHOLE) -> BatchIterator:

@@ -14,8 +14,9 @@ class IndexStream(BatchStream):
     """A `BatchStream` of places instead of examples."""
 
     def __getitem__(self, index: int) -> Batch:
-        """Return ``index`` int32[batch], the places in the split of the examples of batch ``index``."""
-        return {"index": self.order(index)[1].astype(np.int32)}
+        """Return ``index`` int32[batch], the places in the split of batch ``index``'s examples, and their turns."""
+        positions, order = self.order(index)
+        return {"index": order.astype(np.int32)} | self.turns_of(positions, order)
 
 
 class ResidentPipeline(DataPipeline):
@@ -34,7 +35,8 @@ class ResidentPipeline(DataPipeline):
 
     def train_batches(self, batch_size: int, num_batches: int, seed: int, shard: Shard = WHOLE) -> BatchIterator:
         """Return an iterator over batches' ``index`` int32[batch]; see `DataPipeline.train_batches`."""
-        return BatchIterator(IndexStream(self.train, batch_size, num_batches, seed, shard=shard), threads=0)
+        stream = IndexStream(self.train, batch_size, num_batches, seed, shard=shard, turns=self.turns)
+        return BatchIterator(stream, threads=0)
 
 
 def fits_the_device(pipeline: DataPipeline, limit: int) -> bool:

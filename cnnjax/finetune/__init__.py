@@ -10,13 +10,22 @@ from cnnjax.finetune.gradients import apply_frozen, check_frozen, stop_frozen_gr
 from cnnjax.finetune.heads import CutNetwork, MultiHeadNetwork, cut, replace_head
 from cnnjax.finetune.masks import Description, describe, freeze, frozen_mask, trainable_mask, trainable_part
 from cnnjax.finetune.rates import layerwise_decay, scale_learning_rate
-from cnnjax.finetune.state import CarryOver, UnfreezeSchedule, carry_over, refreeze, train_state, unfreeze_schedule
+from cnnjax.finetune.state import (
+    CarryOver,
+    FreezeSchedule,
+    UnfreezeSchedule,
+    carry_over,
+    refreeze,
+    train_state,
+    unfreeze_schedule,
+)
 
 __all__ = [
     "CarryOver",
     "CutNetwork",
     "Description",
     "FeatureCache",
+    "FreezeSchedule",
     "MultiHeadNetwork",
     "UnfreezeSchedule",
     "apply_frozen",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -121,16 +122,10 @@ def refreeze(state: TrainState, tx: optax.GradientTransformation, frozen: Select
     return state.replace(tx=frozen_tx, opt_state=carried.opt_state, frozen=paths), carried
 
 
-@dataclasses.dataclass(frozen=True)
-class UnfreezeSchedule:
-    """What trains from which epoch on; made by `unfreeze_schedule`.
+class PhasedSchedule(abc.ABC):
+    """What is frozen in which epoch."""
 
-    Attributes:
-      phases: (first epoch, patterns that begin to train then), in order.
-    """
-
-    phases: tuple[tuple[int, tuple[str, ...]], ...]
-
+    @abc.abstractmethod
     def check(self, params: Any, epochs: float) -> None:
         """Raise ValueError unless the schedule fits the network and the length of the run.
 
@@ -138,20 +133,10 @@ class UnfreezeSchedule:
           params: the parameters, or their shapes.
           epochs: length of the run.
         """
-        last, training = self.phases[-1][0], frozenset[str]()
-        if last >= epochs:
-            raise ValueError(f"the run ends after {epochs:g} epochs, before something is unfrozen at epoch {last}")
-        for start, patterns in self.phases:
-            chosen = select(params, patterns, what=f"unfreeze at epoch {start}")
-            if chosen <= training:
-                raise ValueError(f"unfreeze at epoch {start}: {', '.join(patterns)} trains already; leave it out")
-            training |= chosen
 
+    @abc.abstractmethod
     def frozen_mask(self, params: Any, epoch: int) -> Any:
         """Return a tree like ``params``: True where a leaf is frozen in ``epoch`` (counted from 0)."""
-        patterns = [pattern for start, added in self.phases if start <= epoch for pattern in added]
-        training = select(params, patterns, what="unfreeze")
-        return map_by_path(lambda path, leaf: path not in training, params)
 
     def advance(self, state: TrainState, tx: optax.GradientTransformation, epoch: int) -> TrainState:
         """Return the state for ``epoch``: itself unless a phase begins, so that a compiled step goes on.
@@ -165,6 +150,75 @@ class UnfreezeSchedule:
         if frozen_variables(state.params, state.batch_stats, mask) == state.frozen:
             return state
         return refreeze(state, tx, mask)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class FreezeSchedule(PhasedSchedule):
+    """What no longer trains from which epoch on.
+
+    Each phase compiles once, and costs less from then on: what is frozen needs no backward pass.
+
+    >>> schedule = FreezeSchedule(phases=((3, ("stem",)),))
+    >>> schedule.frozen_mask({"stem": {"bias": 0}, "head": {"kernel": 0}}, epoch=3)
+    {'head': {'kernel': False}, 'stem': {'bias': True}}
+
+    Attributes:
+      phases: (first epoch, patterns that are frozen from then on), in order.
+      always: patterns that are frozen throughout.
+    """
+
+    phases: tuple[tuple[int, tuple[str, ...]], ...]
+    always: tuple[str, ...] = ()
+
+    def check(self, params: Any, epochs: float) -> None:
+        """See `PhasedSchedule`."""
+        frozen = select(params, self.always, what="frozen")
+        for start, patterns in self.phases:
+            if not 0 < start < epochs:
+                raise ValueError(
+                    f"freeze_from names epoch {start}, which must lie behind the start and before the end of a run of "
+                    f"{epochs:g} epochs; what is frozen throughout belongs to frozen"
+                )
+            chosen = select(params, patterns, what=f"freeze_from epoch {start}")
+            if chosen <= frozen:
+                raise ValueError(f"freeze_from epoch {start}: {', '.join(patterns)} is frozen already; leave it out")
+            frozen |= chosen
+        # Something is left to train.
+        frozen_paths(params, sorted(frozen))
+
+    def frozen_mask(self, params: Any, epoch: int) -> Any:
+        """See `PhasedSchedule`."""
+        patterns = [*self.always, *(pattern for start, added in self.phases if start <= epoch for pattern in added)]
+        frozen = select(params, patterns, what="freeze_from")
+        return map_by_path(lambda path, leaf: path in frozen, params)
+
+
+@dataclasses.dataclass(frozen=True)
+class UnfreezeSchedule(PhasedSchedule):
+    """What trains from which epoch on; made by `unfreeze_schedule`.
+
+    Attributes:
+      phases: (first epoch, patterns that begin to train then), in order.
+    """
+
+    phases: tuple[tuple[int, tuple[str, ...]], ...]
+
+    def check(self, params: Any, epochs: float) -> None:
+        """See `PhasedSchedule`."""
+        last, training = self.phases[-1][0], frozenset[str]()
+        if last >= epochs:
+            raise ValueError(f"the run ends after {epochs:g} epochs, before something is unfrozen at epoch {last}")
+        for start, patterns in self.phases:
+            chosen = select(params, patterns, what=f"unfreeze at epoch {start}")
+            if chosen <= training:
+                raise ValueError(f"unfreeze at epoch {start}: {', '.join(patterns)} trains already; leave it out")
+            training |= chosen
+
+    def frozen_mask(self, params: Any, epoch: int) -> Any:
+        """See `PhasedSchedule`."""
+        patterns = [pattern for start, added in self.phases if start <= epoch for pattern in added]
+        training = select(params, patterns, what="unfreeze")
+        return map_by_path(lambda path, leaf: path not in training, params)
 
 
 def unfreeze_schedule(phases: Mapping[int, str | Sequence[str]]) -> UnfreezeSchedule:

@@ -19,6 +19,7 @@ from typing import Any
 import flax.linen as nn
 
 from cnnjax.models import (
+    airbench,
     alexnet,
     autoencoder,
     convnext,
@@ -55,7 +56,7 @@ from cnnjax.models import (
     zfnet,
 )
 from cnnjax.models.variant import ModelInfo, Variant, build_variant
-from cnnjax.nn import activation, he_fan_in, he_fan_out, torch_uniform
+from cnnjax.nn import activation, dirac, he_fan_in, he_fan_out, torch_uniform
 from cnnjax.nn.initializers import Drawn
 
 __all__ = ["VARIANTS", "ModelInfo", "Variant", "create_model", "list_models", "model_info"]
@@ -73,6 +74,7 @@ def _merge(*tables: dict[str, Variant]) -> MappingProxyType[str, Variant]:
 
 
 VARIANTS = _merge(
+    airbench.VARIANTS,
     alexnet.VARIANTS,
     autoencoder.VARIANTS,
     convnext.VARIANTS,
@@ -120,6 +122,7 @@ ACTIVATIONS: dict[str, Any] = {
     **{"gelu": nn.gelu, "sigmoid": activation.logistic, "swish": activation.silu, "tanh": activation.tanh},
 }
 INITIALIZERS: dict[str, Any] = {
+    "dirac": dirac,
     "he_fan_in": he_fan_in,
     "he_fan_out": he_fan_out,
     "torch_uniform": torch_uniform,

@@ -19,6 +19,7 @@ from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant
 from cnnjax.nn import Conv, LayerNorm, StochasticDepth, global_avg_pool
+from cnnjax.nn.activation import gelu
 from cnnjax.nn.building import StageGeometry, check_images, dilate_stages, stochastic_depth_rates
 
 
@@ -50,11 +51,6 @@ TABLE = {
 
 
 ModuleDef = Callable[..., Any]
-
-
-def gelu(x: jax.Array) -> jax.Array:
-    """Return x times the normal distribution's share below x. Hendrycks and Gimpel 2016, arXiv:1606.08415."""
-    return nn.gelu(x, approximate=False)
 
 
 class Block(nn.Module):

@@ -33,7 +33,7 @@ from cnnjax.nn.activation import (
 from cnnjax.nn.attention import SqueezeExcite
 from cnnjax.nn.conv import Conv, ConvTranspose, DepthwiseConv
 from cnnjax.nn.folded import FoldedBatchNorm, PointwiseKernel, PoolingBatchNorm
-from cnnjax.nn.initializers import he_fan_in, he_fan_out, torch_uniform
+from cnnjax.nn.initializers import dirac, he_fan_in, he_fan_out, torch_uniform
 from cnnjax.nn.normalization import BatchNorm, LayerNorm, local_response_norm
 from cnnjax.nn.pooling import (
     adaptive_avg_pool,
@@ -48,6 +48,7 @@ from cnnjax.nn.regularization import StochasticDepth
 from cnnjax.nn.resize import resize_bilinear
 from cnnjax.nn.shuffle import channel_shuffle
 from cnnjax.nn.space_to_depth import space_to_depth_conv
+from cnnjax.nn.whitening import whitening_kernel
 
 __all__ = [
     "ELU",
@@ -74,6 +75,7 @@ __all__ = [
     "avg_pool",
     "celu",
     "channel_shuffle",
+    "dirac",
     "elu",
     "global_avg_pool",
     "hard_sigmoid",
@@ -102,4 +104,5 @@ __all__ = [
     "space_to_depth_conv",
     "tanh",
     "torch_uniform",
+    "whitening_kernel",
 ]

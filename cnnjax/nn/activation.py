@@ -70,6 +70,11 @@ def silu(x: jax.Array) -> jax.Array:
     return jax.nn.silu(x)
 
 
+def gelu(x: jax.Array) -> jax.Array:
+    """Return x times the normal distribution's share below x. Hendrycks and Gimpel 2016, arXiv:1606.08415."""
+    return jax.nn.gelu(x, approximate=False)
+
+
 def hard_sigmoid(x: jax.Array) -> jax.Array:
     """Return relu6(x + 3) / 6, which is near `logistic`.
 

@@ -9,13 +9,16 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-InitName = Literal["glorot", "he", "lecun", "truncated_normal"]
+from cnnjax.nn.initializers import dirac
+
+InitName = Literal["glorot", "he", "lecun", "truncated_normal", "dirac"]
 INITS = get_args(InitName)
 INITIALIZERS = {
     "glorot": nn.initializers.glorot_uniform(),
     "he": nn.initializers.he_normal(),
     "lecun": nn.initializers.lecun_normal(),
     "truncated_normal": nn.initializers.truncated_normal(0.02),
+    "dirac": dirac,
 }
 
 
@@ -26,6 +29,9 @@ def redraw_kernels(params: Any, key: jax.Array, init: InitName) -> Any:
     - ``he``: normal, variance 2 / inputs. He et al. 2015, arXiv:1502.01852, equation 10.
     - ``lecun``: normal, variance 1 / inputs. LeCun et al. 1998, Efficient BackProp, equation 16.
     - ``truncated_normal``: deviation 0.02, as Liu et al. 2022, arXiv:2201.03545, appendix A.1.
+    - ``dirac``: convolutions hand their inputs through as far as they have filters; the others, and dense layers, are
+      uniform with variance 1 / (3 inputs). Jordan 2024, arXiv:2404.00498, section 3; see
+      `cnnjax.nn.initializers.identity_kernel`.
 
     Inputs of a convolution are those of its window; normal draws of ``he``, ``lecun`` and ``truncated_normal`` are cut
     off at two deviations, and the first two corrected for it.

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 from flax.typing import Initializer
 
 
@@ -38,3 +40,32 @@ he_fan_in: Initializer = Drawn(nn.initializers.variance_scaling, (2.0, "fan_in",
 # Uniform within 1 / sqrt(inputs * kernel area): PyTorch's default for convolutions and dense layers, which
 # torchvision's reference results were trained from.
 torch_uniform: Initializer = Drawn(nn.initializers.variance_scaling, (1 / 3, "fan_in", "uniform"))
+
+
+def identity_kernel(rest: Initializer) -> Initializer:
+    """Return an initializer of convolutions that hand their inputs through, as far as they have as many filters.
+
+    Of a kernel [window..., inputs, outputs], filter i < inputs is 1 at input i in the middle of the window and 0
+    elsewhere; where there are fewer filters than inputs, all are so. The other filters, and kernels of dense layers
+    (two dimensions), are drawn by ``rest``.
+
+    Source: Zagoruyko and Komodakis 2017, arXiv:1706.00388 (Dirac parameterization), as an initial value alone, as in
+    Jordan 2024, arXiv:2404.00498, section 3.
+    """
+
+    def draw(key: jax.Array, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
+        drawn = rest(key, shape, dtype)
+        if len(shape) < 3:
+            return drawn
+        *window, inputs, outputs = shape
+        count = min(inputs, outputs)
+        # Under the padding "SAME", an even window has its middle before the half.
+        middle = tuple((size - 1) // 2 for size in window)
+        identity = jnp.zeros((*window, inputs, count), dtype).at[middle].set(jnp.eye(inputs, count, dtype=dtype))
+        return jnp.concatenate([identity, drawn[..., count:]], axis=-1)
+
+    return draw
+
+
+# Filters that hand their inputs through first, and `torch_uniform` ones behind them.
+dirac: Initializer = Drawn(identity_kernel, (torch_uniform,))

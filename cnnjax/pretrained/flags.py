@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import ClassVar
 
+from cnnjax.models.views import VIEWS
 from cnnjax.pretrained.drawn import drawn_network
 from cnnjax.pretrained.source import from_source
 from cnnjax.runs.network import LoadedNetwork
@@ -62,6 +63,16 @@ def add_network_flags(parser: argparse.ArgumentParser, *, drawn: bool = False) -
     )
     parser.add_argument("--entry", help=ENTRY)
     parser.add_argument("--channels", type=int, help=CHANNELS)
+
+
+def add_views_flag(parser: argparse.ArgumentParser) -> None:
+    """Add --test-time-augmentation to a parser; see `cnnjax.models.views.over_views`."""
+    parser.add_argument(
+        "--test-time-augmentation",
+        choices=VIEWS,
+        default="none",
+        help="average outputs over each image and its mirror image, or over these and shifted ones too (default: none)",
+    )
 
 
 def check_network_flags(parser: argparse.ArgumentParser, given: argparse.Namespace, *, drawn: bool = False) -> None:

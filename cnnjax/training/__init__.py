@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from cnnjax.lazy import lazy_names
 from cnnjax.state import TrainState
 from cnnjax.training.heads import several_heads
+from cnnjax.training.lookahead import Lookahead
 from cnnjax.training.losses import absolute_error, cross_entropy, squared_error
 from cnnjax.training.optim import make_optimizer, make_schedule
 from cnnjax.training.parallel import Devices, for_platform
@@ -57,6 +58,7 @@ __all__ = [
     "ImageToImageConfig",
     "ImageToImageSetup",
     "Interrupted",
+    "Lookahead",
     "ProcessesError",
     "Recipe",
     "TrainConfig",

@@ -11,25 +11,29 @@ from typing import Any, get_args
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 
 from cnnjax import finetune
 from cnnjax.data import DataPipeline, ImageDataset, Preprocess, load_dataset
-from cnnjax.data.augment import parse_all
+from cnnjax.data.augment import needs_turns, parse_all
 from cnnjax.data.resident import ResidentPipeline, fits_the_device
 from cnnjax.data.source import Task, fingerprint
 from cnnjax.data.transforms import ResizeAndCentreCrop, resizer
-from cnnjax.finetune.paths import map_by_path
+from cnnjax.finetune.paths import leaves_by_path, map_by_path, select
 from cnnjax.models import create_model, model_info
+from cnnjax.nn import whitening_kernel
 from cnnjax.pretrained import ImageFormat, WeightsInfo, adapt_format, weights_info
 from cnnjax.pretrained.load import load_fitting
 from cnnjax.runs.images import published_image_format
 from cnnjax.state import TrainState
+from cnnjax.training import processes
 from cnnjax.training.config import DRAWN, ConfigError, TrainConfig, require_classifier
+from cnnjax.training.lookahead import Lookahead
 from cnnjax.training.losses import LossName
 from cnnjax.training.metrics import Classification, Metrics, Regression
 from cnnjax.training.parallel import Devices, for_platform
-from cnnjax.training.setup import Parts, RunSetup, check_images, choose_devices
+from cnnjax.training.setup import Parts, RunSetup, check_images, choose_devices, steps_of_run
 
 # Szegedy et al. 2014, arXiv:1409.4842, section 5; 0.4 is what torchvision's reference gives Inception v3's head.
 AUX_WEIGHT, AUX_WEIGHTS = 0.3, {"inception_v3": 0.4}
@@ -44,7 +48,7 @@ class ClassifierSetup(RunSetup):
       fields: of the network, which the weights and the config set.
       start: variables to start from; None: they are drawn.
       frozen: patterns of what is frozen, or a tree of bools.
-      unfreezing: what trains from which epoch on, or None.
+      freezing: what trains from which epoch on, or no longer does; or None.
     """
 
     config: TrainConfig
@@ -53,7 +57,7 @@ class ClassifierSetup(RunSetup):
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     start: Mapping[str, Any] | None = None
     frozen: Any = ()
-    unfreezing: finetune.UnfreezeSchedule | None = None
+    freezing: finetune.UnfreezeSchedule | finetune.FreezeSchedule | None = None
 
     @classmethod
     def create(cls, config: TrainConfig) -> ClassifierSetup:
@@ -93,12 +97,20 @@ class ClassifierSetup(RunSetup):
                 f"batch_size must be at most {len(dataset.train)}, the number of training images of {config.dataset}, "
                 f"got {config.batch_size}"
             )
-        frozen, unfreezing = _frozen(config, variables["params"])
+        frozen, freezing = _frozen(config, variables["params"])
+        try:
+            for pattern in config.decay_factors:
+                select(variables["params"], pattern, what="weight_decay_scale")
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        if config.whitening_images:
+            _first_kernel(config, variables["params"], channels)
         start = None if config.weights == DRAWN else _start(config, fields, variables, dataset.num_classes, image_size)
         # A run's images may have been of one size, which says nothing of others.
         pipeline = open_pipeline(config, dataset, image_size, None if known is None or known.is_run else known.images)
         statistics = _statistics(config, pipeline, expected, channels)
         operations = parse_all(config.augment, num_classes=dataset.num_classes)
+        pipeline = dataclasses.replace(pipeline, turns=needs_turns(operations))
         preprocess = Preprocess(*statistics, operations, "rgb" if expected is None else expected.channel_order)
         if config.measure == "top5_accuracy" and dataset.num_classes <= 5:
             raise ConfigError(f"measure top5_accuracy needs more than 5 classes, {config.dataset} has fewer")
@@ -124,12 +136,16 @@ class ClassifierSetup(RunSetup):
                 "aux_weight": aux_weight(config, variables["params"]),
                 "accumulate": config.accumulate,
                 "ema_decay": config.ema_decay,
+                "lookahead": _lookahead(config, len(pipeline.train)),
+                "loss_reduction": config.loss_reduction,
             },
             steps_per_dispatch=config.steps_per_dispatch,
+            views=config.test_time_augmentation,
+            tests_raw=config.lookahead is None,
             fields=fields,
             start=start,
             frozen=frozen,
-            unfreezing=unfreezing,
+            freezing=freezing,
         )
         if not config.factors:
             return setup
@@ -146,42 +162,58 @@ class ClassifierSetup(RunSetup):
 
     def initial_state(self) -> TrainState:
         """Return the state of step 0."""
-        config, ema = self.config, self.config.ema_decay > 0
+        config, ema = self.config, self.config.keeps_averages
         if self.start is not None:
             variables, key = self.start, jax.random.key(config.seed)
         else:
             state = self.new_state(ema=ema, init=config.init)
-            if not (config.fine_tuning or config.frozen or config.unfreeze):
+            if not (config.fine_tuning or config.frozen or config.freezing or config.whitening_images):
                 return state
             variables, key = state.variables, state.rng
+        if config.whitening_images:
+            variables = {**variables, "params": self._whitened(variables["params"])}
         state = finetune.train_state(self.model, variables, self.tx, key, frozen=self.frozen, ema=ema)
         return state.replace(nonfinite=jnp.zeros((), jnp.int32))
 
+    def _whitened(self, params: Any) -> Any:
+        """Return ``params`` with a first kernel that whitens patches of the first training images."""
+        path = _first_kernel(self.config, params, self.image_shape[2])
+        count = min(self.config.whitening_images, len(self.pipeline.train))
+        images, _ = self.pipeline.train.read(np.arange(count))
+        if self.pipeline.test_transform is not None:
+            images = np.stack([self.pipeline.test_transform(image) for image in images])
+        taken = self.preprocess({"image": jnp.asarray(images)})["image"]
+        old = leaves_by_path(params)[path]
+        kernel = processes.share_tree(whitening_kernel(taken, old.shape[:2], old.shape[-1]))
+        return map_by_path(lambda own, leaf: jnp.asarray(kernel, leaf.dtype) if own == path else leaf, params)
+
     def with_frozen(self, state: TrainState, frozen: frozenset[str]) -> TrainState:
         """Return ``state``, on one device, as it was at the time when ``frozen`` was its ``frozen``."""
-        if self.unfreezing is None or frozen == state.frozen:
+        if self.freezing is None or frozen == state.frozen:
             return state
         mask = map_by_path(lambda path, leaf: f"params/{path}" in frozen, state.params)
         return finetune.refreeze(state, self.tx, mask)[0]
 
     def begin_epoch(self, state: Any, epoch: int) -> Any:
         """Return the state to go on with in an epoch, counted from 0: another where something thaws."""
-        if self.unfreezing is None:
+        if self.freezing is None:
             return state
         alone = self.devices.unreplicate(state)
-        new = self.unfreezing.advance(alone, self.tx, epoch)
+        new = self.freezing.advance(alone, self.tx, epoch)
         return state if new is alone else self.devices.replicate(new)
 
     def describe(self) -> list[str]:
         """Return what there is of the data, and what is frozen at first."""
         train, test, size = len(self.pipeline.train), len(self.pipeline.test), self.pipeline.image_size
         lines = [f"{train:,} training and {test:,} test images of {size}x{size} pixels"]
-        if not (self.config.frozen or self.config.unfreeze):
+        if not (self.config.frozen or self.config.freezing):
             return lines
         params = jax.eval_shape(self.model.init, jax.random.key(0), jnp.zeros((1, *self.image_shape)))["params"]
         lines.insert(0, str(finetune.describe(params, frozen=self.frozen)))
         if self.config.unfreeze:
             lines.insert(1, f"The table is that of epoch 0; --unfreeze {' '.join(self.config.unfreeze)}")
+        if self.config.freeze_from:
+            lines.insert(1, f"The table is that of epoch 0; --freeze-from {' '.join(self.config.freeze_from)}")
         return lines
 
     def data_facts(self) -> dict[str, Any]:
@@ -281,16 +313,38 @@ def _model(config: TrainConfig, given: Mapping[str, Any], num_classes: int, devi
     return for_platform(model, jax.default_backend())
 
 
-def _frozen(config: TrainConfig, params: Any) -> tuple[Any, finetune.UnfreezeSchedule | None]:
-    """Return what is frozen at first and the schedule of what thaws; raises ConfigError unless they fit the network."""
+def _frozen(config: TrainConfig, params: Any) -> tuple[Any, finetune.UnfreezeSchedule | finetune.FreezeSchedule | None]:
+    """Return what is frozen at first, and the schedule of what is later; raises ConfigError unless they fit."""
     try:
-        if (unfreezing := config.unfreezing) is not None:
-            unfreezing.check(params, config.epochs)
-            return unfreezing.frozen_mask(params, 0), unfreezing
+        if (freezing := config.freezing) is not None:
+            freezing.check(params, config.epochs)
+            return freezing.frozen_mask(params, 0), freezing
         finetune.frozen_mask(params, config.frozen)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return config.frozen, None
+
+
+def _first_kernel(config: TrainConfig, params: Any, channels: int) -> str:
+    """Return the path of the kernel that convolves the image; raises ConfigError unless it can whiten."""
+    kernels = {path: leaf.shape for path, leaf in leaves_by_path(params).items() if leaf.ndim == 4}
+    of_images = [path for path, shape in kernels.items() if shape[2] == channels]
+    if (first := min(of_images, key=lambda path: (not path.startswith("stem/"), path), default=None)) is None:
+        raise ConfigError(f"whitening_images needs a network whose first layer is a convolution, got {config.model}")
+    height, width, _, features = kernels[first]
+    if features % 2 or features > 2 * height * width * channels:
+        raise ConfigError(
+            f"whitening_images needs an even number of at most {2 * height * width * channels} filters of {height}x"
+            f"{width}x{channels} values, and {first} of {config.model} has {features}; leave it out"
+        )
+    return first
+
+
+def _lookahead(config: TrainConfig, num_examples: int) -> Lookahead | None:
+    """Return the lookahead that a config asks for."""
+    if (values := config.lookahead_values) is None:
+        return None
+    return Lookahead(*values, total=steps_of_run(config, num_examples))
 
 
 def _start(

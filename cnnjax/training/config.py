@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -15,6 +15,7 @@ from cnnjax.data.augment import parse_all
 from cnnjax.data.files import OnBadImage
 from cnnjax.data.transforms import ResizerName
 from cnnjax.models import model_info
+from cnnjax.models.views import ViewsName
 from cnnjax.nn.initialization import InitName
 from cnnjax.places import local_path
 from cnnjax.pretrained.flags import WeightsFlags
@@ -22,6 +23,7 @@ from cnnjax.training.flags import ConfigError, Flags
 from cnnjax.training.losses import LossName
 from cnnjax.training.optim import OF_ANY_LENGTH, SCHEDULES, WITH_MOMENTUM, OptimizerName, ScheduleName
 from cnnjax.training.parallel import ParallelMode
+from cnnjax.training.steps import LossReduction
 
 # Where a run lies may differ between its processes; what it runs on and shows, between two parts of it, too. Everything
 # else is part of what it computes.
@@ -310,10 +312,17 @@ class ClassifierNetwork(WeightsFlags, NetworkFlags):
     """Patterns of the parameters to freeze, such as stem "stage[1-3]"."""
     unfreeze: tuple[str, ...] = ()
     """Parts that start to train at an epoch (counted from 0), as EPOCH=PATTERN,...: "0=head" "5=stage4"."""
+    freeze_from: tuple[str, ...] = ()
+    """Parts that stop training at an epoch (counted from 0), as EPOCH=PATTERN,...: "3=stem/conv1/bias"."""
     learning_rate_scale: tuple[str, ...] = ()
     """Parts whose learning rate is multiplied, as PATTERN=FACTOR: "head=10"; the last pattern that matches counts."""
+    weight_decay_scale: tuple[str, ...] = ()
+    """Parts whose weight decay is multiplied, as PATTERN=FACTOR: "**/norm*=0"; the last pattern that matches counts."""
     init: InitName | None = None
     """Rule that initialises all kernels; None keeps the rule of the network's authors."""
+    whitening_images: int = 0
+    """Number of training images from which the first convolution gets filters that whiten its patches; 0 keeps the
+    filters that were drawn. The filters train unless --frozen names them (stem/conv1/kernel)."""
     zero_init_residual: bool = False
     """Initialise the scale of each residual block's last normalisation to 0."""
     sync_batch_norm: bool = False
@@ -346,9 +355,9 @@ class ClassifierOptimisation(OptimisationFlags):
     """L2 penalty: factor of half the sum of squared weights in the loss; reported losses leave it out."""
     optimizer: OptimizerName = "adamw"
     momentum: float = 0.9
-    """Momentum (sgd, rmsprop and lars only)."""
+    """Momentum (sgd, rmsprop, lars and muon only)."""
     nesterov: bool = False
-    """Use Nesterov momentum (sgd, rmsprop and lars only)."""
+    """Use Nesterov momentum (sgd, rmsprop, lars and muon only)."""
     weight_decay: float = 1e-2
     decay_all: bool = False
     """Apply weight decay and penalties to biases and normalisation parameters too."""
@@ -359,6 +368,15 @@ class ClassifierOptimisation(OptimisationFlags):
     ema_decay: float = 0.0
     """Decay per step of a moving average of the parameters, which is then evaluated (the parameters themselves are
     reported as test_raw_*); 0 keeps no average."""
+    lookahead: str | None = None
+    """Slow weights, as STEPS,DECAY,POWER: every STEPS steps they keep the share DECAY * (step / steps of the run)^POWER
+    of themselves and take the rest from the trained weights, which then start from them. The slow weights are
+    evaluated. "5,0.5,0" is the published form."""
+    loss_reduction: LossReduction = "mean"
+    """Whether the gradient is that of the mean or of the sum of the batch's losses; reported losses are means."""
+    test_time_augmentation: ViewsName = "none"
+    """Views of each test image whose outputs are averaged in one more test at the end of the run (test_tta_*): mirror
+    takes the image and its mirror image, mirror-shift also takes both shifted by one pixel."""
     learning_rate: float = 2e-3
     base_batch_size: int | None = None
     """Batch size that --learning-rate is meant for: the rate is scaled with --batch-size. None does not scale it."""
@@ -455,6 +473,12 @@ class TrainConfig(ClassifierRun, ClassifierOptimisation, ClassifierNetwork, Clas
                     (name, (count := getattr(self, name)) is None or count >= 1, "at least 1")
                     for name in ("image_size", "train_examples", "test_examples")
                 ),
+                (
+                    "whitening_images",
+                    self.whitening_images == 0 or (self.whitening_images > 0 and self.weights == DRAWN),
+                    "at least 0, and 0 with weights that are not drawn",
+                ),
+                ("lookahead", self.lookahead is None or not self.ema_decay, "left out with ema_decay"),
                 ("init", self.init is None or self.weights == DRAWN, f"left out with weights {self.weights}"),
                 ("entry", self.entry is None or self.weights != DRAWN, f"left out with weights {DRAWN}"),
                 ("channels", self.channels is None or self.fine_tuning, f"left out with weights {DRAWN}"),
@@ -474,10 +498,11 @@ class TrainConfig(ClassifierRun, ClassifierOptimisation, ClassifierNetwork, Clas
             if (value := getattr(self, name)) != defaults[name]:
                 raise ConfigError(f"{why}: leave it out, got {value}")
         self.network_fields()
-        if self.frozen and self.unfreeze:
-            raise ConfigError("--frozen and --unfreeze both say what trains; give one of them")
+        if self.unfreeze and (self.frozen or self.freeze_from):
+            other = "--frozen" if self.frozen else "--freeze-from"
+            raise ConfigError(f"{other} and --unfreeze both say what trains; give one of them")
         # What they say is read now, so that it fails now.
-        _ = self.factors, self.unfreezing
+        _ = self.factors, self.decay_factors, self.freezing, self.lookahead_values
 
     def network_fields(self) -> dict[str, Any]:
         """Return the fields of the network that the config sets, by name."""
@@ -510,31 +535,30 @@ class TrainConfig(ClassifierRun, ClassifierOptimisation, ClassifierNetwork, Clas
     @property
     def factors(self) -> dict[str, float]:
         """Learning-rate factors by pattern."""
-        found = {}
-        for text in self.learning_rate_scale:
-            pattern, separator, factor = text.rpartition("=")
-            try:
-                found[pattern] = float(factor)
-            except ValueError:
-                separator = ""
-            if not separator or not 0 < found[pattern] < math.inf:
-                raise ConfigError(
-                    "learning_rate_scale must be PATTERN=FACTOR with a factor above 0 (such as head=10; --frozen keeps "
-                    f"parameters as they are), got {text!r}"
-                )
-        return found
+        return _factors(
+            "learning_rate_scale",
+            self.learning_rate_scale,
+            "a factor above 0 (such as head=10; --frozen keeps parameters as they are)",
+            lambda factor: 0 < factor < math.inf,
+        )
 
     @property
-    def unfreezing(self) -> finetune.UnfreezeSchedule | None:
-        """What trains from which epoch on; None: the same throughout."""
-        phases: dict[int, tuple[str, ...]] = {}
-        for text in self.unfreeze:
-            epoch, separator, patterns = text.partition("=")
-            if not separator or not epoch.isdecimal() or not all(patterns.split(",")):
-                raise ConfigError(
-                    f"unfreeze must be EPOCH=PATTERN,... with epochs from 0 (such as 0=head 5=stage4), got {text!r}"
-                )
-            phases[int(epoch)] = phases.get(int(epoch), ()) + tuple(patterns.split(","))
+    def decay_factors(self) -> dict[str, float]:
+        """Weight-decay factors by pattern."""
+        return _factors(
+            "weight_decay_scale",
+            self.weight_decay_scale,
+            "a factor of at least 0 (such as **/norm*=0)",
+            lambda factor: 0 <= factor < math.inf,
+        )
+
+    @property
+    def freezing(self) -> finetune.UnfreezeSchedule | finetune.FreezeSchedule | None:
+        """What trains from which epoch on, or no longer does; None: the same throughout."""
+        if self.freeze_from:
+            phases = _phases("freeze_from", self.freeze_from, "3=stem 5=stage1")
+            return finetune.FreezeSchedule(tuple(sorted(phases.items())), self.frozen)
+        phases = _phases("unfreeze", self.unfreeze, "0=head 5=stage4")
         if not phases:
             return None
         if 0 not in phases:
@@ -542,6 +566,34 @@ class TrainConfig(ClassifierRun, ClassifierOptimisation, ClassifierNetwork, Clas
                 f"unfreeze must say what trains from epoch 0 on, got {' '.join(self.unfreeze)}; add 0=head"
             )
         return finetune.unfreeze_schedule(phases)
+
+    @property
+    def lookahead_values(self) -> tuple[int, float, float] | None:
+        """Steps, decay and power of lookahead; None: there is none."""
+        if self.lookahead is None:
+            return None
+        match = re.fullmatch(r"(\d+),([\d.]+),([\d.]+)", self.lookahead)
+        try:
+            steps, decay, power = int(match[1]), float(match[2]), float(match[3])  # type: ignore[index]
+        except (TypeError, ValueError):
+            steps, decay, power = 0, 0.0, 0.0
+        if steps < 1 or not 0 <= decay < 1:
+            raise ConfigError(
+                "lookahead must be STEPS,DECAY,POWER with at least 1 step and a decay from 0 to below 1, such as "
+                f"5,0.5,0, got {self.lookahead!r}"
+            )
+        return steps, decay, power
+
+    @property
+    def keeps_averages(self) -> bool:
+        """Whether the state has other weights beside those that are trained: moving averages, or slow ones."""
+        return self.ema_decay > 0 or self.lookahead is not None
+
+    def lengthens(self, saved: Mapping[str, Any]) -> bool:
+        """Return whether this is the run that `normal` gave, only longer, with the same steps until then."""
+        # Shares that grow in the course of the run depend on its length.
+        same = self.lookahead_values is None or self.lookahead_values[2] == 0
+        return same and super().lengthens(saved)
 
     @property
     def peak_learning_rate(self) -> float:
@@ -565,7 +617,7 @@ class TrainConfig(ClassifierRun, ClassifierOptimisation, ClassifierNetwork, Clas
     def optimizer_options(self) -> dict[str, Any]:
         """Return what `make_optimizer` is told besides name and rate."""
         names = ("momentum", "nesterov", "weight_decay", "decay_all", "l1", "l2", "clip_value", "clip_norm")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names} | {"decay_factors": self.decay_factors}
 
     @classmethod
     def normal(cls, saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -582,6 +634,31 @@ class TrainConfig(ClassifierRun, ClassifierOptimisation, ClassifierNetwork, Clas
             is_path = name in ("data_dir", "workdir") and value is not None
             known[name] = Path(value) if is_path else tuple(value) if isinstance(value, list) else value
         return cls(**known)
+
+
+def _factors(flag: str, texts: Sequence[str], expected: str, allowed: Callable[[float], bool]) -> dict[str, float]:
+    """Return factors by pattern, of texts PATTERN=FACTOR."""
+    found = {}
+    for text in texts:
+        pattern, separator, factor = text.rpartition("=")
+        try:
+            found[pattern] = float(factor)
+        except ValueError:
+            separator = ""
+        if not separator or not allowed(found[pattern]):
+            raise ConfigError(f"{flag} must be PATTERN=FACTOR with {expected}, got {text!r}")
+    return found
+
+
+def _phases(flag: str, texts: Sequence[str], example: str) -> dict[int, tuple[str, ...]]:
+    """Return patterns by epoch, of texts EPOCH=PATTERN,..."""
+    phases: dict[int, tuple[str, ...]] = {}
+    for text in texts:
+        epoch, separator, patterns = text.partition("=")
+        if not separator or not epoch.isdecimal() or not all(patterns.split(",")):
+            raise ConfigError(f"{flag} must be EPOCH=PATTERN,... with epochs from 0 (such as {example}), got {text!r}")
+        phases[int(epoch)] = phases.get(int(epoch), ()) + tuple(patterns.split(","))
+    return phases
 
 
 def parse_steps(text: str | None) -> tuple[int, int] | None:

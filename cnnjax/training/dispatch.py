@@ -27,7 +27,7 @@ class Dispatcher:
       step: as `cnnjax.training.train_step`.
       steps: most steps of a call.
       data: arrays of all training examples, which are put on every device; batches are then ``index`` int32[batch],
-        their places. Every process has all. None: batches are the examples.
+        their places, and what else is known of them. Every process has all. None: batches are the examples.
       loop: loop inside the program; None: if there are several steps, except on CPUs.
     """
 
@@ -71,7 +71,9 @@ def _take_step(
     step: TrainStep, carry: tuple[TrainState, Sums], data: Any, batch: Any, axis_name: str | None
 ) -> tuple[TrainState, Sums]:
     if data:
-        batch = {name: jnp.take(leaf, batch["index"], axis=0) for name, leaf in data.items()}
+        places = batch["index"]
+        known = {name: leaf for name, leaf in batch.items() if name != "index"}
+        batch = known | {name: jnp.take(leaf, places, axis=0) for name, leaf in data.items()}
     # Otherwise XLA would fuse reading the batch into the step, which may change its rounding.
     batch = jax.lax.optimization_barrier(batch)
     state, sums = carry

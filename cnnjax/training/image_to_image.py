@@ -12,8 +12,8 @@ from typing import Any, Literal, Self, Unpack
 
 import jax
 
-from cnnjax.data.augment import Operation, augment, parse_all
-from cnnjax.training.config import RunConfig
+from cnnjax.data.augment import Operation, augment, needs_turns, parse_all
+from cnnjax.training.config import ConfigError, RunConfig
 from cnnjax.training.parallel import for_platform
 from cnnjax.training.setup import Parts, RunSetup, check_images, choose_devices
 from cnnjax.training.steps import Preprocess
@@ -78,7 +78,10 @@ class ImageToImageSetup(RunSetup):
         parts["model"] = for_platform(parts["model"], jax.default_backend())
         check_images(config, parts["model"], parts["image_shape"])
         if config.augment:
-            parts["preprocess"] = Augmented(parse_all(config.augment), parts["preprocess"])
+            operations = parse_all(config.augment)
+            if needs_turns(operations):
+                raise ConfigError("augment mirror:order=alternating is for classifiers; take mirror")
+            parts["preprocess"] = Augmented(operations, parts["preprocess"])
         return cls.build(config, devices, parts, facts=facts)
 
     def resolved(self) -> dict[str, Any]:

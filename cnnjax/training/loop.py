@@ -380,11 +380,13 @@ class TrainingLoop:
         train = self.current()
         progress.report(self.step, self.epoch_text(), train["loss"])
         test = self.setup.test(self.state)
+        self.best.see(test[self.setup.measure], self.step, self.epoch)
+        if self.step == self.setup.num_steps or self.stopped_early:
+            test |= self.setup.test_views(self.state)
         self.latest = {
             **{f"train_{key}": value for key, value in train.items()},
             **{f"test_{key}": value for key, value in test.items()},
         }
-        self.best.see(test[self.setup.measure], self.step, self.epoch)
         rate = self.learning_rate(self.step)
         record = {"kind": "epoch", "step": self.step, "epoch": self.epoch, **self.latest, "learning_rate": rate}
         seconds = self.seconds()

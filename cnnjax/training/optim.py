@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
+from optax import contrib
 
-OptimizerName = Literal["sgd", "adam", "adamw", "rmsprop", "lamb", "lars", "adagrad", "lion"]
+from cnnjax.finetune.paths import last_match, map_by_path
+from cnnjax.models.classifiers import classifier_of
+
+OptimizerName = Literal["sgd", "adam", "adamw", "rmsprop", "lamb", "lars", "adagrad", "lion", "muon"]
 ScheduleName = Literal["constant", "step", "multistep", "exponential", "cosine", "polynomial", "onecycle"]
 OPTIMIZERS = get_args(OptimizerName)
 SCHEDULES = get_args(ScheduleName)
@@ -17,8 +21,10 @@ SCHEDULES = get_args(ScheduleName)
 OF_ANY_LENGTH: tuple[ScheduleName, ...] = ("constant", "step", "exponential")
 # Optimizers whose momentum can be chosen, and optimizers that subtract decayed weights from the update instead of
 # adding them to the gradient.
-WITH_MOMENTUM: tuple[OptimizerName, ...] = ("sgd", "rmsprop", "lars")
+WITH_MOMENTUM: tuple[OptimizerName, ...] = ("sgd", "rmsprop", "lars", "muon")
 DECOUPLED = ("adamw", "lamb", "lion")
+# What Jordan's program for CIFAR-10 takes: steps of Newton and Schulz, and momentum of what Muon is not for.
+MUON_STEPS, MUON_SGD_MOMENTUM = 3, 0.85
 # Share of a one-cycle schedule that rises, unless a warm-up says otherwise. Smith and Topin 2017, arXiv:1708.07120, let
 # it rise for somewhat less than half of the run; PyTorch's and optax's default is this.
 ONECYCLE_RISE = 0.3
@@ -127,6 +133,7 @@ def make_optimizer(
     nesterov: bool = False,
     weight_decay: float = 0.0,
     decay_all: bool = False,
+    decay_factors: Mapping[str, float] | None = None,
     l1: float = 0.0,
     l2: float = 0.0,
     clip_value: float | None = None,
@@ -144,12 +151,14 @@ def make_optimizer(
       name: ``sgd`` (heavy ball), ``adam``, ``adamw``, ``rmsprop`` (as EfficientNet's authors: decay 0.9, epsilon 1e-3
         under the root, mean square starting at 1; Tan and Le 2019, arXiv:1905.11946, section 5.2), ``lamb``
         (arXiv:1904.00962), ``lars`` (arXiv:1708.03888; biases and norms take plain steps), ``adagrad``, ``lion``
-        (arXiv:2302.06675).
+        (arXiv:2302.06675), ``muon`` (see `muon`; decay is that of its ``sgd``).
       learning_rate: a number or a schedule.
-      momentum: of ``sgd``, ``rmsprop`` and ``lars``.
+      momentum: of ``sgd``, ``rmsprop``, ``lars`` and ``muon``.
       nesterov: of the same.
       weight_decay: see above.
       decay_all: penalties and decay of biases and norms too.
+      decay_factors: pattern (see `cnnjax.finetune.freeze`) -> factor of the ``weight_decay`` of what it matches; where
+        several match, the last one counts. None: 1 everywhere.
       l1, l2: see above.
       clip_value: largest absolute value of each number of the gradient; None does not clip.
       clip_norm: largest norm of the whole gradient; None does not clip.
@@ -157,6 +166,41 @@ def make_optimizer(
       ValueError: an unknown name.
     """
     mask = every_leaf if decay_all else decayed_leaves
+    if name not in OPTIMIZERS:
+        raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {name!r}")
+
+    def with_decay(weight_decay: float) -> optax.GradientTransformation:
+        return _optimizer(name, learning_rate, momentum, nesterov, weight_decay, mask)
+
+    parts = []
+    if l1 or l2:
+        parts.append(penalties(l1, l2, mask))
+    if clip_value is not None:
+        parts.append(optax.clip(clip_value))
+    if clip_norm is not None:
+        parts.append(optax.clip_by_global_norm(clip_norm))
+    if decay_factors:
+        factors = dict(decay_factors)
+        groups = {factor: with_decay(weight_decay * factor) for factor in {*factors.values(), 1.0}}
+        parts.append(
+            optax.partition(groups, lambda params: _labelled(lambda path, _: last_match(path, factors, 1.0), params))
+        )
+    else:
+        parts.append(with_decay(weight_decay))
+    return optax.chain(*parts) if len(parts) > 1 else parts[0]
+
+
+def _optimizer(
+    name: OptimizerName,
+    learning_rate: optax.ScalarOrSchedule,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+    mask: Callable[[Any], Any],
+) -> optax.GradientTransformation:
+    """Return an optimizer with its weight decay; see `make_optimizer`."""
+    if name == "muon":
+        return muon(learning_rate, momentum, nesterov=nesterov, weight_decay=weight_decay, mask=mask)
     chains: dict[str, Callable[[], optax.GradientTransformation]] = {
         "sgd": lambda: optax.sgd(learning_rate, momentum, nesterov),
         "adam": lambda: optax.adam(learning_rate),
@@ -176,20 +220,74 @@ def make_optimizer(
         "adagrad": lambda: optax.adagrad(learning_rate),
         "lion": lambda: optax.lion(learning_rate, weight_decay=weight_decay, mask=mask),
     }
-    if name not in chains:
-        raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {name!r}")
-    parts = []
-    if l1 or l2:
-        parts.append(penalties(l1, l2, mask))
-    if clip_value is not None:
-        parts.append(optax.clip(clip_value))
-    if clip_norm is not None:
-        parts.append(optax.clip_by_global_norm(clip_norm))
     # Lars takes its trust ratio of gradient and decay together.
     if weight_decay and name not in (*DECOUPLED, "lars"):
-        parts.append(optax.add_decayed_weights(weight_decay, mask))
-    parts.append(chains[name]())
-    return optax.chain(*parts) if len(parts) > 1 else parts[0]
+        return optax.chain(optax.add_decayed_weights(weight_decay, mask), chains[name]())
+    return chains[name]()
+
+
+def _labelled(label: Callable[[str, Any], Any], params: Any) -> Any:
+    """Return a tree of labels of (path, leaf); what optax has masked out stays masked."""
+    return map_by_path(lambda path, leaf: leaf if isinstance(leaf, optax.MaskedNode) else label(path, leaf), params)
+
+
+def muon(
+    learning_rate: optax.ScalarOrSchedule,
+    momentum: float = 0.6,
+    *,
+    nesterov: bool = True,
+    weight_decay: float = 0.0,
+    mask: Callable[[Any], Any] = decayed_leaves,
+) -> optax.GradientTransformation:
+    """Return Muon for the kernels of convolutions, and Nesterov's SGD for everything else.
+
+    The momentum of a kernel, as a matrix of windows by outputs, is replaced by about the nearest orthogonal one, by
+    three steps of Newton and Schulz's iteration; and before each step the kernel is scaled to a norm of sqrt(outputs),
+    so that it needs no decay. What else there is (biases, norms, dense layers, classifiers) is trained by SGD with
+    momentum 0.85; give it a learning rate of its own by `cnnjax.finetune.scale_learning_rate`.
+
+    ``optax.contrib.muon`` differs: it takes matrices alone unless it is told which axes are what, AdamW for the rest,
+    five steps, scales updates by their shape, and does not scale kernels.
+
+    Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks", with the values of Jordan's
+    program for CIFAR-10; differs: computes in the gradients' type instead of bfloat16, and corrects the momentum for
+    its start as optax does.
+
+    Args:
+      learning_rate: of both, a number or a schedule.
+      momentum: of Muon.
+      nesterov: of Muon.
+      weight_decay: of the rest, added to its gradient.
+      mask: which of the rest decays.
+    """
+
+    def kind(path: str, leaf: Any) -> str:
+        return "muon" if leaf.ndim > 2 and classifier_of(path) is None else "sgd"
+
+    def axes(updates: Any) -> Any:
+        return jax.tree.map(lambda leaf: contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), -1), updates)
+
+    orthogonal = contrib.scale_by_muon(
+        ns_steps=MUON_STEPS, beta=momentum, nesterov=nesterov, weight_dimension_numbers=axes
+    )
+    kernels = optax.chain(orthogonal, optax.scale_by_learning_rate(learning_rate), keep_kernel_norms())
+    rest = optax.sgd(learning_rate, MUON_SGD_MOMENTUM, nesterov=True)
+    if weight_decay:
+        rest = optax.chain(optax.add_decayed_weights(weight_decay, mask), rest)
+    return optax.partition({"muon": kernels, "sgd": rest}, lambda params: _labelled(kind, params))
+
+
+def keep_kernel_norms() -> optax.GradientTransformation:
+    """Return what, behind an optimizer, makes it step from kernels that were scaled to a norm of sqrt(outputs)."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        def with_scaling(update: jax.Array, kernel: jax.Array) -> jax.Array:
+            norm = jnp.maximum(jnp.linalg.norm(kernel.reshape(-1)), 1e-7)
+            return update + (kernel.shape[-1] ** 0.5 / norm - 1) * kernel
+
+        return jax.tree.map(with_scaling, updates, params), state
+
+    return optax.GradientTransformation(optax.init_empty_state, update)
 
 
 def penalties(l1: float, l2: float, mask: Callable[[Any], Any] = decayed_leaves) -> optax.GradientTransformation:

@@ -18,6 +18,7 @@ import numpy as np
 import optax
 
 from cnnjax.data.resident import ResidentPipeline
+from cnnjax.models.views import ViewsName
 from cnnjax.state import TrainState
 from cnnjax.training.config import ConfigError, RunConfig
 from cnnjax.training.dispatch import Dispatcher
@@ -80,6 +81,8 @@ class RunSetup(abc.ABC):
       num_steps: length of the run.
       train: (state, sums, batch) -> (state, sums), compiled on the first call; donates both.
       evaluate: (state, batch) -> sums.
+      evaluate_views: the same with test-time augmentation, at the end of the run; None: without.
+      tests_raw: also test the parameters beside their moving averages.
       train_stacked: (state, sums, host batches) -> (state, sums), which the loop calls instead of ``train`` where one
         call of the device takes several steps, or the training examples are there.
     """
@@ -99,6 +102,8 @@ class RunSetup(abc.ABC):
     train: Callable[[Any, Any, Any], tuple[Any, Any]]
     evaluate: Callable[[Any, Any], Any]
     train_stacked: Dispatcher | None = None
+    evaluate_views: Callable[[Any, Any], Any] | None = None
+    tests_raw: bool = True
 
     @classmethod
     def build(
@@ -109,6 +114,7 @@ class RunSetup(abc.ABC):
         *,
         train_options: Mapping[str, Any] | None = None,
         steps_per_dispatch: int = 1,
+        views: ViewsName = "none",
         **fields: Any,
     ) -> Self:
         """Return the setup of a run, with what follows from its config: schedule, optimizer and compiled steps.
@@ -118,12 +124,13 @@ class RunSetup(abc.ABC):
           parts: see `Parts`.
           train_options: what else `train_step` takes.
           steps_per_dispatch: steps in one call of the device.
+          views: test-time augmentation at the end of the run, see `cnnjax.models.views`.
           **fields: attributes that a subclass adds.
         Raises:
           ConfigError: the schedule does not fit a run of this length.
         """
         num_examples, pipeline = parts["num_examples"], parts["pipeline"]
-        num_steps = math.ceil(config.epochs * num_examples / config.batch_size)
+        num_steps = steps_of_run(config, num_examples)
         schedule = make_config_schedule(config, num_steps, num_examples / config.batch_size)
         options: dict[str, Any] = {"preprocess": parts["preprocess"], "metrics": parts["metrics"]}
         options["loss"] = parts["loss"]
@@ -146,6 +153,9 @@ class RunSetup(abc.ABC):
             train=devices.compile_train(step),
             train_stacked=Dispatcher(devices, step, steps_per_dispatch, arrays) if stacked else None,
             evaluate=devices.compile_eval(partial(eval_step, **options)),
+            evaluate_views=None
+            if views == "none"
+            else devices.compile_eval(partial(eval_step, **options, test_time_augmentation=views)),
             **fields,
         )
 
@@ -196,12 +206,22 @@ class RunSetup(abc.ABC):
 
         Where the state has moving averages, they are of these; ``raw_loss``, ``raw_accuracy`` of the parameters.
         """
+        found = self._means(self.evaluate, state)
+        if state.ema is not None and self.tests_raw:
+            raw = self._means(self.evaluate, state.replace(ema=None))
+            found |= {f"raw_{name}": value for name, value in raw.items()}
+        return found
+
+    def test_views(self, state: Any) -> dict[str, Any]:
+        """Return ``tta_loss`` and so on: the means with test-time augmentation; nothing if the run has none."""
+        if self.evaluate_views is None:
+            return {}
+        return {f"tta_{name}": value for name, value in self._means(self.evaluate_views, state).items()}
+
+    def _means(self, evaluate: Callable[[Any, Any], Any], state: Any) -> dict[str, Any]:
         batch_size = self.devices.pad_batch_size(self.test_batch_size)
-        found = []
-        for variables in (state,) if state.ema is None else (state, state.replace(ema=None)):
-            batches = self.pipeline.test_batches(batch_size, self.devices.batch_shard)
-            found.append(means(sum_over(self.devices, self.evaluate, variables, batches, self.metrics), self.metrics))
-        return found[0] | {f"raw_{name}": value for raw in found[1:] for name, value in raw.items()}
+        batches = self.pipeline.test_batches(batch_size, self.devices.batch_shard)
+        return means(sum_over(self.devices, evaluate, state, batches, self.metrics), self.metrics)
 
     def data_facts(self) -> dict[str, Any]:
         """Return what has to be equal in all processes of a run, as JSON holds it: of the data each of them reads."""
@@ -210,6 +230,11 @@ class RunSetup(abc.ABC):
     @abc.abstractmethod
     def resolved(self) -> dict[str, Any]:
         """Return what the config left open, as JSON holds it."""
+
+
+def steps_of_run(config: RunConfig, num_examples: int) -> int:
+    """Return the length of a run that learns from so many examples, in steps."""
+    return math.ceil(config.epochs * num_examples / config.batch_size)
 
 
 def jax_settings() -> dict[str, Any]:

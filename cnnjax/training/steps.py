@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax
@@ -12,14 +12,17 @@ import jax.numpy as jnp
 import optax
 from flax import traverse_util
 
+from cnnjax.models.views import ViewsName, over_views
 from cnnjax.nn.building import use_running_averages
 from cnnjax.state import TrainState
+from cnnjax.training.lookahead import Lookahead
 from cnnjax.training.losses import LossFunction, LossName, default_metrics, loss_function
 from cnnjax.training.metrics import Metrics, Sums, zero_sums
 
 Batch = Mapping[str, jax.Array]
 # (batch, one random key an example or None) -> batch.
 Preprocess = Callable[[Any, "jax.Array | None"], Any]
+LossReduction = Literal["mean", "sum"]
 # Examples take the first of the keys derived from a step's key, by position.
 DROPOUT = 2**32 - 1
 
@@ -97,13 +100,16 @@ def train_step(
     aux_weight: float = 0.0,
     accumulate: int = 1,
     ema_decay: float = 0.0,
+    lookahead: Lookahead | None = None,
+    loss_reduction: LossReduction = "mean",
 ) -> tuple[TrainState, Sums]:
     """Take one optimizer step on one batch.
 
-    The loss is the mean over the real examples of the whole batch, on all devices of ``axis_name`` together; so N
-    devices take the same step as one. What ``preprocess`` draws depends on the state's key, the step and the example's
-    position in the whole batch only; what the network draws (dropout), on the device and the part of the batch too.
-    Gradients are taken of what ``state.frozen`` leaves to train; frozen batch norm uses its running statistics.
+    The loss is the mean (or the sum, see ``loss_reduction``) over the real examples of the whole batch, on all devices
+    of ``axis_name`` together; so N devices take the same step as one. What ``preprocess`` draws depends on the state's
+    key, the step and the example's position in the whole batch only; what the network draws (dropout), on the device
+    and the part of the batch too. Gradients are taken of what ``state.frozen`` leaves to train; frozen batch norm uses
+    its running statistics.
 
     With ``accumulate``, the batch passes the network in that many parts, one after the other, and the step is that of
     the whole batch, to rounding, in the memory of a part. Batch norm's statistics are those of the parts, as they are
@@ -125,13 +131,21 @@ def train_step(
         from and not reported. 0 does not compute the heads.
       accumulate: number of parts; divides the examples of each device.
       ema_decay: of the moving averages, if the state has them.
+      lookahead: what the state has as moving averages are slow weights instead, which move by this rule.
+      loss_reduction: "sum" learns from the loss summed over the batch: gradients are as many times as large as there
+        are real examples. What is reported is the mean always.
     Returns:
       The new state, and sums over the batch (see `cnnjax.training.metrics`), equal on all devices.
     Raises:
       ValueError: ``accumulate`` does not divide the examples of a device; a batch without examples, or with labels, a
-        mask or anything else of other shapes or types than these.
+        mask or anything else of other shapes or types than these; ``lookahead`` without moving averages in the state;
+        an unknown ``loss_reduction``.
     """
     _check_batch(batch)
+    if loss_reduction not in get_args(LossReduction):
+        raise ValueError(f"loss_reduction must be mean or sum, got {loss_reduction!r}")
+    if lookahead is not None and state.ema is None:
+        raise ValueError("lookahead keeps its slow weights as the state's moving averages; create the state with ema")
     step_key = jax.random.fold_in(state.rng, state.step)
     dropout_key = jax.random.fold_in(step_key, DROPOUT)
     params = state.params
@@ -148,6 +162,7 @@ def train_step(
         for mask in (_mask(batch), _real(batch))
     )
     loss_and_metrics = partial(_sums, loss, metrics, label_smoothing=label_smoothing)
+    divisor = total if loss_reduction == "mean" else jnp.ones_like(total)
 
     flat_params = _flatten("params", params)
     trainable = {path: leaf for path, leaf in flat_params.items() if path not in state.frozen}
@@ -174,7 +189,7 @@ def train_step(
             learned = sums["loss_sum"]
             for aux_logits in jax.tree.leaves(updates.get("aux_logits", {})):
                 learned += aux_weight * loss_and_metrics(aux_logits, part)["loss_sum"]
-            return learned / total, (updates.get("batch_stats", {}), sums)
+            return learned / divisor, (updates.get("batch_stats", {}), sums)
 
         (value, (batch_stats, sums)), grads = jax.value_and_grad(objective, has_aux=True)(trainable)
         if axis_name is not None or accumulate > 1:
@@ -212,7 +227,11 @@ def train_step(
     ema = state.ema
     if ema is not None:
         old_ema = _flatten("params", ema["params"]) | _flatten("batch_stats", ema["batch_stats"])
-        moved = optax.incremental_update(new, {path: old_ema[path] for path in new}, 1 - ema_decay)
+        slow = {path: old_ema[path] for path in new}
+        if lookahead is None:
+            moved = optax.incremental_update(new, slow, 1 - ema_decay)
+        else:
+            moved, new = lookahead(state.step + 1, slow, new)
         ema = {name: _unflatten(name, old_ema | moved) for name in ("params", "batch_stats")}
     new_state = state.replace(
         step=state.step + 1,
@@ -232,6 +251,7 @@ def eval_step(
     preprocess: Preprocess = _identity,
     loss: LossName | LossFunction = "cross_entropy",
     metrics: Metrics | None = None,
+    test_time_augmentation: ViewsName = "none",
 ) -> Sums:
     """Return the sums of loss and metrics over the real examples of a batch, and change nothing.
 
@@ -241,12 +261,17 @@ def eval_step(
       axis_name: mapped axis over which the sums are taken; None on one device.
       preprocess: called without keys, so it does not augment.
       loss, metrics: as in `train_step`.
+      test_time_augmentation: views of each image whose outputs are averaged, see `cnnjax.models.views`.
     Raises:
       ValueError: as in `train_step`.
     """
     _check_batch(batch)
     batch = preprocess(batch, None)
-    outputs = state.apply_fn(state.eval_variables, batch["image"], train=False)
+
+    def outputs_of(images: jax.Array) -> jax.Array:
+        return state.apply_fn(state.eval_variables, images, train=False)
+
+    outputs = over_views(outputs_of, batch["image"], test_time_augmentation)
     return _sum_over_devices(_sums(loss, metrics, outputs, batch), axis_name)
 
 

@@ -296,6 +296,30 @@ def test_backgrounds_leave_the_object(source, compile_quickly):
         np.testing.assert_array_equal(images[~inside], swapped[~inside])
 
 
+def test_alternating_mirrors_go_by_the_turn():
+    turns = jnp.arange(COUNT, dtype=jnp.int32)
+    batch = {"image": jnp.asarray(BATCH["image"]), "turn": turns}
+    flipped = jax.jit(Mirror(order="alternating"))(batch, keys_of(0))["image"]
+    np.testing.assert_array_equal(flipped[::2], BATCH["image"][::2])
+    np.testing.assert_array_equal(flipped[1::2], BATCH["image"][1::2, :, ::-1])
+
+
+def test_reflected_borders_of_crops_hold_nothing_but_the_image():
+    """Each crop is one of the regions of NumPy's padded image, and its labels are of the same region."""
+    batch = {"image": jnp.asarray(BATCH["image"]), "label": jnp.asarray(BATCH["image"][..., 0], jnp.int32)}
+    cropped = jax.jit(Crop(2, border="reflect"))(batch, keys_of(0))
+    padded = np.pad(BATCH["image"], ((0, 0), (2, 2), (2, 2), (0, 0)), mode="reflect")
+    size = BATCH["image"].shape[1]
+    corners = [(row, column) for row in range(5) for column in range(5)]
+    chosen = set()
+    for image, whole in zip(np.asarray(cropped["image"]), padded, strict=True):
+        found = [(r, c) for r, c in corners if np.array_equal(image, whole[r : r + size, c : c + size])]
+        assert found
+        chosen |= set(found)
+    assert len(chosen) > 1
+    np.testing.assert_array_equal(cropped["label"], cropped["image"][..., 0])
+
+
 def test_what_cannot_be_done_is_refused():
     def shapes(operation, batch):
         jax.eval_shape(operation, batch, keys_of(0))
@@ -311,6 +335,8 @@ def test_what_cannot_be_done_is_refused():
         shapes(parse("augmix"), {"image": images, "label": places})
     with pytest.raises(ValueError, match="label of 6x6 pixels cannot move with images of 12x12"):
         shapes(Mirror(), {"image": images, "label": places[:, :6, :6]})
+    with pytest.raises(ValueError, match="needs the turns of examples, which only runs of classifiers give"):
+        shapes(Mirror(order="alternating"), {"image": images})
     with pytest.raises(TypeError, match="signed integers, got uint8"):
         shapes(Mirror(), {"image": images, "label": places.astype(jnp.uint8)})
     with pytest.raises(TypeError, match="uint8, or floating-point"):
@@ -322,6 +348,8 @@ def test_what_cannot_be_done_is_refused():
     [
         ("mirror", Mirror()),
         ("crop:4", Crop(4)),
+        ("crop:2,border=reflect", Crop(2, border="reflect")),
+        ("mirror:order=alternating", Mirror(order="alternating")),
         ("rotate:20,0.5", Rotate(20.0, 0.5)),
         ("rotate:probability=0.5,degrees=20", Rotate(20.0, 0.5)),
         ("rotate:20,interpolation=nearest", Rotate(20.0, interpolation="nearest")),
@@ -345,7 +373,10 @@ def test_specs(spec, expected):
         ("crop:four", "padding must be a whole number, got 'four'"),
         ("crop:2.5", "padding must be a whole number, got '2.5'"),
         ("crop:-1", "padding of Crop must be at least 0, got -1"),
-        ("mirror:0.5,1", "'mirror:0.5,1' gives 2 values; mirror takes probability"),
+        ("mirror:0.5,random,1", "'mirror:0.5,random,1' gives 3 values; mirror takes probability, order"),
+        ("mirror:order=odd", "order of Mirror must be one of random, alternating, got 'odd'"),
+        ("mirror:1,alternating", "probability of Mirror is 0.5 in the order alternating, got 1.0"),
+        ("crop:2,border=wrap", "border of Crop must be one of fill, reflect, got 'wrap'"),
         ("mirror:1.5", "probability of Mirror must be from 0 to 1, got 1.5"),
         ("mirror:nan", "probability of Mirror must be from 0 to 1, got nan"),
         ("rotate:angle=3", "names 'angle'; rotate takes degrees, probability"),

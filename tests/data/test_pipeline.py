@@ -11,6 +11,7 @@ from cnnjax.data import (
     load_dataset,
     statistics,
 )
+from cnnjax.data.resident import IndexStream
 from cnnjax.data.transforms import RandomResizedCrop, ResizeAndCentreCrop
 
 
@@ -52,6 +53,24 @@ def test_order_depends_on_the_seed_alone():
     first, again, other = (BatchStream(numbered(50), 8, 20, seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first[7]["label"], again[7]["label"])
     assert (first[7]["label"] != other[7]["label"]).any()
+
+
+def test_turns_follow_from_the_example_and_the_epoch():
+    """A half of the examples begins at 1; each is one further in the next epoch, wherever batches begin and end."""
+    stream = BatchStream(numbered(1000), batch_size=300, num_batches=10, seed=3, turns=True)
+    labels, turns = (
+        np.concatenate([stream[i][name] for i in range(10)]).reshape(3, 1000) for name in ("label", "turn")
+    )
+    by_example = np.stack([turn[np.argsort(label, kind="stable")] for label, turn in zip(labels, turns, strict=True)])
+    assert set(by_example[0]) == {0, 1}
+    assert 400 < by_example[0].sum() < 600
+    np.testing.assert_array_equal(by_example, by_example[0] + np.arange(3)[:, None])
+    assert by_example.dtype == np.int32
+    other = BatchStream(numbered(1000), batch_size=1000, num_batches=1, seed=4, turns=True)[0]
+    assert (other["turn"][np.argsort(other["label"])] != by_example[0]).any()
+    resident = IndexStream(numbered(1000), batch_size=300, num_batches=10, seed=3, turns=True, shard=(1, 3))[4]
+    np.testing.assert_array_equal(resident["turn"], stream[4]["turn"][100:200])
+    assert "turn" not in BatchStream(numbered(10), 4, 1, 3)[0]
 
 
 @pytest.mark.parametrize("batch_size", [0, 11])

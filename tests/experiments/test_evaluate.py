@@ -85,6 +85,31 @@ def test_pictures_are_predicted_by_a_run_as_it_would_have_tested_them(data_dir, 
         assert picture.size == (1080, 576)
 
 
+def test_views_of_pictures_are_averaged(data_dir, tmp_path, capsys, monkeypatch):
+    """Outputs before softmax, of the picture and of its mirror image."""
+    monkeypatch.chdir(tmp_path)
+    image = load_dataset("digits", data_dir).test.read(np.arange(1))[0][0]
+    Image.fromarray(image[..., 0]).save("digit.png")
+    flags = ["--workdir", str(RUN), "--top", "1", "--test-time-augmentation", "mirror"]
+    assert importlib.import_module("predict").main(["digit.png", *flags]) == 0
+    network = load_run(RUN)
+    logits = network.logits(np.stack([network.preprocessing.prepare(view) for view in (image, image[:, ::-1])])).mean(0)
+    expected = np.exp(logits - np.logaddexp.reduce(logits)).max()
+    assert capsys.readouterr().out.startswith(f"{expected:7.2%}  {network.label_names[logits.argmax()]}")
+
+
+@pytest.mark.slow
+def test_a_run_is_evaluated_over_views(data_dir, tmp_path, capsys):
+    found = []
+    for views in ("none", "mirror-shift"):
+        flags = ["--workdir", str(RUN), "--data-dir", str(data_dir), "--output", str(tmp_path / views)]
+        assert importlib.import_module("evaluate").main([*flags, "--test-time-augmentation", views]) == 0
+        found.append(json.loads((tmp_path / views / "evaluation-3.json").read_text()))
+    assert [each["test_time_augmentation"] for each in found] == ["none", "mirror-shift"]
+    assert found[0]["test_loss"] != found[1]["test_loss"]
+    assert found[1]["test_images"] == 359
+
+
 @pytest.mark.parametrize(
     ("script", "flags", "code", "expected"),
     [

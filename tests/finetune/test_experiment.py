@@ -180,6 +180,13 @@ def test_networks_that_flatten_are_told_to_keep_their_size(script, weights, data
         ({"unfreeze": ("1.5=head",)}, "unfreeze must be EPOCH=PATTERN,..., got '1.5=head'"),
         ({"unfreeze": ("0=",)}, "unfreeze must be EPOCH=PATTERN,..., got '0='"),
         ({"unfreeze": ("1=head",)}, "unfreeze must say what trains from epoch 0 on, got 1=head; add 0=head"),
+        ({"freeze_from": ("stem",)}, "freeze_from must be EPOCH=PATTERN,..., got 'stem'"),
+        ({"freeze_from": ("1=stem",), "unfreeze": ("0=head",)}, "--freeze-from and --unfreeze both say what trains"),
+        ({"weight_decay_scale": ("head=-1",)}, "PATTERN=FACTOR with a factor of at least 0 .*, got 'head=-1'"),
+        ({"lookahead": "5,0.5"}, "lookahead must be STEPS,DECAY,POWER .*, got '5,0.5'"),
+        ({"lookahead": "0,0.5,0"}, "at least 1 step .*, got '0,0.5,0'"),
+        ({"lookahead": "5,0.5,0", "ema_decay": 0.9}, "lookahead must be left out with ema_decay"),
+        ({"whitening_images": 9}, "whitening_images must be .* 0 with weights that are not drawn, got 9"),
         ({"learning_rate_scale": ("head",)}, "learning_rate_scale must be PATTERN=FACTOR .*, got 'head'"),
         ({"learning_rate_scale": ("head=0",)}, "PATTERN=FACTOR with a factor above 0 .*--frozen keeps.*, got 'head=0'"),
         ({"epochs": 0}, "epochs must be above 0 and finite, got 0"),
@@ -197,7 +204,7 @@ def test_impossible_configs_are_refused(script, fields, message):
 
 def test_phases_of_one_epoch_are_one(script):
     config = script.Config(weights="w", unfreeze=("0=head,stage2", "1=stage1", "0=stem"))
-    assert config.unfreezing.phases == ((0, ("head", "stage2", "stem")), (1, ("stage1",)))
+    assert config.freezing.phases == ((0, ("head", "stage2", "stem")), (1, ("stage1",)))
 
 
 def test_augmentations_and_recipes_are_those_of_training(script):
@@ -223,6 +230,11 @@ def test_what_to_start_from_has_to_be_said(script, capsys):
         (["--frozen", "stage9"], "pattern 'stage9' matches no parameter; near paths are stage"),
         (["--frozen", "**"], "freezes all 10 parameters"),
         (["--unfreeze", "0=head", "9=stage1"], "ends after 5 epochs, before something is"),
+        (
+            ["--freeze-from", "9=stage1"],
+            "freeze_from names epoch 9, which must lie behind the start and before the end",
+        ),
+        (["--weight-decay-scale", "heat=3"], "pattern 'heat' matches no parameter; near paths are head"),
         (["--learning-rate-scale", "heat=3"], "pattern 'heat' matches no parameter; near paths are head"),
         (["--model", "mlp"], "does not fit"),
         (["--model", "unet"], "unet is a network for segmentation; take one whose task is classification"),

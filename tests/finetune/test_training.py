@@ -290,8 +290,32 @@ def test_what_is_carried_over_is_told(plain, quick):
         )
 
 
+def test_what_freezes_later_keeps_its_bits_from_then_on(plain, quick):
+    schedule = finetune.FreezeSchedule(((1, ("stem/norm1/bias",)),), always=("stem/conv1",))
+    params, tx, batch = plain[1]["params"], optax.sgd(0.01, 0.9), make_batch(plain)
+    schedule.check(params, epochs=2)
+    state = make_state(plain, frozen=schedule.frozen_mask(params, 0), tx=tx)
+    assert schedule.advance(state, tx, 0) is state
+    frozen = schedule.advance(state, tx, 1)
+    assert {path for path in frozen.frozen - state.frozen} == {"params/stem/norm1/bias"}
+    for before, moves in ((state, True), (frozen, False)):
+        after, _ = quick(before, batch)(before, batch)
+        moved = bits(after.params["stem"]["norm1"]["bias"]) != bits(before.params["stem"]["norm1"]["bias"])
+        assert moved == moves
+        assert bits(after.params["head"]) != bits(before.params["head"])
+        finetune.check_frozen(before, after, "stem/conv1")
+
+
 def test_bad_schedules(plain):
     params = plain[1]["params"]
+    for freezing, message in (
+        (finetune.FreezeSchedule(((4, ("stem",)),)), "names epoch 4, which must lie .* end of a run of 4 epochs"),
+        (finetune.FreezeSchedule(((1, ("stem/conv1",)),), ("stem",)), "epoch 1: stem/conv1 is frozen already"),
+        (finetune.FreezeSchedule(((1, ("stage7",)),)), "pattern 'stage7' matches no parameter"),
+        (finetune.FreezeSchedule(((1, ("**",)),)), "freezes all"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            freezing.check(params, epochs=4)
     for phases, message in (
         ({}, "must say what trains from epoch 0 on"),
         ({5: ["head"]}, "must say what trains from epoch 0 on"),

@@ -59,7 +59,7 @@ def test_every_flag_has_a_line_of_help(capsys):
         (
             "nesterov",
             True,
-            "nesterov is for optimizer sgd, rmsprop or lars, and optimizer is adamw: leave it out, got True",
+            "nesterov is for optimizer sgd, rmsprop, lars or muon, and optimizer is adamw: leave it out, got True",
         ),
         ("momentum", 0.5, "momentum is for optimizer sgd, .* and optimizer is adamw: leave it out, got 0.5"),
         (

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,6 +88,48 @@ def test_lars_is_its_equation_and_leaves_biases_alone():
     after = steps(make_optimizer("lars", 0.1, weight_decay=0.5), 1)
     np.testing.assert_allclose(after["kernel"], moved, rtol=1e-5)
     np.testing.assert_allclose(after["bias"], PARAMS["bias"] - 0.1 * GRADS["bias"], rtol=1e-5)
+
+
+def test_parts_decay_by_their_own_factor():
+    """The last pattern that matches counts; what is in front of the optimizer sees all parts together."""
+    factors = {"**": 0.5, "bias": 0.0}
+    for name in ("sgd", "adamw"):
+        tx = make_optimizer(name, 1.0, momentum=0, weight_decay=0.1, decay_all=True, decay_factors=factors)
+        parts = {"kernel": 0.05, "bias": 0.0}
+        expected = {
+            part: steps(make_optimizer(name, 1.0, momentum=0, weight_decay=decay, decay_all=True))[part]
+            for part, decay in parts.items()
+        }
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), steps(tx), expected)
+    norm = np.sqrt(sum((leaf**2).sum() for leaf in GRADS.values()))
+    clipped = steps(make_optimizer("sgd", 1.0, momentum=0, clip_norm=0.5, decay_factors=factors), 1)
+    np.testing.assert_allclose(clipped["bias"], PARAMS["bias"] - GRADS["bias"] * 0.5 / norm, rtol=1e-5)
+
+
+def test_muon_steps_along_orthogonal_kernels_of_fixed_norm():
+    """All singular values of a step are about the rate; biases, dense layers and classifiers take SGD's steps."""
+    random = np.random.default_rng(0)
+    shapes = {"conv": (3, 3, 4, 8), "dense": (4, 6), "head": (1, 1, 8, 3)}
+    params = {name: {"kernel": random.normal(size=shape).astype(np.float32)} for name, shape in shapes.items()}
+    params["head"] = {"classifier": params["head"]}
+    params["conv"]["bias"] = np.ones(8, np.float32)
+    grads = jax.tree.map(lambda leaf: random.normal(size=leaf.shape).astype(np.float32), params)
+    tx = make_optimizer("muon", 0.1, momentum=0.6, nesterov=True)
+    updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
+    kernel = params["conv"]["kernel"]
+    scaled = kernel * np.sqrt(8) / np.linalg.norm(kernel)
+    step = (kernel + updates["conv"]["kernel"] - scaled).reshape(36, 8)
+    values = np.linalg.svd(step / 0.1, compute_uv=False)
+    assert 0.5 < values.min() < values.max() < 1.3
+    # Not across the gradient: it is that of the same singular vectors.
+    assert (step * grads["conv"]["kernel"].reshape(36, 8)).sum() < -0.9 * np.linalg.norm(step) * np.linalg.norm(
+        grads["conv"]["kernel"]
+    )
+    for path in (("conv", "bias"), ("dense", "kernel"), ("head", "classifier")):
+        ours, gradient = updates, grads
+        for part in path:
+            ours, gradient = ours[part], gradient[part]
+        jax.tree.map(lambda a, g: np.testing.assert_allclose(a, -0.1 * 1.85 * g, rtol=1e-5), ours, gradient)
 
 
 def test_nesterov_looks_ahead():

@@ -9,7 +9,7 @@ deformation fail under strict type promotion, it takes float images only, and it
 of the policies' papers and of torchvision. Operations here are checked against torchvision's results.
 """
 
-from cnnjax.data.augment.chain import OPERATIONS, augment, parse, parse_all
+from cnnjax.data.augment.chain import OPERATIONS, augment, needs_turns, parse, parse_all
 from cnnjax.data.augment.colour import Brightness, ChannelShuffle, Contrast, Gamma, Grey, Hue, Saturation, Sharpness
 from cnnjax.data.augment.geometry import Crop, Elastic, Mirror, Rotate, Shear, Translate, VerticalMirror, Zoom
 from cnnjax.data.augment.mixing import Background, CutMix, Mixup, MixupOrCutMix
@@ -51,6 +51,7 @@ __all__ = [
     "VerticalMirror",
     "Zoom",
     "augment",
+    "needs_turns",
     "parse",
     "parse_all",
 ]

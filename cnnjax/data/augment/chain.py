@@ -2,7 +2,7 @@
 
 >>> from cnnjax.data.augment import parse
 >>> parse("crop:4")
-Crop(padding=4, probability=1.0, fill=0.0)
+Crop(padding=4, probability=1.0, fill=0.0, border='fill')
 >>> parse("rotate:degrees=20,probability=0.5")
 Rotate(degrees=20.0, probability=0.5, fill=0.0, interpolation='bilinear')
 """
@@ -110,6 +110,11 @@ def _value(spec: str, field: str, text: str, kind: Any) -> Any:
 def parse_all(specs: Sequence[str], *, num_classes: int | None = None) -> tuple[Operation, ...]:
     """Return the augmentations that specs name, in their order; see `parse`."""
     return tuple(parse(spec, num_classes=num_classes) for spec in specs)
+
+
+def needs_turns(operations: Sequence[Operation]) -> bool:
+    """Return whether an operation goes by the turns of examples, which a batch then has to hold as ``turn``."""
+    return any(isinstance(each, geometry.Mirror) and each.order == "alternating" for each in operations)
 
 
 def augment(batch: Batch, keys: jax.Array, operations: Sequence[Operation]) -> dict[str, jax.Array]:
