@@ -29,7 +29,7 @@ NETWORKS = {
 # Standard deviation of the noise, grey levels of 255.
 NOISE = 25.0
 DEPTH, FEATURES = 7, 16
-PATCH, PATCHES = 24, 512
+PATCH, PATCHES = 20, 512
 TEST_PATCH, TEST_PATCHES = 64, 9
 RECORD = 25
 
@@ -55,7 +55,7 @@ def measure(setting: Setting) -> Numbers:
             drawn(model, optax.adam(1e-3), clean[:1, :PATCH, :PATCH]),
             examples,
             setting.seeds,
-            steps=RECORD if setting.quick else 400,
+            steps=RECORD if setting.quick else 300,
             batch_size=16,
             record=RECORD,
             watch=quality,

@@ -35,11 +35,24 @@ def seed_dots(axes: Axes, rows: Mapping[str, Sequence[float]], colour: str | Non
     axes.set_xticks(range(len(rows)), list(rows))
 
 
-def seed_points(axes: Axes, rows: Mapping[str, Sequence[float]], colour: str, label: str) -> None:
-    """Draw the value of each seed at the number that the row is called, and a line through the means."""
-    for name, values in rows.items():
-        axes.plot([float(name)] * len(values), values, "o", color=colour, alpha=0.4)
-    axes.plot([float(name) for name in rows], [np.mean(values) for values in rows.values()], color=colour, label=label)
+def seed_points(axes: Axes, rows: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    """Draw, by name, the value of each seed at some numbers, and a line through the means.
+
+    Numbers are laid out by their logarithms, and the axis has a tick at each.
+
+    Args:
+      axes: matplotlib's.
+      rows: name -> number, as text -> float[seeds].
+    """
+    for place, (name, values) in enumerate(rows.items()):
+        means = [np.mean(each) for each in values.values()]
+        axes.plot([float(number) for number in values], means, color=f"C{place}", label=name)
+        for number, each in values.items():
+            axes.plot([float(number)] * len(each), each, "o", color=f"C{place}", alpha=0.4)
+    axes.set_xscale("log")
+    numbers = sorted({number for values in rows.values() for number in values}, key=float)
+    axes.set_xticks([float(number) for number in numbers], numbers)
+    axes.minorticks_off()
 
 
 def seed_curves(
@@ -56,4 +69,7 @@ def seed_curves(
     """
     for number, row in enumerate(curves):
         steps = [record * (place + 1) for place in range(len(row))]
-        axes.plot(steps, row, color=colour, alpha=0.7, label=label if number == 0 else None, **options)
+        # A single record is a dot.
+        axes.plot(
+            steps, row, ".-", markersize=3, color=colour, alpha=0.7, label=label if number == 0 else None, **options
+        )

@@ -23,7 +23,8 @@ GREY = 1
 NETWORKS: dict[str, dict[str, Any]] = {
     "MLP": {"name": "mlp"},
     "LeNet-5": {"name": "lenet5"},
-    "ResNet-8": {"name": "resnet20", "stage_sizes": (1, 1, 1)},
+    # Half of the published width.
+    "ResNet-8": {"name": "resnet20", "stage_sizes": (1, 1, 1), "features": 8},
 }
 
 

@@ -81,9 +81,9 @@ def draw(numbers: Numbers, figure: Figure) -> None:
     """Draw accuracy against the number of training images, one set beside the other."""
     sets = numbers["accuracy"]
     for axes, (name, rows) in zip(figure.subplots(1, len(sets), sharey=True), sets.items(), strict=True):
-        for place, (network, values) in enumerate(rows.items()):
-            seed_points(axes, values, f"C{place}", f"{network}, {numbers['parameters'][network]:,} parameters")
-        frame(axes, xscale="log", xlabel="training images", ylabel="test accuracy (%)", title=name)
+        sizes = numbers["parameters"]
+        seed_points(axes, {f"{network}, {sizes[network]:,} parameters": values for network, values in rows.items()})
+        frame(axes, xlabel="training images", ylabel="test accuracy (%)", title=name)
 
 
 CLAIM = Claim(
