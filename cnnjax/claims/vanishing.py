@@ -42,7 +42,7 @@ TRAINED_DEPTH = 8
 VANISHED = 0.1
 RECORD, LEARNT = 10, 0.5
 # Steps between two looks at the gradients while training.
-LOOK = 50
+LOOK = 20
 
 
 def network(activation: str, depth: int, num_classes: int) -> Any:
