@@ -26,7 +26,6 @@ ALLOWED = {
     },
     "claims": {
         *("nn", "signal", "models", "data", "state", "training", "visualize", "places", "writing", "restoration"),
-        *("finetune", "pretrained"),
     },
     "explorer": {"nn", "models", "data", "explain", "runs", "pretrained", "training"},
 }

@@ -19,7 +19,6 @@ from cnnjax.claims import (
     regularization,
     residual,
     small_kernels,
-    transfer,
     transposed,
     vanishing,
 )
@@ -43,7 +42,6 @@ _MODULES = (
     residual,
     bottleneck,
     depthwise,
-    transfer,
     transposed,
     denoising,
 )

@@ -263,28 +263,6 @@ def test_each_part_of_optimization_has_to_be_as_claimed():
     assert labels[2] == ["batches of 16", "batches of 64", "batches of 256"]
 
 
-def test_transfer_has_to_help_and_to_want_a_higher_rate_for_the_new_layer():
-    features, scratch = {"2": [90, 91], "10": [95, 96]}, {"2": [55, 60], "10": [80, 82]}
-    faces = {
-        "last layer, on features": features,
-        "small CNN from scratch": scratch,
-        "same network from scratch": scratch,
-        "everything, fine-tuned": features,
-    }
-    numbers = {
-        "accuracy": {"faces": faces, "scenes": {name: faces[name] for name in list(faces)[:2]}},
-        "factor_labels": 10,
-        "factors": {"1": [80, 81], "10": [95, 96], "100": [90, 91]},
-        "clusters": {name: {"features": [0.7, 0.8], "pixels": [0.1, 0.1]} for name in ("faces", "scenes")},
-    }
-    assert verdict("transfer", numbers).holds
-    assert "with 2 in 3 of 3 comparisons" in verdict("transfer", numbers).reason
-    assert not verdict("transfer", numbers | {"factors": {"1": [95, 96], "10": [95, 96]}}).holds
-    even = {"faces": faces, "scenes": faces | {"small CNN from scratch": features}}
-    assert not verdict("transfer", numbers | {"accuracy": even}).holds
-    assert drawn_lines("transfer", numbers)[0] == list(faces)
-
-
 def test_a_frame_has_a_legend_unless_it_is_told_not_to():
     axes = new_figure(4, 3).subplots()
     drawing.seed_dots(axes, {"one": [1, 2], "two": [3, 3]}, "C0", "values")
