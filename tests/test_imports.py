@@ -24,7 +24,9 @@ ALLOWED = {
         *("alive", "buckets", "nn", "models", "data", "visualize", "runs", "pretrained", "finetune", "state", "lazy"),
         *("explain", "large_pages", "places", "writing"),
     },
-    "claims": {"nn", "signal", "models", "data", "state", "training", "visualize", "places", "writing"},
+    "claims": {
+        *("nn", "signal", "models", "data", "state", "training", "visualize", "places", "writing", "restoration"),
+    },
     "explorer": {"nn", "models", "data", "explain", "runs", "pretrained", "training"},
 }
 

@@ -6,10 +6,13 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 
 from cnnjax.claims.claim import Claim, Numbers, Setting, Verdict, clearly_greater, shown
-from cnnjax.claims.fitting import fit_arrays, load_arrays
+from cnnjax.claims.drawing import frame, seed_points
+from cnnjax.claims.fitting import Arrays, fit_arrays, load_arrays
 from cnnjax.claims.networks import SmallCNN
 from cnnjax.data.augment import augment, parse_all
 
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 
 # See docs/augmentation.md.
 KINDS = {"none": (), "shifted and turned": ("crop:1", "rotate:10"), "flipped": ("mirror", "vertical-mirror")}
+# The same operations as the second kind, drawn before training, once for each of so many copies.
+OFFLINE, COPIES = "the same, offline", 10
 COUNTS = (50, 200, 1000)
 
 
@@ -25,6 +30,8 @@ def measure(setting: Setting) -> Numbers:
     """Train on the first images, several numbers of them, with each kind of augmentation."""
     data = load_arrays(setting)
     accuracy: dict[str, dict[str, list[float]]] = {}
+    model, tx = SmallCNN(data.num_classes), optax.adam(3e-3)
+    options: Any = {"steps": 10 if setting.quick else 400, "batch_size": 50}
     for kind, specs in KINDS.items():
         operations = parse_all(specs)
 
@@ -33,30 +40,34 @@ def measure(setting: Setting) -> Numbers:
 
         accuracy[kind] = {}
         for count in COUNTS[:1] if setting.quick else COUNTS:
-            few = dataclasses.replace(
-                data, train_images=data.train_images[:count], train_labels=data.train_labels[:count]
-            )
-            fits = fit_arrays(
-                SmallCNN(data.num_classes),
-                few,
-                optax.adam(3e-3),
-                setting.seeds,
-                steps=10 if setting.quick else 400,
-                batch_size=50,
-                preprocess=preprocess,
-            )
+            few = data.first(count)
+            fits = fit_arrays(model, few, tx, setting.seeds, preprocess=preprocess, **options)
             accuracy[kind][str(len(few.train_labels))] = fits.test_accuracy
+    accuracy[OFFLINE] = {
+        count: fit_arrays(model, copied(data.first(int(count))), tx, setting.seeds, **options).test_accuracy
+        for count in accuracy["none"]
+    }
     return {"dataset": data.name, "accuracy": accuracy}
+
+
+def copied(data: Arrays) -> Arrays:
+    """Return the set with copies of each training image, each shifted and turned once."""
+    places = np.tile(np.arange(len(data.train_labels)), COPIES)
+    batch = {"image": jnp.asarray(data.train_images[places]), "label": jnp.asarray(data.train_labels[places])}
+    operations = parse_all(KINDS["shifted and turned"])
+    keys = jax.random.split(jax.random.key(0), len(places))
+    images = jax.jit(lambda batch, keys: augment(batch, keys, operations))(batch, keys)["image"]
+    return dataclasses.replace(data, train_images=np.asarray(images), train_labels=data.train_labels[places])
 
 
 def judge(numbers: Numbers) -> Verdict:
     """Ask of the fewest images whether the first kind clearly helps, and of any number whether flips clearly hurt."""
-    none, good, bad = (numbers["accuracy"][kind] for kind in KINDS)
+    none, good, bad, offline = (numbers["accuracy"][kind] for kind in (*KINDS, OFFLINE))
     fewest = min(none, key=int)
     hurt = [count for count in none if clearly_greater(none[count], bad[count])]
     rows = "; ".join(
-        f"{count} images {shown(none[count])} % without, {shown(good[count])} % shifted and turned, "
-        f"{shown(bad[count])} % flipped"
+        f"{count} images {shown(none[count])} % without, {shown(good[count])} % shifted and turned anew each time, "
+        f"{shown(offline[count])} % offline ({COPIES} copies of each), {shown(bad[count])} % flipped"
         for count in none
     )
     return Verdict(
@@ -67,14 +78,8 @@ def judge(numbers: Numbers) -> Verdict:
 def draw(numbers: Numbers, figure: Figure) -> None:
     """Draw accuracy against the number of images."""
     axes = figure.subplots()
-    for place, (kind, rows) in enumerate(numbers["accuracy"].items()):
-        for count, values in rows.items():
-            axes.plot([int(count)] * len(values), values, "o", color=f"C{place}", alpha=0.5)
-        means = [sum(values) / len(values) for values in rows.values()]
-        axes.plot([int(count) for count in rows], means, color=f"C{place}", label=kind)
-    axes.set(xscale="log", xlabel="training images", ylabel="test accuracy (%)", title=numbers["dataset"])
-    axes.grid(alpha=0.3)
-    axes.legend()
+    seed_points(axes, numbers["accuracy"])
+    frame(axes, xlabel="training images", ylabel="test accuracy (%)", title=numbers["dataset"])
 
 
 CLAIM = Claim(

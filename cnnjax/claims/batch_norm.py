@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from cnnjax.claims.claim import Claim, Numbers, Setting, Verdict, clearly_greater, shown
+from cnnjax.claims.drawing import frame, seed_curves
 from cnnjax.claims.fitting import fit_arrays, load_arrays
 from cnnjax.claims.networks import SmallCNN
 
@@ -85,13 +86,9 @@ def draw(numbers: Numbers, figure: Figure) -> None:
     rates = list(numbers["losses"]["with"])
     for axes, rate in zip(figure.subplots(1, len(rates), sharey=True), rates, strict=True):
         for place, name in enumerate(NETWORKS):
-            for number, row in enumerate(numbers["losses"][name][rate]):
-                x = [(place + 1) * RECORD for place in range(len(row))]
-                axes.plot(x, row, color=f"C{place}", label=f"{name} batch norm" if number == 0 else None)
+            seed_curves(axes, numbers["losses"][name][rate], RECORD, f"C{place}", f"{name} batch norm")
         axes.axhline(LEARNT, color="tab:gray", linewidth=1)
-        axes.set(yscale="log", ylim=(0.005, 20), xlabel="step", title=f"rate {rate}")
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+        frame(axes, yscale="log", ylim=(0.005, 20), xlabel="step", title=f"rate {rate}")
     figure.axes[0].set_ylabel("training loss (nats)")
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from cnnjax.claims.claim import Claim, Numbers, Setting, Verdict, clearly_greater, shown
+from cnnjax.claims.drawing import frame
 from cnnjax.claims.fitting import Arrays, accuracy, fit_arrays, load_arrays
 from cnnjax.claims.networks import SmallCNN
 from cnnjax.models import create_model
@@ -148,11 +149,11 @@ def draw(numbers: Numbers, figure: Figure) -> None:
         for name, values in rows.items():
             array = np.asarray(values)
             axes.errorbar(numbers["shifts"], array.mean(0), array.std(0, ddof=1), marker="o", capsize=2, label=name)
-        axes.set(xlabel="shift, pixels", ylabel=label)
+        frame(axes, legend=False, xlabel="shift, pixels", ylabel=label)
         axes.set_xticks(numbers["shifts"])
-        axes.set_ylim(top=1.4 * axes.get_ylim()[1])
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+        # Below the axes, where no curve is.
+        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
+    right.set_ylim(0, 102)
 
 
 CLAIM = Claim(
@@ -164,5 +165,5 @@ CLAIM = Claim(
     judge=judge,
     draw=draw,
     trains=True,
-    size=(10.0, 4.2),
+    size=(10.0, 4.8),
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import optax
 
 from cnnjax.claims.claim import Claim, Numbers, Setting, Verdict, clearly_greater, shown
+from cnnjax.claims.drawing import frame, seed_dots
 from cnnjax.claims.fitting import fit_arrays, load_arrays
 from cnnjax.claims.networks import POOLS, SmallCNN
 
@@ -42,12 +43,9 @@ def judge(numbers: Numbers) -> Verdict:
 def draw(numbers: Numbers, figure: Figure) -> None:
     """Draw the accuracy of each seed."""
     axes = figure.subplots()
-    for place, values in enumerate(numbers["accuracy"].values()):
-        axes.plot([place] * len(values), values, "o", color=f"C{place}", alpha=0.7)
-        axes.plot([place - 0.2, place + 0.2], [sum(values) / len(values)] * 2, color=f"C{place}")
-    axes.set_xticks(range(len(numbers["accuracy"])), list(numbers["accuracy"]))
-    axes.set(xlabel="pooling", ylabel="test accuracy (%)", title=f"{numbers['dataset']}: seeds, and their mean")
-    axes.grid(alpha=0.3)
+    seed_dots(axes, numbers["accuracy"])
+    title = f"{numbers['dataset']}: seeds, and their mean"
+    frame(axes, legend=False, xlabel="pooling", ylabel="test accuracy (%)", title=title)
 
 
 CLAIM = Claim(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
@@ -11,9 +13,10 @@ import numpy as np
 import optax
 
 from cnnjax.claims.claim import Claim, Numbers, Setting, Verdict, clearly_greater, shown
+from cnnjax.claims.drawing import frame, seed_curves
 from cnnjax.claims.fitting import Arrays, fast_compilation, fit_arrays, load_arrays
 from cnnjax.models import create_model
-from cnnjax.nn import elu, leaky_relu, logistic, relu, tanh
+from cnnjax.nn import elu, leaky_relu, logistic, maxout, relu, tanh
 from cnnjax.training.losses import cross_entropy
 
 if TYPE_CHECKING:
@@ -27,34 +30,50 @@ ACTIVATIONS: dict[str, tuple[Any, Any]] = {
     "ReLU": (relu, HE),
     "leaky ReLU": (leaky_relu, HE),
     "ELU": (elu, HE),
+    # Of two normal numbers the larger one has the mean square of each: kernels start with a variance of 1 / inputs.
+    "maxout": (partial(maxout, pieces=2), nn.initializers.lecun_normal()),
 }
+# Features that compete for a unit.
+PIECES = {"maxout": 2}
 DEPTHS = (2, 4, 8, 16)
 UNITS = 64
 TRAINED_DEPTH = 8
 # Gradients vanish if the first layer's is below this share of the last hidden layer's, at the greatest depth.
 VANISHED = 0.1
 RECORD, LEARNT = 10, 0.5
+# Steps between two looks at the gradients while training.
+LOOK = 20
 
 
 def network(activation: str, depth: int, num_classes: int) -> Any:
     """Return an MLP of ``depth`` hidden layers."""
     function, kernel_init = ACTIVATIONS[activation]
-    fields: Any = {"features": (UNITS,) * depth, "activation": function, "kernel_init": kernel_init}
+    units = UNITS * PIECES.get(activation, 1)
+    fields: Any = {"features": (units,) * depth, "activation": function, "kernel_init": kernel_init}
     return create_model("mlp", num_classes=num_classes, **fields)
 
 
-def gradient_norms(model: Any, depth: int, data: Arrays, seeds: tuple[int, ...]) -> list[list[float]]:
-    """Return the norm of the gradient of each hidden layer's kernel, for each seed."""
+def kernel_norms(model: Any, depth: int, data: Arrays) -> Callable[[Any], jax.Array]:
+    """Return the function from parameters to the norms of the gradients of the hidden layers' kernels, float[depth]."""
     images, labels = jnp.asarray(data.train_images[:256]), jnp.asarray(data.train_labels[:256])
 
-    def norms(key: jax.Array) -> jax.Array:
-        params = model.init(key, images)["params"]
+    def norms(params: Any) -> jax.Array:
         grads = jax.grad(lambda params: cross_entropy(model.apply({"params": params}, images), labels).mean())(params)
         stages = [f"stage{index}" for index in range(1, depth + 1)]
         return jnp.stack([jnp.linalg.norm(grads[stage]["dense1"]["kernel"]) for stage in stages])
 
+    return norms
+
+
+def gradient_norms(model: Any, depth: int, data: Arrays, seeds: tuple[int, ...]) -> list[list[float]]:
+    """Return the norm of the gradient of each hidden layer's kernel at the start, for each seed."""
+    norms = kernel_norms(model, depth, data)
+
+    def at_start(key: jax.Array) -> jax.Array:
+        return norms(model.init(key, jnp.asarray(data.train_images[:1]))["params"])
+
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds))
-    return np.asarray(jax.jit(jax.vmap(norms), compiler_options=fast_compilation())(keys), np.float64).tolist()
+    return np.asarray(jax.jit(jax.vmap(at_start), compiler_options=fast_compilation())(keys), np.float64).tolist()
 
 
 def measure(setting: Setting) -> Numbers:
@@ -63,19 +82,29 @@ def measure(setting: Setting) -> Numbers:
     depths = DEPTHS[:1] if setting.quick else DEPTHS
     steps = 20 if setting.quick else 600
     norms: dict[str, dict[str, list[list[float]]]] = {}
-    learnt = {}
+    learnt, shares_learning = {}, {}
     for name in ACTIVATIONS:
         norms[name] = {
             str(depth): gradient_norms(network(name, depth, data.num_classes), depth, data, setting.seeds)
             for depth in depths
         }
         model = network(name, TRAINED_DEPTH, data.num_classes)
-        fits = fit_arrays(model, data, optax.sgd(0.05, momentum=0.9), setting.seeds, steps=steps, record=RECORD)
+        look = jax.jit(kernel_norms(model, TRAINED_DEPTH, data), compiler_options=fast_compilation())
+
+        def share(state: Any, look: Any = look) -> float | None:
+            found = np.asarray(look(state.params), np.float64)
+            # JSON has no NaN.
+            return float(found[0] / found[-1]) if np.isfinite(found).all() and found[-1] > 0 else None
+
+        fits = fit_arrays(
+            model, data, optax.sgd(0.05, momentum=0.9), setting.seeds, steps=steps, record=RECORD, watch=share
+        )
+        shares_learning[name] = [row[LOOK // RECORD - 1 :: LOOK // RECORD] for row in fits.watched]
         learnt[name] = [
             next((float((place + 1) * RECORD) for place, loss in enumerate(row) if loss < LEARNT), 2.0 * steps)
             for row in fits.train_loss
         ]
-    return {"dataset": data.name, "steps": steps, "norms": norms, "learnt": learnt}
+    return {"dataset": data.name, "steps": steps, "norms": norms, "learnt": learnt, "while_learning": shares_learning}
 
 
 def shares(numbers: Numbers) -> dict[str, list[float]]:
@@ -105,19 +134,28 @@ def judge(numbers: Numbers) -> Verdict:
 
 def draw(numbers: Numbers, figure: Figure) -> None:
     """Draw gradients by layer at the greatest depth, and the first layer's share at each depth."""
-    left, right = figure.subplots(1, 2)
+    left, middle, right = figure.subplots(1, 3)
     for place, (name, rows) in enumerate(numbers["norms"].items()):
         deepest = np.asarray(rows[max(rows, key=int)])
         left.plot(range(1, deepest.shape[1] + 1), deepest.T, color=f"C{place}", alpha=0.6)
         means = [np.mean([row[0] / row[-1] for row in values]) for values in rows.values()]
-        right.plot([int(depth) for depth in rows], means, "o-", color=f"C{place}", label=name)
-    left.set(yscale="log", xlabel="hidden layer", ylabel="norm of the kernel's gradient", title="at the start, by seed")
+        middle.plot([int(depth) for depth in rows], means, "o-", color=f"C{place}", label=name)
+        shares = [[np.nan if each is None else each for each in row] for row in numbers["while_learning"][name]]
+        seed_curves(right, shares, LOOK, f"C{place}", name)
+    frame(
+        left,
+        legend=False,
+        yscale="log",
+        xlabel="hidden layer",
+        ylabel="norm of the kernel's gradient",
+        title="at the start, by seed",
+    )
     left.locator_params(axis="x", integer=True)
-    right.axhline(VANISHED, color="tab:gray", linewidth=1)
-    right.set(yscale="log", xlabel="hidden layers", ylabel="first layer's gradient / last hidden layer's")
-    right.legend(fontsize=8)
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
+    share = "first layer's gradient / last hidden layer's"
+    frame(middle, yscale="log", xlabel="hidden layers", ylabel=share, title="at the start")
+    frame(right, legend=False, yscale="log", xlabel="step", ylabel=share, title=f"depth {TRAINED_DEPTH}, learning")
+    for axes in (middle, right):
+        axes.axhline(VANISHED, color="tab:gray", linewidth=1)
 
 
 CLAIM = Claim(
@@ -128,5 +166,5 @@ CLAIM = Claim(
     judge=judge,
     draw=draw,
     trains=True,
-    size=(10.0, 4.0),
+    size=(13.0, 4.0),
 )

@@ -108,6 +108,7 @@ class DnCNN(nn.Module):
       depth: convolutions in all (D in the paper), 3 or more.
       features: width of all layers but the last.
       residual: return y - R(y); False returns R(y) itself as the clean image (the comparison of section III.B).
+      batch_norm: False leaves the normalisations out, and gives their convolutions biases (the same comparison).
       padding: of all convolutions, as `cnnjax.nn.Conv` takes it: 1 puts zeros around, "CIRCULAR" the other side.
       epsilon: of all normalisations.
       remat: recompute the inside of the normalised blocks in the backward pass instead of keeping it.
@@ -124,6 +125,7 @@ class DnCNN(nn.Module):
     depth: int = 17
     features: int = 64
     residual: bool = True
+    batch_norm: bool = True
     activation: Callable[[jax.Array], jax.Array] = relu
     padding: int | str = 1
     epsilon: float = 1e-4
@@ -147,12 +149,13 @@ class DnCNN(nn.Module):
             kernel_init=nn.initializers.he_normal(),
             **types,
         )
-        norm = partial(BatchNorm, epsilon=self.epsilon, axis_name=self.axis_name, **types)
+        norm = partial(BatchNorm, epsilon=self.epsilon, axis_name=self.axis_name, **types) if self.batch_norm else None
         wide = partial(conv, self.features)
+        middle = partial(ConvBlock, partial(wide, use_bias=not self.batch_norm), norm, self.activation)
         stage_class = nn.remat(Stage, static_argnums=(2,)) if self.remat else Stage
 
         x = ConvBlock(wide, None, self.activation, name="stem")(images, train)
-        x = stage_class(self.depth - 2, partial(ConvBlock, wide, norm, self.activation), name="stage1")(x, train)
+        x = stage_class(self.depth - 2, middle, name="stage1")(x, train)
         x = Head(partial(conv, images.shape[-1]), name="head")(x).astype(jnp.float32)
         return images.astype(jnp.float32) - x if self.residual else x
 

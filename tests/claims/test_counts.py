@@ -2,7 +2,12 @@
 
 import pytest
 
-from cnnjax.claims import CLAIMS, Setting
+from cnnjax.claims import CLAIMS, Setting, depthwise, small_kernels
+
+TWINS = {
+    "dataset": "made up",
+    "twins": {"full": {"macs": 80, "accuracy": [98, 98]}, "separable": {"macs": 10, "accuracy": [97, 97]}},
+}
 
 
 def measured(name):
@@ -21,7 +26,8 @@ def test_a_fully_connected_layer_grows_with_the_image_and_a_convolution_does_not
 
 
 def test_two_small_windows_see_as_much_as_a_larger_one():
-    numbers, verdict = measured("small_kernels")
+    numbers = small_kernels.counts() | {"dataset": "made up", "accuracy": {"one 5x5": [97, 98], "two 3x3": [98, 98]}}
+    verdict = CLAIMS["small_kernels"].judge(numbers)
     stacks = numbers["stacks"]
     assert {name: row["pixels_with_gradient"] for name, row in stacks.items()} == {
         "one 5x5": 5,
@@ -55,22 +61,25 @@ def test_a_module_that_saves_nothing_refutes_the_claim():
 
 @pytest.mark.exhaustive
 def test_separable_convolutions_need_eight_to_nine_times_less():
-    numbers, verdict = measured("depthwise")
+    numbers = depthwise.counts() | TWINS
     # Howard et al. 2017, table 4: 4866 and 569 million.
     assert numbers["networks"]["separable"]["macs"] == 568_740_352
     assert round(numbers["networks"]["full"]["macs"] / 1e6) in (4866, 4867)
     assert round(numbers["networks"]["full"]["params"] / 1e5) == 293
     for row in numbers["layers"]:
         assert row["full"] / row["separable"] == pytest.approx(1 / (1 / row["features"] + 1 / 9))
-    assert verdict.holds
+    assert CLAIMS["depthwise"].judge(numbers).holds
 
 
 def test_a_layer_outside_eight_to_nine_refutes_the_claim():
     network = {"macs": 850, "params": 8}
     numbers = {"networks": {"full": network, "separable": {"macs": 100, "params": 1}}}
     judge = CLAIMS["depthwise"].judge
-    assert judge(numbers | {"layers": [{"full": 79, "separable": 10}]}).holds
+    numbers |= TWINS | {"layers": [{"full": 79, "separable": 10}]}
+    assert judge(numbers).holds
     assert not judge(numbers | {"layers": [{"full": 74, "separable": 10}]}).holds
+    worse = {"full": TWINS["twins"]["full"], "separable": {"macs": 10, "accuracy": [96, 96]}}
+    assert not judge(numbers | {"twins": worse}).holds
 
 
 def test_overlaps_vary_where_the_stride_does_not_divide_the_window():

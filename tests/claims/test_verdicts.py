@@ -5,26 +5,52 @@ import numpy as np
 import optax
 import pytest
 
-from cnnjax.claims import CLAIMS, Setting
+from cnnjax.claims import CLAIMS, Setting, drawing
+from cnnjax.claims.augmentation import COPIES, copied
 from cnnjax.claims.equivariance import layer_errors
 from cnnjax.claims.fitting import Arrays, fit_arrays
 from cnnjax.claims.initialization import CASES
+from cnnjax.claims.mlp_and_cnn import count, networks
 from cnnjax.claims.networks import SmallCNN
+from cnnjax.claims.sets import centred, composed, shifted
+from cnnjax.visualize.canvas import new_figure
 
 
 def verdict(name, numbers):
     return CLAIMS[name].judge(numbers)
 
 
+def drawn_lines(name, numbers):
+    """Return the labels of what a claim draws, axes by axis."""
+    figure = new_figure(*CLAIMS[name].size)
+    CLAIMS[name].draw(numbers, figure)
+    figure.canvas.draw()
+    return [axes.get_legend_handles_labels()[1] for axes in figure.axes]
+
+
+def made_up(count=16):
+    labels = np.arange(count, dtype=np.int32) % 2
+    images = np.broadcast_to(labels[:, None, None, None], (count, 4, 4, 1)).astype(np.float32)
+    return Arrays("made up", images, labels, images[:6], labels[:6])
+
+
 def test_trainings_differ_in_their_seeds_alone():
-    labels = np.arange(16, dtype=np.int32) % 2
-    images = np.broadcast_to(labels[:, None, None, None], (16, 2, 2, 1)).astype(np.float32)
-    data = Arrays("made up", images, labels, images[:6], labels[:6])
     model = SmallCNN(num_classes=2, features=(4,))
-    fits = fit_arrays(model, data, optax.sgd(0.5), (3, 4, 3), steps=25, batch_size=8, record=10)
+    fits = fit_arrays(
+        model,
+        made_up(),
+        optax.sgd(0.5),
+        (3, 4, 3),
+        steps=25,
+        batch_size=8,
+        record=10,
+        watch=lambda state: int(state.step),
+    )
     assert [len(row) for row in fits.train_loss] == [3, 3, 3]
     assert fits.train_loss[0] == fits.train_loss[2] != fits.train_loss[1]
     assert fits.train_loss[0][-1] < fits.train_loss[0][0]
+    assert fits.watched == [[10, 20, 25]] * 3
+    assert fits.train_error[0][0] > fits.train_error[0][-1] == 0
     assert fits.test_accuracy == fits.train_accuracy == [100, 100, 100]
 
 
@@ -124,11 +150,146 @@ def test_max_pooling_has_to_beat_both_others():
     assert not verdict("pooling", numbers | {"accuracy": numbers["accuracy"] | {"L2": [98, 98]}}).holds
 
 
+def test_harder_sets_are_made_of_the_same_images():
+    data = made_up(8)
+    middle, anywhere = centred(data, 6), shifted(data, 6)
+    assert (middle.train_images[:, 1:5, 1:5] == data.train_images).all()
+    for frames in (middle, anywhere):
+        assert frames.train_images.shape == (8, 6, 6, 1)
+        assert (frames.train_images.sum((1, 2, 3)) == data.train_images.sum((1, 2, 3))).all()
+    places = {tuple(np.argwhere(image)[0]) for image in anywhere.train_images[1::2]}
+    assert len(places) > 1
+    assert (shifted(data, 6).train_images == anywhere.train_images).all()
+    scenes = composed(data, 12)
+    assert scenes.train_images.shape == (8, 12, 12, 3)
+    assert 0 <= scenes.train_images.min() < scenes.train_images.max() <= 1
+    assert (scenes.train_labels == data.train_labels).all()
+
+
+def test_the_mlp_is_as_large_as_the_cnn():
+    data = centred(made_up(4), 12)
+    mlp, cnn = networks(data).values()
+    assert count(mlp, data) == pytest.approx(count(cnn, data), rel=0.02)
+
+
+def test_offline_copies_are_drawn_once_each():
+    data = made_up(4)
+    data.train_images[:, :2] = 0.5
+    found = copied(data)
+    assert len(found.train_images) == len(found.train_labels) == 4 * COPIES
+    assert (found.train_labels == np.tile(data.train_labels, COPIES)).all()
+    assert len(np.unique(found.train_images[1::4], axis=0)) > 2
+
+
+def test_a_cnn_has_to_beat_the_mlp_on_both_sets_everywhere():
+    better, same = {"50": [90, 91], "200": [95, 96]}, {"50": [90, 91], "200": [90, 91]}
+    mlp = {"50": [80, 81], "200": [90, 91]}
+    numbers = {
+        "parameters": {"MLP": 990, "CNN": 1010},
+        "accuracy": {"digits": {"MLP": mlp, "CNN": better}, "shifted digits": {"MLP": mlp, "CNN": better}},
+    }
+    assert verdict("mlp_and_cnn", numbers).holds
+    numbers["accuracy"]["digits"]["CNN"] = same
+    found = verdict("mlp_and_cnn", numbers)
+    assert not found.holds
+    assert (
+        "on digits the CNN is clearly more accurate at 1 of 2 numbers of images (50 images 90.5 ± 0.7" in found.reason
+    )
+    assert drawn_lines("mlp_and_cnn", numbers) == [["MLP, 990 parameters", "CNN, 1,010 parameters"]] * 2
+
+
+def test_an_mlp_has_to_fall_behind_on_each_harder_set():
+    simple = {"MLP": [97, 97.5], "LeNet-5": [98, 98.5], "ResNet-8": [98, 98.5]}
+    hard = {"MLP": [60, 61], "LeNet-5": [90, 91], "ResNet-8": [95, 96]}
+    assert verdict("harder_sets", {"accuracy": {"digits": simple, "shifted": hard, "scenes": hard}}).holds
+    assert not verdict("harder_sets", {"accuracy": {"digits": simple, "shifted": hard, "scenes": simple}}).holds
+    # A CNN that is far behind on the simple set has not gained by being level on the harder one.
+    late = simple | {"LeNet-5": [50, 51]}
+    level = {"MLP": [60, 61], "LeNet-5": [60, 61], "ResNet-8": [95, 96]}
+    assert not verdict("harder_sets", {"accuracy": {"digits": late, "shifted": level}}).holds
+    assert len(drawn_lines("harder_sets", {"accuracy": {"digits": simple, "shifted": hard}})) == 2
+
+
+def test_plain_networks_have_to_degrade_and_residual_ones_not():
+    def network(error):
+        return {"error": [[90, error], [91, error + 1]], "test": [90, 91]}
+
+    def numbers(deep_plain, deep_residual):
+        errors = {"plain20": 5, "plain56": deep_plain, "resnet20": 4, "resnet56": deep_residual}
+        found = {name: network(error) for name, error in errors.items()}
+        return {"dataset": "made up", "steps": 20, "depths": [20, 56], "networks": found}
+
+    assert verdict("residual", numbers(40, 4)).holds
+    assert not verdict("residual", numbers(5, 4)).holds
+    assert not verdict("residual", numbers(40, 30)).holds
+    assert drawn_lines("residual", numbers(40, 4)) == [["plain20", "plain56"], ["resnet20", "resnet56"]]
+
+
+def test_both_parts_of_dncnn_have_to_be_better_together():
+    last = {"both": 30, "residual learning alone": 29, "batch norm alone": 28, "neither": 27}
+    psnr = {name: [[15, value], [16, value + 0.1]] for name, value in last.items()}
+    numbers = {"noisy": 20.2, "psnr": psnr}
+    assert verdict("denoising", numbers).holds
+    assert "after 50 steps: both 30.05 ± 0.07 dB" in verdict("denoising", numbers).reason
+    assert not verdict("denoising", numbers | {"psnr": psnr | {"neither": psnr["both"]}}).holds
+    assert drawn_lines("denoising", numbers) == [[*psnr, "noisy"]]
+
+
+def test_each_part_of_optimization_has_to_be_as_claimed():
+    def rows(value):
+        return [[2, value], [2, 1.01 * value]]
+
+    numbers = {
+        "dataset": "made up",
+        "steps": 20,
+        "optimizers": {
+            "gradient descent": {"rate": "0.3", "loss": rows(0.5)},
+            "Adam": {"rate": "0.01", "loss": rows(0.1)},
+        },
+        "policies": {"constant": rows(0.2), "cosine": rows(0.1)},
+        "batches": {"16": rows(0.1), "64": rows(0.3), "256": rows(0.9)},
+    }
+    assert verdict("optimization", numbers).holds
+    for change in (
+        {"optimizers": numbers["optimizers"] | {"Adam": {"rate": "0.01", "loss": rows(0.5)}}},
+        {"policies": {"constant": rows(0.1), "cosine": rows(0.2)}},
+        {"batches": {"16": rows(0.4), "64": rows(0.3), "256": rows(0.9)}},
+    ):
+        found = verdict("optimization", numbers | change)
+        assert not found.holds
+        assert found.reason.count("not as claimed") == 1
+    labels = drawn_lines("optimization", numbers)
+    assert labels[0] == ["gradient descent, rate 0.3", "Adam, rate 0.01"]
+    assert labels[2] == ["batches of 16", "batches of 64", "batches of 256"]
+
+
+def test_a_frame_has_a_legend_unless_it_is_told_not_to():
+    axes = new_figure(4, 3).subplots()
+    drawing.seed_dots(axes, {"one": [1, 2], "two": [3, 3]}, "C0", "values")
+    drawing.frame(axes, xlabel="kind")
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["values"]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["one", "two"]
+    drawing.frame(other := new_figure(4, 3).subplots(), legend=False)
+    assert other.get_legend() is None
+
+
 def test_regularisation_has_to_close_the_gap_without_a_loss():
     none = {"train": [100, 100], "test": [80, 81]}
     better, worse = {"train": [100, 99], "test": [90, 91]}, {"train": [75, 75], "test": [70, 71]}
-    numbers = {"dataset": "made up", "images": 100, "accuracy": {"none": none, "dropout": better, "L2": better}}
+    numbers = {
+        "dataset": "made up",
+        "images": 100,
+        "accuracy": {"none": none, "dropout": better, "L2": better},
+        "test_loss": {"none": [[0.6, 0.5, 0.9]] * 2, "L2": [[0.6, 0.5, 0.4]] * 2},
+        "early": {"step": [40, 40], "test": [82, 83], "loss": [0.5, 0.5]},
+        "weights": {kind: {"histogram": [5] * 40, "small": [1, 2]} for kind in ("none", "L2")},
+    }
     assert verdict("regularization", numbers).holds
+    reason = verdict("regularization", numbers).reason
+    assert "after 40 ± 0 steps, the test loss is 0.500 ± 0.000 (accuracy 82.5 ± 0.7 %)" in reason
+    assert [len(labels) for labels in drawn_lines("regularization", numbers)] == [2, 2, 2]
+    never = {"test_loss": {"none": [[0.6, 0.5, 0.5]] * 2}}
+    assert not verdict("regularization", numbers | never).holds
     assert "dropout: test 90.5 ± 0.7 %, 9.0 ± 1.4 points below training" in verdict("regularization", numbers).reason
     for row in (none, worse):
         assert not verdict("regularization", numbers | {"accuracy": numbers["accuracy"] | {"L2": row}}).holds
@@ -140,6 +301,7 @@ def test_regularisation_has_to_close_the_gap_without_a_loss():
 )
 def test_augmentation_has_to_help_and_to_hurt(good, bad, holds):
     accuracy = {"none": {"50": [80, 81]}, "shifted and turned": {"50": good}, "flipped": {"50": bad}}
+    accuracy["the same, offline"] = {"50": good}
     assert verdict("augmentation", {"dataset": "made up", "accuracy": accuracy}).holds is holds
 
 
