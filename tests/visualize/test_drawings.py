@@ -98,10 +98,26 @@ def test_a_network_is_drawn_with_sizes_and_parameters(tmp_path, texts):
     summary = cnnjax.summary(cnnjax.create_model("lenet5", num_classes=10), (28, 28, 1))
     visualize.draw_network(summary, path, "LeNet-5")
     assert {"image", "stage1\nconv1", "head\nclassifier", "28x28x1"} <= set(texts)
-    assert any("28x28x6" in text and "156\nparameters" in text for text in texts)
+    assert any("28x28x6" in text and "tanh" in text and "156\nparameters" in text for text in texts)
     assert any("61,706 parameters" in text for text in texts)
-    with pytest.raises(ValueError, match="at most 40 layers"):
-        visualize.draw_network(cnnjax.summary(cnnjax.create_model("resnet32"), (32, 32, 3)), path, "deep")
+
+
+def test_branches_and_levels_are_drawn_with_where_they_come_from(tmp_path, texts):
+    path = tmp_path / "network.png"
+    visualize.draw_network(
+        cnnjax.summary(cnnjax.create_model("resnet20", stage_sizes=(1, 1, 1)), (32, 32, 3)), path, "ResNet"
+    )
+    # A plus for each block, and at the start of a line what it goes on from.
+    assert texts.count("+") == 3
+    assert {"image", "stem", "stage1", "stage1/\nblock1", "block1/conv2"} <= set(texts)
+    texts.clear()
+    model = cnnjax.create_model("unet_same", features=(2, 3, 4))
+    visualize.draw_network(cnnjax.summary(model, (16, 16, 1)), path, "U-Net")
+    assert texts.count("C") == 2
+    assert {"encoder/stage3", "decoder/stage1", "encoder/stage1/\nconv2", "head"} <= set(texts)
+    deep = cnnjax.summary(cnnjax.create_model("mlp", features=(2,) * 161, num_classes=2), (2, 2, 1))
+    with pytest.raises(ValueError, match="at most 160 blocks"):
+        visualize.draw_network(deep, path, "deep")
 
 
 def test_curves_name_their_areas(tmp_path, texts):
