@@ -15,7 +15,7 @@ ALLOWED = {
     "models": {"nn"},
     "data": {"buckets", "lazy", "places"},
     "explain": {"nn", "models"},
-    "visualize": {"models", "writing"},
+    "visualize": {"models", "signal", "writing"},
     "runs": {"alive", "buckets", "nn", "models", "data", "lazy", "places", "writing"},
     "pretrained": {"nn", "models", "places", "runs", "writing"},
     "restoration": {"models"},

@@ -30,7 +30,7 @@ def texts(monkeypatch):
         write(figure, path, dpi)
 
     write = canvas.save_figure
-    for module in ("maps", "features", "network", "quality"):
+    for module in ("arithmetic", "maps", "features", "network", "quality"):
         monkeypatch.setattr(f"cnnjax.visualize.{module}.save_figure", save)
     return found
 
@@ -127,3 +127,26 @@ def test_curves_name_their_areas(tmp_path, texts):
     assert {"saliency, area 0.500", "deletion: good maps have a small area"} <= set(texts)
     visualize.draw_randomization(["head", "stem"], {"saliency": np.array([[0.5], [np.nan]])}, path, "title")
     assert {"trained", "head", "stem", "saliency"} <= set(texts)
+
+
+def test_convolution_is_drawn_with_its_sums(tmp_path, texts):
+    path = tmp_path / "steps.png"
+    image = np.arange(18.0).reshape(3, 3, 2)
+    visualize.draw_convolution_steps(image, np.ones((2, 2, 2)), path, bias=0.5, steps=(1,))
+    # Channels of the window at the top right: 2 + 4 + 8 + 10, and one more each.
+    assert {"sum of products: 24", "sum of products: 28", "24 + 28 + 0.5 = 52.5", "bias 0.5", "52.5"} <= set(texts)
+    for wrong, message in (
+        ({"kernel": np.ones((2, 2, 3))}, "the same channels"),
+        ({"steps": (4,)}, "from 0 to 3"),
+        ({"image": np.ones((20, 21, 1)), "kernel": np.ones((2, 2))}, "at most 400"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            visualize.draw_convolution_steps(**{"image": image, "kernel": np.ones((2, 2, 2)), "path": path, **wrong})
+
+
+def test_transposed_convolution_is_drawn_as_a_sum(tmp_path, texts):
+    path = tmp_path / "sum.png"
+    visualize.draw_transposed_sum([1, 2], [3, 4, 5], path, stride=2)
+    assert {"1 times the kernel", "2 times the kernel", "the sum", "11"} <= set(texts)
+    with pytest.raises(ValueError, match="at most 12 values"):
+        visualize.draw_transposed_sum(np.ones((4, 4)), np.ones((2, 2)), path)
