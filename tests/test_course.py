@@ -6,6 +6,7 @@ import importlib.util
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -158,7 +159,8 @@ COUNTED = ("mlp_weights", "transposed")
 TRAINED = [command for command in chosen(CLAIM, ()) if command.split()[-1] not in COUNTED]
 SMALL = ("lenet5", "alexnet", "conv_autoencoder")
 LARGE = [command for command in chosen("python -m", ()) if command.split()[-1] not in SMALL]
-RUNS = [command for command in COMMANDS if not command.startswith((CLAIM, "python -m"))]
+EXPLAINED = chosen("python experiments/explain.py", ())
+RUNS = chosen("python experiments/train.py", ())
 
 
 @pytest.mark.parametrize("command", chosen("python -m", SMALL))
@@ -190,13 +192,25 @@ def test_claims_of_the_page_are_tried(command, tmp_path, monkeypatch, capsys):
     assert command.split()[-1] in capsys.readouterr().out
 
 
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("command", EXPLAINED)
+def test_the_page_explains_a_run(command, tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "tests" / "pretrained" / "data" / "run", tmp_path / "runs" / "lenet5-digits")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        assert run_row(command) == 0
+
+
+def test_every_command_of_the_page_is_run():
+    tried = [*chosen("python -m", SMALL), *LARGE, *chosen(CLAIM, COUNTED), *TRAINED, *EXPLAINED, *RUNS]
+    assert sorted(tried) == sorted(COMMANDS)
+
+
 @pytest.mark.slow
 def test_runs_of_the_page_follow_each_other(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    assert len(RUNS) + len(TRAINED) + len(LARGE) + len(chosen(CLAIM, COUNTED)) + len(chosen("python -m", SMALL)) == len(
-        COMMANDS
-    )
     for command in RUNS:
         # The first one is thirty epochs long.
         shorter = ["--epochs", "1"] if command == "python experiments/train.py" else []
