@@ -207,7 +207,7 @@ def test_every_command_of_the_page_is_run():
     assert sorted(tried) == sorted(COMMANDS)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_runs_of_the_page_follow_each_other(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
