@@ -302,9 +302,9 @@ def inner_sections(
                 found.append(Section("What excites channels most", text, folder / "projections.png"))
     shape = pictures.pixels.shape[1:]
     table = cnnjax.summary(model, shape)
-    if len(table.rows) > 16:
+    if len(table.rows) > 100:
         table = cnnjax.summary(model, shape, depth=1)
-    if len(table.rows) <= 40:
+    if len(table.rows) <= 100:
         draw_network(table, folder / "network.png", network.title)
         text = f"{table.params:,} parameters, {table.macs:,} multiply-adds per image."
         found.append(Section("The network", text, folder / "network.png"))

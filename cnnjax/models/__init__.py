@@ -119,7 +119,12 @@ ACTIVATIONS: dict[str, Any] = {
     **{name: getattr(activation, name) for name in ("hard_tanh", "identity", "leaky_relu", "log_sigmoid")},
     **{name: getattr(activation, name) for name in ("logistic", "relu", "relu6", "selu", "silu", "softmax")},
     **{name: getattr(activation, name) for name in ("soft_sign", "softplus")},
-    **{"gelu": nn.gelu, "sigmoid": activation.logistic, "swish": activation.silu, "tanh": activation.tanh},
+    **{
+        "gelu": functools.partial(activation.gelu, approximate=True),
+        "sigmoid": activation.logistic,
+        "swish": activation.silu,
+        "tanh": activation.tanh,
+    },
 }
 INITIALIZERS: dict[str, Any] = {
     "dirac": dirac,

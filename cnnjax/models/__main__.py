@@ -1,8 +1,11 @@
-"""Print the table of all variants, or keep the one in a README up to date.
+"""Show one network, print the table of variants, or keep the one in a README up to date.
 
-python -m cnnjax.models "resnet*"             # print
-python -m cnnjax.models --write README.md     # replace what is between the marks
-python -m cnnjax.models --check README.md     # fail if that differs
+python -m cnnjax.models vgg16                       # its layers: sizes, receptive fields, parameters, multiply-adds
+python -m cnnjax.models vgg16 --picture vgg16.png   # and draw it
+python -m cnnjax.models googlenet --depth 2         # stages and blocks; 0 for every layer
+python -m cnnjax.models "resnet*"                   # the table of variants; without a pattern, of all
+python -m cnnjax.models --write README.md           # replace what is between the marks
+python -m cnnjax.models --check README.md           # fail if that differs
 """
 
 from __future__ import annotations
@@ -14,9 +17,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cnnjax.models import VARIANTS, create_model, list_models
-from cnnjax.models.summary import count_macs
+from cnnjax.models.summary import Summary, count_macs, summary
 
 BEGIN, END = "<!-- models: begin -->", "<!-- models: end -->"
+# Lines of a table and blocks of a picture that people still read.
+MOST_ROWS, MOST_BLOCKS = 60, 80
 HEAD = (
     "| variant | parameters | multiply-adds, 10<sup>9</sup> | input | reference result, top-1 % on ImageNet | paper |",
     "|---|--:|--:|---|---|---|",
@@ -60,20 +65,67 @@ def replace(text: str, table: str) -> str:
     return f"{before}{BEGIN}\n{table}\n{END}{after}"
 
 
+def readable(name: str, most: int, main_only: bool = False) -> Summary:
+    """Return a variant's summary at the greatest depth at which it has at most so many rows.
+
+    Args:
+      name: the variant.
+      most: rows that can be read.
+      main_only: count those with parameters or multiply-adds only.
+    """
+    info = VARIANTS[name].info
+    model, shape = create_model(name), (*info.input_size, info.channels)
+    whole = summary(model, shape)
+    deepest = max(row.path.count("/") + 1 for row in whole.rows)
+    for depth in (None, *range(deepest - 1, 0, -1)):
+        found = whole if depth is None else summary(model, shape, depth=depth)
+        if sum(bool(row.macs) or not main_only for row in found.rows) <= most:
+            break
+    return found
+
+
+def describe(name: str, depth: int | None) -> str:
+    """Return a variant's facts and its layers as text.
+
+    Args:
+      name: the variant.
+      depth: as `summary` takes it, 0 for every layer; None for the greatest that is at most `MOST_ROWS` lines.
+    """
+    info = VARIANTS[name].info
+    if depth is None:
+        table = readable(name, MOST_ROWS)
+    else:
+        table = summary(create_model(name), (*info.input_size, info.channels), depth=depth or None)
+    returns = {
+        "classification": "Returns logits; softmax, which makes probabilities of them, belongs to the loss.",
+        "segmentation": "Returns logits of each pixel; softmax, over the classes, belongs to the loss.",
+        "restoration": "Returns an image like its input.",
+    }[info.task]
+    return f"{name}: {info.paper}\n{table}\n{returns}"
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line, and return its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m cnnjax.models", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("pattern", nargs="?", default="*", help="names to print, with * and ?")
+    parser.add_argument("pattern", nargs="?", default="*", help="a network to show, or names to print, with * and ?")
+    parser.add_argument("--depth", type=int, help="of the layers shown, 0 for all (default: what fits on 60 lines)")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the network to a PNG file")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--write", type=Path, metavar="FILE", help="put the table of all variants into the file")
     where.add_argument("--check", type=Path, metavar="FILE", help="fail if the file's table is another one")
     options = parser.parse_args(arguments)
 
+    if options.pattern in VARIANTS:
+        return show(parser, options)
+    if options.depth is not None or options.picture is not None:
+        parser.error(f"--depth and --picture are for one network by its name, got {options.pattern!r}")
     path = options.write or options.check
     if path is None:
         chosen = set(list_models(options.pattern))
+        if not chosen:
+            parser.error(f"no network is called {options.pattern!r}; list all with: python -m cnnjax.models")
         print(table(name for name in VARIANTS if name in chosen))
         return 0
     old = path.read_text(encoding="utf-8")
@@ -84,6 +136,23 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.writelines(difflib.unified_diff(old.splitlines(True), new.splitlines(True), str(path), "the code"))
         print(f"\n{path} is out of date: python -m cnnjax.models --write {path}")
         return 1
+    return 0
+
+
+def show(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    """Print and draw one network, and return the exit status."""
+    from cnnjax.visualize import draw_network
+
+    name = options.pattern
+    if options.write or options.check or (options.depth is not None and options.depth < 0):
+        parser.error("one network takes --picture and a --depth of at least 0")
+    print(describe(name, options.depth))
+    if options.picture is not None:
+        info = VARIANTS[name].info
+        table = readable(name, MOST_BLOCKS, main_only=True) if options.depth is None else None
+        table = table or summary(create_model(name), (*info.input_size, info.channels), depth=options.depth or None)
+        draw_network(table, options.picture, f"{name} ({info.paper.split(',')[0]})")
+        print(options.picture)
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+from jax.ad_checkpoint import checkpoint_name
 
 # How the operations of the module with that place in the list are marked in a traced program.
 SCOPE = re.compile(r"module@(\d+)")
@@ -46,6 +47,9 @@ def record_calls() -> Iterator[list[Call]]:
             calls.append(Call("/".join(module.path), module.clone(parent=None)))
         with jax.named_scope(f"module@{place}"):
             output = function(*args, **kwargs)
+            # What hands on its input, as dropout does in evaluation, would leave no operation in a traced program.
+            if args and output is args[0] and isinstance(output, jax.Array):
+                output = checkpoint_name(output, type(module).__name__)
         if context.method_name == "__call__":
             arrays = [leaf for leaf in jax.tree.leaves(output) if hasattr(leaf, "shape")]
             if arrays:

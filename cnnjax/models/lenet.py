@@ -29,7 +29,7 @@ import numpy as np
 from flax.typing import Dtype, Initializer
 
 from cnnjax.models.variant import ModelInfo, Variant
-from cnnjax.nn import Conv, avg_pool, global_avg_pool
+from cnnjax.nn import BatchNorm, Conv, avg_pool, global_avg_pool
 from cnnjax.nn.activation import tanh
 from cnnjax.nn.building import DenseHead, check_images
 
@@ -258,7 +258,7 @@ class LeNet1998(nn.Module):
 
 
 class LeNetStage(nn.Module):
-    """Convolve with 5x5 kernels, squash, and halve by averaging 2x2 windows.
+    """Convolve with 5x5 kernels, normalise if ``batch_norm``, squash, and halve by averaging 2x2 windows.
 
     Args:
       x: float[batch, height, width, in_features].
@@ -269,15 +269,19 @@ class LeNetStage(nn.Module):
     features: int
     padding: int
     activation: Callable[[jax.Array], jax.Array]
+    batch_norm: bool
+    axis_name: str | None
     dtype: Dtype
     param_dtype: Dtype
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Apply the stage to ``x``."""
-        x = Conv(
-            self.features, (5, 5), padding=self.padding, dtype=self.dtype, param_dtype=self.param_dtype, name="conv1"
-        )(x)
+        types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        # A normalisation subtracts whatever bias there was before it.
+        x = Conv(self.features, (5, 5), padding=self.padding, use_bias=not self.batch_norm, **types, name="conv1")(x)
+        if self.batch_norm:
+            x = BatchNorm(axis_name=self.axis_name, **types, name="norm1")(x, use_running_average=not train)
         return avg_pool(self.activation(x), 2)
 
 
@@ -286,9 +290,13 @@ class LeNet(nn.Module):
 
     Source: LeCun et al. 1998, figure 2; differs: see the head of this file.
 
+    Attributes:
+      batch_norm: normalise after each convolution, before the activation; the convolutions have no bias then.
+      dropout_rate: share of the values dropped before each hidden dense layer and before the classifier.
+
     Args:
       images: float[batch, height, width, channels], 12 pixels or more; published for 28x28x1.
-      train: no layer of this network depends on it.
+      train: True applies dropout and normalises with the batch's statistics, where there is any of it.
     Returns:
       float32[batch, num_classes] logits, before softmax; float32[batch, 84] when ``num_classes`` is 0.
     Raises:
@@ -299,6 +307,9 @@ class LeNet(nn.Module):
     conv_features: tuple[int, int] = CONV_FEATURES
     dense_features: tuple[int, ...] = DENSE_FEATURES
     activation: Callable[[jax.Array], jax.Array] = tanh
+    batch_norm: bool = False
+    dropout_rate: float = 0.0
+    axis_name: str | None = None
     remat: bool = False
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
@@ -309,11 +320,16 @@ class LeNet(nn.Module):
         check_images(images, min_size=MIN_SIZE)
         first, second = self.conv_features
         types: dict[str, Any] = {"activation": self.activation, "dtype": self.dtype, "param_dtype": self.param_dtype}
-        stage = nn.remat(LeNetStage) if self.remat else LeNetStage
-        x = stage(first, padding=2, **types, name="stage1")(images)
-        x = stage(second, padding=0, **types, name="stage2")(x)
+        stage = nn.remat(LeNetStage, static_argnums=(2,)) if self.remat else LeNetStage
+        norms: dict[str, Any] = {"batch_norm": self.batch_norm, "axis_name": self.axis_name}
+        x = stage(first, padding=2, **norms, **types, name="stage1")(images, train)
+        x = stage(second, padding=0, **norms, **types, name="stage2")(x, train)
         init = nn.linear.default_kernel_init
-        return DenseHead(self.num_classes, self.dense_features, kernel_init=init, **types, name="head")(x, train)
+        rates = (self.dropout_rate,) * (len(self.dense_features) + 1)
+        head = DenseHead(
+            self.num_classes, self.dense_features, dropout_rates=rates, kernel_init=init, **types, name="head"
+        )
+        return head(x, train)
 
 
 PAPER = "LeCun et al. 1998, Proceedings of the IEEE 86(11), figure 2"

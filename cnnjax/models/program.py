@@ -6,11 +6,28 @@ An interpreter of jaxprs that computes nothing: it hands on windows instead of a
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from cnnjax.models.calls import SCOPE
+
+# How functions whose operations do not tell what they are mark them, see `cnnjax.nn`.
+LAYER = re.compile(r"layer@([a-z0-9_ ]+)")
+# Compiled functions of ``jax.nn``, which keep their names in a traced program, and single operations.
+ACTIVATIONS = {
+    **{name: name for name in ("celu", "elu", "gelu", "hard_sigmoid", "hard_tanh", "leaky_relu", "log_sigmoid")},
+    **{name: name for name in ("log_softmax", "mish", "relu", "relu6", "selu", "sigmoid", "silu", "softmax")},
+    **{name: name for name in ("soft_sign", "softplus", "squareplus", "tanh")},
+    **{"atan": "arctan", "hard_silu": "hard_swish", "logistic": "sigmoid"},
+    # Nothing else takes the error function.
+    **{"erf": "gelu", "erfc": "gelu"},
+}
+# What `cnnjax.nn` marks.
+MARKED = ("gelu", "local response norm", "maxout", "softmax")
+IMAGE = -1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +101,9 @@ class Step(NamedTuple):
       field: what its first output depends on; None for a constant.
       shape: of its first output.
       pooling: what it pools, None for other operations.
+      function: what else it is that has no parameters, such as "relu", "add" or "global average pool"; None for parts
+        of layers.
+      inputs: places, in the list of steps, of the operations whose results it takes; `IMAGE` for the images.
     """
 
     owner: int
@@ -91,6 +111,15 @@ class Step(NamedTuple):
     field: Field | None
     shape: tuple[int, ...]
     pooling: Pooling | None
+    function: str | None
+    inputs: frozenset[int]
+
+
+class _Value(NamedTuple):
+    """What is known of a value: its field, and the steps that it comes from."""
+
+    field: Field | None
+    sources: frozenset[int] = frozenset()
 
 
 def read_program(jaxpr: Any, images: Field) -> list[Step]:
@@ -102,43 +131,89 @@ def read_program(jaxpr: Any, images: Field) -> list[Step]:
       images: `PIXEL`, or `WHOLE` for what has no height and width.
     """
     steps: list[Step] = []
-    _walk(jaxpr, [PARAMETER] * (len(jaxpr.invars) - 1) + [images], steps)
+    parameters = [_Value(PARAMETER)] * (len(jaxpr.invars) - 1)
+    _walk(jaxpr, [*parameters, _Value(images, frozenset([IMAGE]))], steps)
+    # A function that marks its operations is its last one.
+    for place, (step, following) in enumerate(itertools.pairwise(steps)):
+        if step.function in MARKED and (step.function, step.owner) == (following.function, following.owner):
+            steps[place] = step._replace(function=None)
     return steps
 
 
-def _walk(
-    jaxpr: Any, fields: Sequence[Field | None], steps: list[Step], owner: int = 0, times: int = 1
-) -> list[Field | None]:
-    """Append the steps of a program in order, those of nested programs included, and return its outputs' fields.
+def _walk(jaxpr: Any, values: Sequence[_Value], steps: list[Step], owner: int = 0, times: int = 1) -> list[_Value]:
+    """Append the steps of a program in order, those of nested programs included, and return its outputs.
 
     Args:
       jaxpr: the program.
-      fields: of its inputs.
+      values: its inputs.
       steps: the list to append to.
       owner: the module it belongs to.
       times: how often it runs.
     """
-    known: dict[Any, Field | None] = dict(zip(jaxpr.invars, fields, strict=True))
+    known: dict[Any, _Value] = dict(zip(jaxpr.invars, values, strict=True))
 
-    def look_up(variable: Any) -> Field | None:
-        return None if hasattr(variable, "val") else known.get(variable)
+    def look_up(variable: Any) -> _Value:
+        return _Value(None) if hasattr(variable, "val") else known.get(variable, _Value(None))
 
     for equation in jaxpr.eqns:
         inputs = [look_up(variable) for variable in equation.invars]
-        scopes = SCOPE.findall(str(equation.source_info.name_stack))
+        fields = [value.field for value in inputs]
+        stack = str(equation.source_info.name_stack)
+        scopes = SCOPE.findall(stack)
         place = int(scopes[-1]) if scopes else owner
-        outputs = [_field(equation, inputs)] * len(equation.outvars)
-        for nested in _nested(equation):
-            runs = times * (equation.params["length"] if equation.primitive.name == "scan" else 1)
-            # What a branch or a loop takes comes after what decides over it.
-            inner = _walk(nested, inputs[len(inputs) - len(nested.invars) :], steps, place, runs)
-            if len(inner) == len(outputs):
-                outputs = inner
-        known.update(zip(equation.outvars, outputs, strict=True))
+        output = _field(equation, fields)
+        sources = frozenset[int]().union(*(v.sources for v in inputs if v.field is not None and v.field.image))
+        function = _function(equation, fields)
+        # A module's name stands behind the marks of what it is called by.
+        marks = LAYER.findall(stack.rpartition("module@")[2])
+        outputs = [output] * len(equation.outvars)
+        if function is None or not _nested(equation):
+            for nested in _nested(equation):
+                runs = times * (equation.params["length"] if equation.primitive.name == "scan" else 1)
+                # What a branch or a loop takes comes after what decides over it.
+                inner = _walk(nested, inputs[len(inputs) - len(nested.invars) :], steps, place, runs)
+                if len(inner) == len(outputs):
+                    outputs = [value.field for value in inner]
+                    sources = inner[0].sources if inner else sources
+        number = len(steps)
+        known.update(
+            (variable, _Value(field, frozenset([number])))
+            for variable, field in zip(equation.outvars, outputs, strict=True)
+        )
         shape = tuple(equation.outvars[0].aval.shape) if equation.outvars else ()
         field = outputs[0] if outputs else None
-        steps.append(Step(place, times * _macs(equation, inputs), field, shape, _pooling(equation)))
+        function = marks[-1] if marks else function
+        macs = times * _macs(equation, fields)
+        steps.append(Step(place, macs, field, shape, _pooling(equation), function, sources))
     return [look_up(variable) for variable in jaxpr.outvars]
+
+
+def _function(equation: Any, inputs: Sequence[Field | None]) -> str | None:
+    """Return what layer without parameters an operation is, None where it is no layer or a pooling of windows."""
+    name, params = equation.primitive.name, equation.params
+    called = str(params.get("name", "")) if _nested(equation) else name
+    shapes = [
+        tuple(variable.aval.shape)
+        for variable, field in zip(equation.invars, inputs, strict=True)
+        if field is not None and field.image
+    ]
+    if not shapes or not equation.outvars:
+        return None
+    if called in ACTIVATIONS:
+        return ACTIVATIONS[called]
+    after = tuple(equation.outvars[0].aval.shape)
+    if name in ("add", "add_any") and len(shapes) == 2 and shapes[0] == shapes[1] and len(after) > 1:
+        return "add"
+    # What squeeze-and-excitation multiplies the maps by has one place for all of theirs.
+    if name == "mul" and len(shapes) == 2 and shapes[0] != shapes[1]:
+        return "scale"
+    if name == "concatenate" and len(shapes) > 1 and params["dimension"] == len(after) - 1 and len(after) > 1:
+        return "concatenate"
+    if name in ("reduce_sum", "reduce_max") and tuple(params["axes"]) == (1, 2) and len(shapes[0]) == 4:
+        return f"global {'average' if name == 'reduce_sum' else 'max'} pool"
+    if name == "reshape" and len(shapes[0]) == 4 and len(after) == 2 and math.prod(shapes[0][1:3]) > 1:
+        return "flatten"
+    return None
 
 
 def _nested(equation: Any) -> list[Any]:

@@ -1,6 +1,7 @@
 """Activation functions for fields of networks, the classic ones as modules for ``nn.Sequential`` too.
 
-Those of ``jax.nn`` are compiled functions, which do not pickle; these are plain ones, so that networks do.
+Those of ``jax.nn`` are compiled functions, which do not pickle; these are plain ones, so that networks do. A scope
+"layer@..." marks those that `cnnjax.summary` could not tell by their operations.
 """
 
 from __future__ import annotations
@@ -70,9 +71,13 @@ def silu(x: jax.Array) -> jax.Array:
     return jax.nn.silu(x)
 
 
-def gelu(x: jax.Array) -> jax.Array:
-    """Return x times the normal distribution's share below x. Hendrycks and Gimpel 2016, arXiv:1606.08415."""
-    return jax.nn.gelu(x, approximate=False)
+def gelu(x: jax.Array, approximate: bool = False) -> jax.Array:
+    """Return x times the normal distribution's share below x; ``approximate``: by a formula with tanh.
+
+    Source: Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2.
+    """
+    with jax.named_scope("layer@gelu"):
+        return jax.nn.gelu(x, approximate=approximate)
 
 
 def hard_sigmoid(x: jax.Array) -> jax.Array:
@@ -146,12 +151,14 @@ def maxout(x: jax.Array, pieces: int) -> jax.Array:
     features = x.shape[-1]
     if pieces < 1 or features % pieces:
         raise ValueError(f"pieces must be at least 1 and divide the number of features ({features}), got {pieces}")
-    return x.reshape(*x.shape[:-1], features // pieces, pieces).max(-1)
+    with jax.named_scope("layer@maxout"):
+        return x.reshape(*x.shape[:-1], features // pieces, pieces).max(-1)
 
 
 def softmax(x: jax.Array, axis: int = -1) -> jax.Array:
     """Return exp(x) / sum(exp(x)) over ``axis``: numbers from 0 to 1 that sum to 1; exact for large |x| too."""
-    return jax.nn.softmax(x, axis)
+    with jax.named_scope("layer@softmax"):
+        return jax.nn.softmax(x, axis)
 
 
 class Identity(nn.Module):

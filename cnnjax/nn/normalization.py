@@ -175,6 +175,7 @@ def local_response_norm(x: jax.Array, size: int, *, alpha: float, beta: float, k
         raise ValueError(f"size must be odd and positive, so that the neighbourhood is centred, got {size}")
     window = (1,) * (x.ndim - 1) + (size,)
     pads = ((0, 0),) * (x.ndim - 1) + ((size // 2, size // 2),)
-    values = x.astype(sum_dtype(x.dtype))
-    energy = jax.lax.reduce_window(values * values, 0.0, jax.lax.add, window, (1,) * x.ndim, pads)
-    return (values * (k + alpha * energy) ** -beta).astype(x.dtype)
+    with jax.named_scope("layer@local response norm"):
+        values = x.astype(sum_dtype(x.dtype))
+        energy = jax.lax.reduce_window(values * values, 0.0, jax.lax.add, window, (1,) * x.ndim, pads)
+        return (values * (k + alpha * energy) ** -beta).astype(x.dtype)

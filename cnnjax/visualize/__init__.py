@@ -1,5 +1,6 @@
 """Pictures."""
 
+from cnnjax.visualize.arithmetic import draw_convolution_steps, draw_transposed_sum
 from cnnjax.visualize.confusion import plot_confusion
 from cnnjax.visualize.curves import plot_curves, plot_runs
 from cnnjax.visualize.features import draw_feature_maps, draw_filters, draw_projections
@@ -11,6 +12,7 @@ from cnnjax.visualize.quality import draw_randomization, draw_removal_curves
 
 __all__ = [
     "draw_blocks",
+    "draw_convolution_steps",
     "draw_feature_maps",
     "draw_filters",
     "draw_maps",
@@ -20,6 +22,7 @@ __all__ = [
     "draw_projections",
     "draw_randomization",
     "draw_removal_curves",
+    "draw_transposed_sum",
     "overlay",
     "plot_confusion",
     "plot_curves",

@@ -46,3 +46,24 @@ def test_weights_of_1998_travel_although_its_classifier_has_none():
     state = {name: np.full(shape, 0.5, np.float32) for name, shape in shapes.items()}
     variables = from_state_dict("lenet5_1998", state, source="torch", num_classes=3, redraw_head=jax.random.key(0))
     assert to_state_dict("lenet5_1998", variables, source="torch").keys() == state.keys()
+
+
+def test_the_pair_with_and_without_normalisation_and_dropout(compile_quickly):
+    images = jnp.ones((2, 12, 12, 1)) * jnp.arange(2.0).reshape(2, 1, 1, 1)
+    fields = {"num_classes": 3, "conv_features": (2, 3), "dense_features": (4,), "activation": "sigmoid"}
+    plain = cnnjax.create_model("lenet5", **fields)
+    both = cnnjax.create_model("lenet5", **fields, batch_norm=True, dropout_rate=0.5)
+
+    def run(key):
+        variables = both.init(key, images)
+        outputs = both.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})
+        again = both.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})
+        return variables, both.apply(variables, images), *outputs, again[0]
+
+    variables, tested, trained, updates, again = compile_quickly(run, jax.random.key(0))(jax.random.key(0))
+    assert set(variables["params"]["stage1"]) == {"conv1", "norm1"}
+    assert "bias" not in variables["params"]["stage1"]["conv1"]
+    np.testing.assert_array_equal(trained, again)
+    assert not np.allclose(tested, trained)
+    assert np.any(updates["batch_stats"]["stage1"]["norm1"]["mean"] != 0)
+    assert "batch_stats" not in jax.eval_shape(plain.init, jax.random.key(0), images)

@@ -7,6 +7,8 @@ import pytest
 from families import one_each
 
 import cnnjax
+from cnnjax.models import ACTIVATIONS
+from cnnjax.nn import local_response_norm, maxout
 
 # Networks whose multiply-adds torchvision publishes.
 PUBLISHED = [name for name in cnnjax.list_models() if cnnjax.model_info(name).gmacs is not None]
@@ -78,8 +80,9 @@ def test_a_batch_counts_all_its_images():
 def test_recomputing_stages_costs_nothing_in_a_forward_pass():
     plain, remat = (cnnjax.create_model("resnet20", num_classes=10, remat=remat) for remat in (False, True))
     assert cnnjax.count_macs(remat, (32, 32, 3)) == cnnjax.count_macs(plain, (32, 32, 3))
-    fields = [cnnjax.summary(model, (32, 32, 3)).rows[-3].receptive_field for model in (plain, remat)]
-    assert fields[0] == fields[1] == (81, 81)
+    rows = [cnnjax.summary(model, (32, 32, 3)).rows for model in (plain, remat)]
+    assert rows[0] == rows[1]
+    assert rows[0][-3].receptive_field == (81, 81)
 
 
 @pytest.mark.parametrize(
@@ -121,11 +124,16 @@ LeNet, input 1x28x28x1
 path             layer               output shape  parameters  multiply-adds  receptive field
 ---------------------------------------------------------------------------------------------
 stage1/conv1     Conv 5x5            1x28x28x6            156        117,600              5x5
+stage1           tanh                1x28x28x6              0              0              5x5
 stage1           average pool 2x2/2  1x14x14x6              0              0              6x6
 stage2/conv1     Conv 5x5            1x10x10x16         2,416        240,000            14x14
+stage2           tanh                1x10x10x16             0              0            14x14
 stage2           average pool 2x2/2  1x5x5x16               0              0            16x16
+head             flatten             1x400                  0              0            28x28
 head/dense1      Dense               1x120             48,120         48,000            28x28
+head             tanh                1x120                  0              0            28x28
 head/dense2      Dense               1x84              10,164         10,080            28x28
+head             tanh                1x84                   0              0            28x28
 head/classifier  Dense               1x10                 850            840            28x28
 ---------------------------------------------------------------------------------------------
 total            LeNet                                 61,706        416,520"""
@@ -149,6 +157,76 @@ def test_rows_add_up_at_every_depth():
 
 
 def test_aliases_of_layers_show_their_geometry():
-    rows = {row.path: row.layer for row in cnnjax.summary(cnnjax.create_model("resnext50_32x4d"), (64, 64, 3)).rows}
-    assert rows["stage2/block1/conv2"] == "Conv 3x3/2, 32 groups"
-    assert rows["stem"] == "max pool 3x3/2"
+    rows = cnnjax.summary(cnnjax.create_model("resnext50_32x4d", stage_sizes=(1, 1, 1, 1)), (64, 64, 3)).rows
+    layers = {row.path: row.layer for row in rows}
+    assert layers["stage2/block1/conv2"] == "Conv 3x3/2, 32 groups"
+    assert layers["stem"] == "max pool 3x3/2"
+    # A block ends with the sum of what went through it and around it.
+    places = [place for place, row in enumerate(rows) if row.layer == "add"]
+    assert len(places) == 4
+    assert [rows[source].path for source in rows[places[1]].inputs] == [
+        "stage2/block1/norm3",
+        "stage2/block1/proj_norm",
+    ]
+    assert [row.layer for row in rows if row.path == "head"] == ["global average pool"]
+
+
+@pytest.mark.parametrize(
+    ("function", "layer"),
+    [
+        *((function, name) for name, function in ACTIVATIONS.items() if name not in ("identity", "logistic", "swish")),
+        (ACTIVATIONS["logistic"], "sigmoid"),
+        (ACTIVATIONS["swish"], "silu"),
+        (lambda x: nn.gelu(x, approximate=False), "gelu"),
+        (lambda x: maxout(maxout(x, 2), 3), "maxout"),
+        (lambda x: local_response_norm(x, 3, alpha=1e-4, beta=0.75, k=2.0), "local response norm"),
+        (lambda x: x + nn.relu(x), "add"),
+        (lambda x: jnp.concatenate([x, x], -1), "concatenate"),
+        (lambda x: x * x.max((1, 2), keepdims=True), "scale"),
+        (lambda x: x.reshape(1, -1), "flatten"),
+        (lambda x: nn.Dropout(0.25, deterministic=True)(x), "Dropout 0.25"),
+        (lambda x: nn.Dropout(0.0, deterministic=True)(x), None),
+        (lambda x: nn.BatchNorm(use_running_average=False)(x), "BatchNorm"),
+        (lambda x: nn.LayerNorm()(x), "LayerNorm"),
+    ],
+)
+def test_layers_without_parameters_have_their_row(function, layer):
+    def network(x):
+        x = function(nn.Conv(6, (3, 3))(x))
+        return nn.Conv(6, (3, 3))(x) if x.ndim == 4 else x
+
+    rows = cnnjax.summary(Function(network), (8, 8, 2), mutable=True).rows
+    between = [row.layer for row in rows if row.layer != "Conv 3x3"]
+    assert between[-1:] == ([] if layer is None else [layer])
+    assert set(between[:-1]) <= {"relu", "global max pool", "maxout"}
+    # Nothing is apart from the rest: each layer is in some other's inputs, and takes its own from some.
+    assert {source for row in rows for source in row.inputs} == set(range(-1, len(rows) - 1))
+
+
+class WithAuxiliaryHead(nn.Module):
+    """A network with a head that runs in training only."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.relu(nn.Conv(4, (3, 3), name="stem")(x))
+        if train or self.is_initializing():
+            self.sow("aux_logits", "aux", nn.relu(nn.Dense(2, name="aux1")(x.mean((1, 2)))))
+        return nn.Dropout(0.5, deterministic=not train)(nn.Conv(3, (1, 1), name="head")(x))
+
+
+def test_heads_that_run_in_training_only_are_shown_and_not_counted():
+    table = cnnjax.summary(WithAuxiliaryHead(), (8, 8, 1))
+    assert [(row.path, row.layer, row.inputs, row.macs) for row in table.rows] == [
+        ("stem", "Conv 3x3", (-1,), 8 * 8 * 9 * 4),
+        ("", "relu", (0,), 0),
+        ("", "global average pool", (1,), 0),
+        ("aux1", "Dense", (2,), 8),
+        ("", "relu", (3,), 0),
+        ("head", "Conv 1x1", (1,), 8 * 8 * 12),
+        ("Dropout_0", "Dropout 0.5", (5,), 0),
+    ]
+    assert [place for place, row in enumerate(table.rows) if row.training_only] == [2, 3, 4]
+    assert sum(row.macs for row in table.rows if not row.training_only) == table.macs
+    assert sum(row.params for row in table.rows) == table.params
+    assert "Dense (in training)" in str(table)
+    assert "and 8 multiply-adds in training" in str(table)

@@ -29,3 +29,36 @@ def test_tables_are_written_and_checked(tmp_path, monkeypatch, capsys):
     assert path.read_text().startswith(f"before\n{script.BEGIN}\n| variant |")
     assert path.read_text().endswith(f"|\n{script.END}\nafter\n")
     assert script.main(["--check", str(path)]) == 0
+
+
+def test_one_network_is_shown_and_drawn(tmp_path, capsys):
+    path = tmp_path / "lenet5.png"
+    assert script.main(["lenet5", "--picture", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("lenet5: LeCun et al. 1998")
+    assert any(line.split()[:2] == ["stage1", "tanh"] for line in lines)
+    assert "softmax" in lines[-2]
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert script.main(["lenet5", "--depth", "1"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[4:7]] == ["stage1", "stage2", "head"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["resnet*", "--depth", "1"], "for one network by its name"),
+        (["lenet5", "--depth", "-1"], "at least 0"),
+        (["lenet6"], "no network is called 'lenet6'"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        script.main(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_deep_networks_are_folded_to_what_can_be_read():
+    assert len(script.readable("lenet5", 12).rows) == 12
+    # Its stages, and what has multiply-adds.
+    assert [row.path for row in script.readable("lenet5", 5).rows] == ["stage1", "stage2", "head"]
+    assert len(script.readable("lenet5", 5, main_only=True).rows) == 12

@@ -30,7 +30,7 @@ def texts(monkeypatch):
         write(figure, path, dpi)
 
     write = canvas.save_figure
-    for module in ("maps", "features", "network", "quality"):
+    for module in ("arithmetic", "maps", "features", "network", "quality"):
         monkeypatch.setattr(f"cnnjax.visualize.{module}.save_figure", save)
     return found
 
@@ -98,10 +98,26 @@ def test_a_network_is_drawn_with_sizes_and_parameters(tmp_path, texts):
     summary = cnnjax.summary(cnnjax.create_model("lenet5", num_classes=10), (28, 28, 1))
     visualize.draw_network(summary, path, "LeNet-5")
     assert {"image", "stage1\nconv1", "head\nclassifier", "28x28x1"} <= set(texts)
-    assert any("28x28x6" in text and "156\nparameters" in text for text in texts)
+    assert any("28x28x6" in text and "tanh" in text and "156\nparameters" in text for text in texts)
     assert any("61,706 parameters" in text for text in texts)
-    with pytest.raises(ValueError, match="at most 40 layers"):
-        visualize.draw_network(cnnjax.summary(cnnjax.create_model("resnet32"), (32, 32, 3)), path, "deep")
+
+
+def test_branches_and_levels_are_drawn_with_where_they_come_from(tmp_path, texts):
+    path = tmp_path / "network.png"
+    visualize.draw_network(
+        cnnjax.summary(cnnjax.create_model("resnet20", stage_sizes=(1, 1, 1)), (32, 32, 3)), path, "ResNet"
+    )
+    # A plus for each block, and at the start of a line what it goes on from.
+    assert texts.count("+") == 3
+    assert {"image", "stem", "stage1", "stage1/\nblock1", "block1/conv2"} <= set(texts)
+    texts.clear()
+    model = cnnjax.create_model("unet_same", features=(2, 3, 4))
+    visualize.draw_network(cnnjax.summary(model, (16, 16, 1)), path, "U-Net")
+    assert texts.count("C") == 2
+    assert {"encoder/stage3", "decoder/stage1", "encoder/stage1/\nconv2", "head"} <= set(texts)
+    deep = cnnjax.summary(cnnjax.create_model("mlp", features=(2,) * 161, num_classes=2), (2, 2, 1))
+    with pytest.raises(ValueError, match="at most 160 blocks"):
+        visualize.draw_network(deep, path, "deep")
 
 
 def test_curves_name_their_areas(tmp_path, texts):
@@ -111,3 +127,26 @@ def test_curves_name_their_areas(tmp_path, texts):
     assert {"saliency, area 0.500", "deletion: good maps have a small area"} <= set(texts)
     visualize.draw_randomization(["head", "stem"], {"saliency": np.array([[0.5], [np.nan]])}, path, "title")
     assert {"trained", "head", "stem", "saliency"} <= set(texts)
+
+
+def test_convolution_is_drawn_with_its_sums(tmp_path, texts):
+    path = tmp_path / "steps.png"
+    image = np.arange(18.0).reshape(3, 3, 2)
+    visualize.draw_convolution_steps(image, np.ones((2, 2, 2)), path, bias=0.5, steps=(1,))
+    # Channels of the window at the top right: 2 + 4 + 8 + 10, and one more each.
+    assert {"sum of products: 24", "sum of products: 28", "24 + 28 + 0.5 = 52.5", "bias 0.5", "52.5"} <= set(texts)
+    for wrong, message in (
+        ({"kernel": np.ones((2, 2, 3))}, "the same channels"),
+        ({"steps": (4,)}, "from 0 to 3"),
+        ({"image": np.ones((20, 21, 1)), "kernel": np.ones((2, 2))}, "at most 400"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            visualize.draw_convolution_steps(**{"image": image, "kernel": np.ones((2, 2, 2)), "path": path, **wrong})
+
+
+def test_transposed_convolution_is_drawn_as_a_sum(tmp_path, texts):
+    path = tmp_path / "sum.png"
+    visualize.draw_transposed_sum([1, 2], [3, 4, 5], path, stride=2)
+    assert {"1 times the kernel", "2 times the kernel", "the sum", "11"} <= set(texts)
+    with pytest.raises(ValueError, match="at most 12 values"):
+        visualize.draw_transposed_sum(np.ones((4, 4)), np.ones((2, 2)), path)
