@@ -8,7 +8,7 @@ from cnnjax.models.summary import Summary, count_macs, summary
 from cnnjax.pretrained import list_weights, weights_info
 from cnnjax.runs import load_run
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "ModelInfo",
     "Summary",

@@ -1,11 +1,11 @@
-"""Show one network, print the table of variants, or keep the one in a README up to date.
+"""Show one network, print the table of variants, or keep the one in a document up to date.
 
 python -m cnnjax.models vgg16                       # its layers: sizes, receptive fields, parameters, multiply-adds
 python -m cnnjax.models vgg16 --picture vgg16.png   # and draw it
 python -m cnnjax.models googlenet --depth 2         # stages and blocks; 0 for every layer
 python -m cnnjax.models "resnet*"                   # the table of variants; without a pattern, of all
-python -m cnnjax.models --write README.md           # replace what is between the marks
-python -m cnnjax.models --check README.md           # fail if that differs
+python -m cnnjax.models --write docs/networks.md    # replace what is between the marks
+python -m cnnjax.models --check docs/networks.md    # fail if that differs
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The README's table of variants comes from the code."""
+"""The table of variants in the documentation comes from the code."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def test_rows_hold_the_published_facts(capsys):
 
 def test_tables_are_written_and_checked(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(script, "VARIANTS", {"resnet18": script.VARIANTS["resnet18"]})
-    path = tmp_path / "README.md"
+    path = tmp_path / "networks.md"
     path.write_text("nothing")
     with pytest.raises(ValueError, match="models: begin"):
         script.main(["--write", str(path)])
