@@ -115,12 +115,11 @@ VARIANTS = _merge(
 # What fields of networks say of functions of images, and the names that such functions go by.
 ACTIVATION = "Callable[[jax.Array], jax.Array]"
 ACTIVATIONS: dict[str, Any] = {
-    **{name: getattr(activation, name) for name in ("arctan", "celu", "elu", "hard_sigmoid", "hard_swish")},
-    **{name: getattr(activation, name) for name in ("hard_tanh", "identity", "leaky_relu", "log_sigmoid")},
-    **{name: getattr(activation, name) for name in ("logistic", "relu", "relu6", "selu", "silu", "softmax")},
-    **{name: getattr(activation, name) for name in ("soft_sign", "softplus")},
+    **{name: getattr(activation, name) for name in ("arctan", "celu", "elu", "gelu", "hard_sigmoid")},
+    **{name: getattr(activation, name) for name in ("hard_swish", "hard_tanh", "identity", "leaky_relu")},
+    **{name: getattr(activation, name) for name in ("log_sigmoid", "logistic", "relu", "relu6", "selu")},
+    **{name: getattr(activation, name) for name in ("silu", "soft_sign", "softmax", "softplus")},
     **{
-        "gelu": functools.partial(activation.gelu, approximate=True),
         "sigmoid": activation.logistic,
         "swish": activation.silu,
         "tanh": activation.tanh,

@@ -300,16 +300,14 @@ def _fields(config: TrainConfig, known: WeightsInfo | None) -> dict[str, Any]:
 
 
 def _model(config: TrainConfig, given: Mapping[str, Any], num_classes: int, devices: Devices) -> nn.Module:
-    fields = dict(given)
-    if config.sync_batch_norm and devices.axis_name is not None:
-        fields["axis_name"] = devices.axis_name
-        if "axis_name" not in {field.name for field in dataclasses.fields(type(create_model(config.model)))}:
-            raise ConfigError(f"{config.model} has no batch norm to synchronise; leave out --sync-batch-norm")
-    fields |= {"num_classes": num_classes, "dtype": jnp.dtype(config.dtype)}
     try:
-        model = create_model(config.model, **fields)
+        model = create_model(config.model, **given, num_classes=num_classes, dtype=jnp.dtype(config.dtype))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"model_fields: {error}") from error
+    if config.sync_batch_norm and devices.axis_name is not None:
+        if not hasattr(model, "axis_name") or not getattr(model, "batch_norm", True):
+            raise ConfigError(f"{config.model} has no batch norm to synchronise; leave out --sync-batch-norm")
+        model = model.clone(axis_name=devices.axis_name)
     return for_platform(model, jax.default_backend())
 
 
