@@ -13,7 +13,7 @@ from cnnjax.pretrained.arrays import WeightsFileError
 from cnnjax.pretrained.weights import WeightsInfo, weights_as_published
 from cnnjax.runs.images import ImageFormat
 
-# Fields in which Keras's network of a family differs from the variant.
+# Fields in which Keras's network of a family, or of a name, differs from the variant.
 TENSORFLOW = {"padding": "SAME", "epsilon": 1e-3}
 FIELDS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -23,6 +23,9 @@ FIELDS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "mobilenet_v1": TENSORFLOW,
         "mobilenet_v2": TENSORFLOW,
         "mobilenet_v3": {"padding": "SAME"},
+        **dict.fromkeys(
+            ("resnet50", "resnet101", "resnet152"), {"strided_conv": 1, "conv_bias": True, "epsilon": 1.001e-5}
+        ),
         "xception": {"norm_epsilon": 1e-3, "pool_padding": "SAME"},
     }
 )
@@ -45,6 +48,7 @@ STATISTICS = MappingProxyType(
         "mobilenet_v2": MINUS_1_TO_1,
         "mobilenet_v3": MINUS_1_TO_1,
         "nasnet": MINUS_1_TO_1,
+        "resnet": LESS_A_MEAN,
         "vgg": LESS_A_MEAN,
         "xception": MINUS_1_TO_1,
     }
@@ -52,7 +56,6 @@ STATISTICS = MappingProxyType(
 # Keras's applications of these names are other networks.
 OTHERS = MappingProxyType(
     {
-        "resnet": "takes strides in 1x1 convolutions, and its convolutions have biases",
         "resnet_v2": "takes strides in the last block of each stage, and its convolutions have biases",
     }
 )
@@ -82,13 +85,13 @@ def keras_weights(name: str, source: str) -> WeightsInfo:
         # A network of ours that Keras has no application of.
         return known
     mean, std = FROM_128 if name in LARGE else STATISTICS[info.family]
-    order: Any = "bgr" if info.family == "vgg" else "rgb"
+    order: Any = "bgr" if STATISTICS[info.family] is LESS_A_MEAN else "rgb"
     images = ImageFormat(info.input_size, mean, std, None, "bilinear", order)
-    return dataclasses.replace(known, images=images, fields=_other_fields(name))
+    return dataclasses.replace(known, images=images, fields=keras_fields(name))
 
 
-def _other_fields(name: str) -> dict[str, Any]:
+def keras_fields(name: str) -> dict[str, Any]:
     """Return the fields of `FIELDS` that the variant has, and has another value for."""
     model = create_model(name)
-    fields = FIELDS.get(model_info(name).family, {})
+    fields = FIELDS.get(name, FIELDS.get(model_info(name).family, {}))
     return {field: value for field, value in fields.items() if getattr(model, field, value) != value}
