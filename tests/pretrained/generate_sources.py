@@ -239,8 +239,8 @@ def keras_efficientnet_v2_s() -> Any:
 
 
 SHORT_RESNET = {"stage_sizes": (1, 1, 1, 1)}
-# One block without projection too.
-KERAS_RESNET = {"stage_sizes": (2, 1, 1, 1)}
+# Two blocks, one of them without projection, and as few as Keras makes.
+KERAS_RESNET = {"stage_sizes": (2, 2, 2, 2)}
 B0 = {"rows": efficientnet.SHORT_V1, "last_features": 64, "output_stride": 4}
 V3_ROWS = [[3, 16, 16, True, False, 2], [3, 72, 24, False, False, 2], [5, 96, 40, True, True, 2]]
 # Five stages of one narrow convolution each.
@@ -381,7 +381,10 @@ def keras_cases() -> list[Case]:
                     skip_reduction=False, default_size=224, **drawn),
             applications.nasnet.preprocess_input, 71, repeats=1, stem_features=8, penultimate_features=96,
         ),
-        keras_case("resnet50", short_keras_resnet, applications.resnet.preprocess_input, 64, **KERAS_RESNET),
+        keras_case("resnet50", partial(short_keras_resnet, keras_resnet.stack_residual_blocks_v1),
+                   applications.resnet.preprocess_input, 64, **KERAS_RESNET),
+        keras_case("resnetv2_50", partial(short_keras_resnet, keras_resnet.stack_residual_blocks_v2),
+                   applications.resnet_v2.preprocess_input, 64, **KERAS_RESNET),
         keras_case("vgg16", partial(vgg.narrow_keras, 16, 32), applications.vgg16.preprocess_input, 32,
                    dense_features=(64, 64), pool_size=1),
         keras_case("xception", partial(applications.Xception, input_shape=(71, 71, 3), **drawn),
@@ -435,18 +438,18 @@ def short_keras_mobilenet_v3() -> Any:
     )
 
 
-def short_keras_resnet() -> Any:
-    """Return Keras's ResNet50 with the blocks of `KERAS_RESNET`."""
+def short_keras_resnet(stack: Callable[..., Any]) -> Any:
+    """Return Keras's ResNet50, or ResNet50V2, with the blocks of `KERAS_RESNET`."""
+    later = stack is keras_resnet.stack_residual_blocks_v2
+    strides = (2, 2, 2, 1) if later else (1, 2, 2, 2)
 
-    def stack(x: Any) -> Any:
-        for stage, blocks in enumerate(KERAS_RESNET["stage_sizes"]):
-            strides, name = 1 if stage == 0 else 2, f"conv{stage + 2}"
-            x = keras_resnet.stack_residual_blocks_v1(x, 64 * 2**stage, blocks, stride1=strides, name=name)
+    def stages(x: Any) -> Any:
+        for number, (blocks, stride) in enumerate(zip(KERAS_RESNET["stage_sizes"], strides, strict=True)):
+            x = stack(x, 64 * 2**number, blocks, stride1=stride, name=f"conv{number + 2}")
         return x
 
-    return keras_resnet.ResNet(
-        stack, False, True, weights=None, input_shape=(64, 64, 3), classifier_activation=None, name="resnet50"
-    )
+    size = {"input_shape": (64, 64, 3)}
+    return keras_resnet.ResNet(stages, later, True, weights=None, classifier_activation=None, name="resnet", **size)
 
 
 def googlenet() -> nn.Module:
@@ -493,7 +496,8 @@ def run(case: Case) -> tuple[dict[str, Any], np.ndarray]:
     """Return what describes a case, and the probabilities."""
     keras.backend.clear_session()
     built = case.build()
-    holder = Torch(built) if isinstance(built, nn.Module) else Keras(built)
+    # With the backend "torch", networks of Keras are modules too.
+    holder = Keras(built) if isinstance(built, keras.Model) else Torch(built)
     picture = Image.fromarray(photograph())
     tried = {}
     for gain in GAINS:
