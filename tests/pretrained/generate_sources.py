@@ -50,7 +50,7 @@ from timm.models.regnet import RegNetCfg  # noqa: E402
 from torch import nn  # noqa: E402
 from torchvision.models.convnext import CNBlockConfig  # noqa: E402
 
-GAINS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 0.7, 0.5, 1.25, 1.1, 0.85, 0.6, 1.35, 1.7)
+GAINS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 0.7, 0.5, 1.25, 1.1, 0.85, 0.6, 1.35, 1.7, 2.2, 1.85, 2.3, 1.9)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,8 +27,8 @@ DATA = Path(__file__).parent / "data"
 RUN = DATA / "run"
 # The cheapest with every way to prepare images; the others are of the same code.
 PLAIN = ("tf_efficientnet", "tf_mobilenetv3", "vgg16", "timm mobilenetv2", "torchvision vgg11")
-# Networks that no library makes of fewer blocks, which take long to compile.
-LONG = ("deeplabv3", "fcn", "inception_v3", "inception_v4", "inception_resnet", "nasnetalarge", "xception")
+# Networks that no library makes of fewer blocks, which take a quarter of a minute and more.
+LONG = ("nasnetalarge", "timm inception_v4")
 CASES = json.loads(zlib.decompress(np.load(DATA / "sources.npz")["meta"].tobytes()))
 
 
