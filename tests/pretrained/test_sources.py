@@ -27,8 +27,8 @@ DATA = Path(__file__).parent / "data"
 RUN = DATA / "run"
 # The cheapest with every way to prepare images; the others are of the same code.
 PLAIN = ("tf_efficientnet", "tf_mobilenetv3", "vgg16", "timm mobilenetv2", "torchvision vgg11")
-# Networks that no library makes of fewer blocks, which take a quarter of a minute and more.
-LONG = ("nasnetalarge", "timm inception_v4")
+# A network that timm does not make of fewer blocks: it takes a quarter of a minute and more.
+LONG = "nasnetalarge"
 CASES = json.loads(zlib.decompress(np.load(DATA / "sources.npz")["meta"].tobytes()))
 
 
@@ -73,8 +73,7 @@ def marked(key):
     """Return a case with the mark that it needs."""
     if any(name in key for name in PLAIN):
         return key
-    mark = pytest.mark.exhaustive if any(name in key for name in LONG) else pytest.mark.slow
-    return pytest.param(key, marks=mark)
+    return pytest.param(key, marks=pytest.mark.exhaustive if LONG in key else pytest.mark.slow)
 
 
 @pytest.mark.parametrize("key", list(map(marked, CASES)))
