@@ -5,9 +5,10 @@ Zagoruyko and Komodakis 2016, "Wide residual networks", arXiv:1605.07146v4 (bott
 Xie, Girshick, Dollar, Tu and He 2017, "Aggregated residual transformations", arXiv:1611.05431v2, tables 1 and 7.
 
 Differs from the papers, as torchvision does: bottlenecks take their stride in the 3x3 convolution ("v1.5"), not in the
-first 1x1. CIFAR networks follow section 4.2: three stages of two-layer blocks with parameter-free shortcuts (option A:
-every second pixel, and zeros for the new channels, half of them below and half above the old ones; the paper leaves
-their place open). The plain networks are the same without shortcuts: their training error rises with depth
+first 1x1. Keras's ResNet50, 101 and 152 are these networks with ``strided_conv=1``, ``conv_bias=True`` and
+``epsilon=1.001e-5``. CIFAR networks follow section 4.2: three stages of two-layer blocks with parameter-free shortcuts
+(option A: every second pixel, and zeros for the new channels, half of them below and half above the old ones; the paper
+leaves their place open). The plain networks are the same without shortcuts: their training error rises with depth
 (figures 1, 4 and 6), which is what residual learning cures.
 """
 
@@ -146,6 +147,7 @@ class ResidualBlock(nn.Module):
     shortcut: Literal["projection", "zero_pad", "none"] = "projection"
     groups: int = 1
     group_width: int = 64
+    strided_conv: Literal[1, 2] = 2
     dilations: tuple[int, int] = (1, 1)
     zero_init: bool = False
     stochastic_depth_rate: float = 0.0
@@ -209,15 +211,16 @@ class Bottleneck(ResidualBlock):
     def residual(self, x: jax.Array, train: bool) -> jax.Array:
         """Return F(x)."""
         width = self.features * self.group_width // 64 * self.groups
-        x = self.conv(width, (1, 1), padding=0, name="conv1")(x)
+        first_strides, second_strides = (self.strides, 1) if self.strided_conv == 1 else (1, self.strides)
+        dilation = self.dilations[1] if self.strided_conv == 1 else self.dilations[0]
+        x = self.conv(width, (1, 1), strides=first_strides, padding=0, name="conv1")(x)
         x = self.activation(self.norm(use_running_average=not train, name="norm1")(x))
-        before, _ = self.dilations
         x = self.conv(
             width,
             (3, 3),
-            strides=self.strides,
-            padding=before,
-            kernel_dilation=before,
+            strides=second_strides,
+            padding=dilation,
+            kernel_dilation=dilation,
             feature_group_count=self.groups,
             name="conv2",
         )(x)
@@ -262,6 +265,9 @@ class ResNet(nn.Module):
       features: width of the first stage.
       groups, group_width: groups of the 3x3 convolution in bottlenecks and their width at 64 features.
       small_images: the stem of the CIFAR networks.
+      strided_conv: which convolution of a bottleneck takes its stride, the first (1x1) or the second (3x3).
+      conv_bias: whether convolutions have biases.
+      epsilon: added to the variance by batch norm.
       shortcut: "projection" (option B) or "zero_pad" (option A) where a block changes the shape; "none" for a plain
         network.
       output_stride: pixels of the image for each pixel of the last stage: as published, or fewer by dilation.
@@ -282,7 +288,7 @@ class ResNet(nn.Module):
       float32[batch, num_classes] logits, before softmax; float32[batch, features] when ``num_classes`` is 0.
     Raises:
       ValueError: images too small; an ``output_stride`` that no stage reaches; blocks to drop or to start at 0 in a
-        plain network, which would lose the signal.
+        plain network, which would lose the signal; ``fold_norms`` with ``conv_bias``.
     """
 
     stage_sizes: tuple[int, ...]
@@ -292,6 +298,9 @@ class ResNet(nn.Module):
     groups: int = 1
     group_width: int = 64
     small_images: bool = False
+    strided_conv: Literal[1, 2] = 2
+    conv_bias: bool = False
+    epsilon: float = 1e-5
     shortcut: Literal["projection", "zero_pad", "none"] = "projection"
     output_stride: int = 32
     stochastic_depth_rate: float = 0.0
@@ -320,8 +329,8 @@ class ResNet(nn.Module):
         if self.small_images and self.space_to_depth_stem:
             raise ValueError("space_to_depth_stem is for the 7x7 stem; leave it out with small_images")
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        conv = partial(Conv, use_bias=False, kernel_init=he_fan_out, **types)
-        norm = partial(BatchNorm, axis_name=self.axis_name, **types)
+        conv = partial(Conv, use_bias=self.conv_bias, kernel_init=he_fan_out, **types)
+        norm = partial(BatchNorm, epsilon=self.epsilon, axis_name=self.axis_name, **types)
         conv_norm = partial(pointwise_conv_norm, conv=conv, norm=norm, fold=self.fold_norms)
         pool = partial(norm_max_pool, norm=norm, activation=self.activation, fold=self.fold_norms)
         stem_conv = partial(conv, conv_general_dilated=space_to_depth_conv) if self.space_to_depth_stem else conv
@@ -344,6 +353,7 @@ class ResNet(nn.Module):
                 shortcut=self.shortcut,
                 groups=self.groups,
                 group_width=self.group_width,
+                strided_conv=self.strided_conv,
                 zero_init=self.zero_init_residual,
             )
             x = stage_class(residual_blocks(block, geometry, stage_rates), name=f"stage{index + 1}")(x, train)

@@ -6,8 +6,9 @@ He, Zhang, Ren and Sun 2016, "Identity mappings in deep residual networks", arXi
 The shortcuts carry the signal from the first block to the last without an activation on the way; where a block changes
 the shape, its projection reads the activated input (appendix). ImageNet networks are timm's, which differ from the
 paper in two ways: the stride is in the 3x3 convolution (in the first 1x1 there), and the stem has no normalisation of
-its own, so that its max pool reads the bare convolution. CIFAR networks are the paper's: three stages of bottlenecks
-behind one convolution, stride in the first 1x1.
+its own, so that its max pool reads the bare convolution. Keras's ResNet50V2, 101V2 and 152V2 are these networks with
+``strided_block="last"``, ``conv_bias=True``, ``pool_zeros=True`` and ``epsilon=1.001e-5``. CIFAR networks are the
+paper's: three stages of bottlenecks behind one convolution, stride in the first 1x1.
 """
 
 from __future__ import annotations
@@ -62,6 +63,9 @@ ModuleDef = Callable[..., Any]
 class PreActBottleneck(nn.Module):
     """x + F(x), with normalisation and activation before each of F's 1x1, 3x3 and 1x1 convolutions (figure 4 e).
 
+    Attributes:
+      conv, bare_conv: make a convolution that normalisation follows, and one that it does not follow.
+
     Args:
       x: float[batch, height, width, in_features].
       train: True normalises with the batch's statistics and may drop F.
@@ -74,6 +78,7 @@ class PreActBottleneck(nn.Module):
     dilations: tuple[int, int]
     strided_conv: Literal[1, 2]
     conv: ModuleDef
+    bare_conv: ModuleDef
     norm: ModuleDef
     activation: Callable[[jax.Array], jax.Array]
     stochastic_depth_rate: float = 0.0
@@ -98,10 +103,12 @@ class PreActBottleneck(nn.Module):
             kernel_dilation=dilation,
             name="conv2",
         )(normalise(y, "norm2"))
-        y = self.conv(out_features, (1, 1), padding=0, name="conv3")(normalise(y, "norm3"))
+        y = self.bare_conv(out_features, (1, 1), padding=0, name="conv3")(normalise(y, "norm3"))
         y = StochasticDepth(self.stochastic_depth_rate)(y, train)
-        if self.strides != 1 or x.shape[-1] != out_features:
-            x = self.conv(out_features, (1, 1), strides=self.strides, padding=0, name="proj_conv")(activated)
+        if x.shape[-1] != out_features:
+            x = self.bare_conv(out_features, (1, 1), strides=self.strides, padding=0, name="proj_conv")(activated)
+        elif self.strides != 1:
+            x = x[:, :: self.strides, :: self.strides]
         return x + y
 
 
@@ -111,6 +118,7 @@ class Stem(nn.Module):
     features: int
     small_images: bool
     conv: ModuleDef
+    pool_zeros: bool
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -118,6 +126,8 @@ class Stem(nn.Module):
         if self.small_images:
             return self.conv(self.features, (3, 3), padding=1, name="conv1")(x)
         x = self.conv(self.features, (7, 7), strides=2, padding=3, name="conv1")(x)
+        if self.pool_zeros:
+            return max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), 3, 2)
         return max_pool(x, 3, 2, padding=1)
 
 
@@ -127,10 +137,15 @@ class ResNetV2(nn.Module):
     Source: He et al. 2016, arXiv:1603.05027, figure 4 (e) and appendix; differs: see the head of this file.
 
     Attributes:
-      stage_sizes: blocks a stage; each stage but the first halves the resolution and doubles the width.
+      stage_sizes: blocks a stage; each stage but the first has half the resolution and twice the width.
       features: width of the 3x3 convolutions of the first stage, and of the stem.
       small_images: the stem of the CIFAR networks.
       strided_conv: which convolution of a block takes its stride, the first (1x1) or the second (3x3).
+      strided_block: "first": the first block of each stage but the first halves the resolution; "last": the last block
+        of each stage but the last.
+      conv_bias: whether convolutions that no normalisation follows have biases.
+      pool_zeros: whether the stem's max pool sees zeros around the maps, which may win.
+      epsilon: added to the variance by batch norm.
       output_stride: pixels of the image for each pixel of the last stage: as published, or fewer by dilation.
       stochastic_depth_rate: probability to drop the last block, rising linearly from 0 at the first.
       dropout_rate: of the features before the classifier.
@@ -151,6 +166,10 @@ class ResNetV2(nn.Module):
     features: int = 64
     small_images: bool = False
     strided_conv: Literal[1, 2] = 2
+    strided_block: Literal["first", "last"] = "first"
+    conv_bias: bool = False
+    pool_zeros: bool = False
+    epsilon: float = 1e-5
     output_stride: int = 32
     stochastic_depth_rate: float = 0.0
     dropout_rate: float = 0.0
@@ -171,23 +190,27 @@ class ResNetV2(nn.Module):
         check_images(images, min_size=self.min_size)
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv = partial(Conv, use_bias=False, kernel_init=he_fan_out, **types)
-        norm = partial(BatchNorm, axis_name=self.axis_name, **types)
+        bare_conv = partial(conv, use_bias=self.conv_bias)
+        norm = partial(BatchNorm, epsilon=self.epsilon, axis_name=self.axis_name, **types)
         rates = stochastic_depth_rates(self.stochastic_depth_rate, self.stage_sizes)
-        strides = (1,) + (2,) * (len(self.stage_sizes) - 1)
+        halvings = (2,) * (len(self.stage_sizes) - 1)
+        strides = (1, *halvings) if self.strided_block == "first" else (*halvings, 1)
         geometries = dilate_stages(strides, self.output_stride, stem_stride=1 if self.small_images else 4)
         stage_class = nn.remat(Stage, static_argnums=(2,)) if self.remat else Stage
 
-        x = Stem(self.features, self.small_images, conv, name="stem")(images)
+        x = Stem(self.features, self.small_images, bare_conv, self.pool_zeros, name="stem")(images)
         for index, (geometry, stage_rates) in enumerate(zip(geometries, rates, strict=True)):
             block = partial(
                 PreActBottleneck,
                 features=self.features * 2**index,
                 strided_conv=self.strided_conv,
                 conv=conv,
+                bare_conv=bare_conv,
                 norm=norm,
                 activation=self.activation,
             )
-            x = stage_class(residual_blocks(block, geometry, stage_rates), name=f"stage{index + 1}")(x, train)
+            blocks = residual_blocks(block, geometry, stage_rates, self.strided_block)
+            x = stage_class(blocks, name=f"stage{index + 1}")(x, train)
         return ClassifierHead(
             self.num_classes,
             dropout_rate=self.dropout_rate,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -36,7 +36,10 @@ class Stage(nn.Module):
 
 
 def residual_blocks(
-    make_block: Callable[..., nn.Module], geometry: StageGeometry, stochastic_depth_rates: Sequence[float]
+    make_block: Callable[..., nn.Module],
+    geometry: StageGeometry,
+    stochastic_depth_rates: Sequence[float],
+    strided: Literal["first", "last"] = "first",
 ) -> tuple[Callable[..., nn.Module], ...]:
     """Return the blocks of a `Stage` that differ only in their geometry and in how often they are dropped.
 
@@ -45,12 +48,14 @@ def residual_blocks(
         and ``stochastic_depth_rate``.
       geometry: strides and dilation of the stage, see `dilate_stages`.
       stochastic_depth_rates: one rate a block.
+      strided: which block takes the stage's strides; those before it have the dilation of the stage before.
     """
     strides, first_dilation, dilation = geometry
-    first = partial(make_block, strides=strides, dilations=(first_dilation, dilation))
-    later = partial(make_block, strides=1, dilations=(dilation, dilation))
+    place = 0 if strided == "first" else len(stochastic_depth_rates) - 1
+    before, after = (partial(make_block, strides=1, dilations=(d, d)) for d in (first_dilation, dilation))
+    step = partial(make_block, strides=strides, dilations=(first_dilation, dilation))
     return tuple(
-        partial(later if index else first, stochastic_depth_rate=rate)
+        partial(before if index < place else step if index == place else after, stochastic_depth_rate=rate)
         for index, rate in enumerate(stochastic_depth_rates)
     )
 

@@ -9,12 +9,13 @@ from typing import Any
 
 from cnnjax.models import create_model, model_info
 from cnnjax.models.variant import IMAGENET_MEAN, IMAGENET_STD
-from cnnjax.pretrained.arrays import WeightsFileError
 from cnnjax.pretrained.weights import WeightsInfo, weights_as_published
 from cnnjax.runs.images import ImageFormat
 
-# Fields in which Keras's network of a family differs from the variant.
+# Fields in which Keras's network of a family, or of a name, differs from the variant.
 TENSORFLOW = {"padding": "SAME", "epsilon": 1e-3}
+RESNET = {"strided_conv": 1, "conv_bias": True, "epsilon": 1.001e-5}
+RESNET_V2 = {"strided_block": "last", "conv_bias": True, "pool_zeros": True, "epsilon": 1.001e-5}
 FIELDS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "efficientnet": TENSORFLOW,
@@ -23,6 +24,8 @@ FIELDS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "mobilenet_v1": TENSORFLOW,
         "mobilenet_v2": TENSORFLOW,
         "mobilenet_v3": {"padding": "SAME"},
+        **{f"resnet{depth}": RESNET for depth in (50, 101, 152)},
+        **{f"resnetv2_{depth}": RESNET_V2 for depth in (50, 101, 152)},
         "xception": {"norm_epsilon": 1e-3, "pool_padding": "SAME"},
     }
 )
@@ -45,15 +48,10 @@ STATISTICS = MappingProxyType(
         "mobilenet_v2": MINUS_1_TO_1,
         "mobilenet_v3": MINUS_1_TO_1,
         "nasnet": MINUS_1_TO_1,
+        "resnet": LESS_A_MEAN,
+        "resnet_v2": MINUS_1_TO_1,
         "vgg": LESS_A_MEAN,
         "xception": MINUS_1_TO_1,
-    }
-)
-# Keras's applications of these names are other networks.
-OTHERS = MappingProxyType(
-    {
-        "resnet": "takes strides in 1x1 convolutions, and its convolutions have biases",
-        "resnet_v2": "takes strides in the last block of each stage, and its convolutions have biases",
     }
 )
 LARGE = ("efficientnet_v2_s", "efficientnet_v2_m", "efficientnet_v2_l")
@@ -69,26 +67,21 @@ def keras_weights(name: str, source: str) -> WeightsInfo:
       name: the variant.
       source: where the weights are.
     Raises:
-      WeightsFileError (a ValueError): Keras's network of that name is another one.
       ValueError: an unknown variant.
     """
     info = model_info(name)
-    if (difference := OTHERS.get(info.family)) is not None:
-        raise WeightsFileError(
-            f"{source}: Keras's network is not our {name}: it {difference}; take weights of torchvision or timm"
-        )
     known = dataclasses.replace(weights_as_published(name, source), naming="keras")
     if info.family not in STATISTICS:
         # A network of ours that Keras has no application of.
         return known
     mean, std = FROM_128 if name in LARGE else STATISTICS[info.family]
-    order: Any = "bgr" if info.family == "vgg" else "rgb"
+    order: Any = "bgr" if STATISTICS[info.family] is LESS_A_MEAN else "rgb"
     images = ImageFormat(info.input_size, mean, std, None, "bilinear", order)
-    return dataclasses.replace(known, images=images, fields=_other_fields(name))
+    return dataclasses.replace(known, images=images, fields=keras_fields(name))
 
 
-def _other_fields(name: str) -> dict[str, Any]:
+def keras_fields(name: str) -> dict[str, Any]:
     """Return the fields of `FIELDS` that the variant has, and has another value for."""
     model = create_model(name)
-    fields = FIELDS.get(model_info(name).family, {})
+    fields = FIELDS.get(name, FIELDS.get(model_info(name).family, {}))
     return {field: value for field, value in fields.items() if getattr(model, field, value) != value}

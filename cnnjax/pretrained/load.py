@@ -20,6 +20,7 @@ from cnnjax.pretrained.formats import find_reader, weights_in
 from cnnjax.pretrained.hub import fetch
 from cnnjax.pretrained.info import described, other_network
 from cnnjax.pretrained.keras_files import read_keras
+from cnnjax.pretrained.keras_weights import keras_fields
 from cnnjax.runs.reader import read_run, run_image_size
 
 
@@ -154,7 +155,11 @@ def load_fitting(
     except WeightsFileError:
         raise
     except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
+        wanted = keras_fields(name) if "keras" in (naming, found) else {}
+        if all(fields.get(field) == value for field, value in wanted.items()):
+            raise ValueError(f"{source}: {error}") from error
+        said = ", ".join(f"{field}={value!r}" for field, value in wanted.items())
+        raise ValueError(f"{source}: {error}; Keras's network is {name} with {said}, as from_source sets") from error
     _check_finite(source, variables)
     return variables, fields
 

@@ -17,8 +17,10 @@ SMALL = {"stage_sizes": (1, 2, 2)}
 DILATED = (
     ("resnet18", SHALLOW, 32, 8, 64),
     ("resnet50", SHALLOW, 32, 16, 64),
+    ("resnet50", SHALLOW | {"strided_conv": 1}, 32, 16, 64),
     ("resnet20", SMALL, 4, 2, 16),
     ("resnetv2_50", SHALLOW, 32, 8, 64),
+    ("resnetv2_50", SHALLOW | {"strided_block": "last"}, 32, 8, 64),
     ("resnet164", SMALL, 4, 2, 16),
     ("wrn_16_8", {"width": 1, "depth": 10}, 4, 2, 16),
 )

@@ -3,8 +3,9 @@
     KERAS_BACKEND=jax python tests/pretrained/generate_sources.py
     KERAS_BACKEND=jax python tests/pretrained/generate_sources.py "timm *"    # only those that match; others are kept
 
-Runs with torchvision, timm and Keras; the tests need none of them. Networks have few blocks where
-the library makes such, and drawn weights (see tests/golden/drawing.py), of which the file holds names and shapes alone.
+Runs with torchvision, timm and Keras; the tests need none of them. There is a network of each family that each library
+has, of few blocks where the library makes such, with drawn weights (see tests/golden/drawing.py), of which the file
+holds names and shapes alone.
 """
 
 from __future__ import annotations
@@ -34,17 +35,22 @@ import timm  # noqa: E402
 import torch  # noqa: E402
 import torchvision  # noqa: E402
 from golden import drawing  # noqa: E402
+from keras.src.applications import convnext as keras_convnext  # noqa: E402
+from keras.src.applications import densenet as keras_densenet  # noqa: E402
 from keras.src.applications import efficientnet as keras_efficientnet  # noqa: E402
 from keras.src.applications import efficientnet_v2 as keras_efficientnet_v2  # noqa: E402
 from keras.src.applications import mobilenet_v3 as keras_mobilenet_v3  # noqa: E402
+from keras.src.applications import nasnet as keras_nasnet  # noqa: E402
+from keras.src.applications import resnet as keras_resnet  # noqa: E402
 from photograph import photograph  # noqa: E402
 from PIL import Image  # noqa: E402
-from references import efficientnet, inception_v1, mnasnet, mobilenet_v1, mobilenet_v2, mobilenet_v3, regnet, vgg  # noqa: E402  # noqa: E402
+from references import efficientnet, inception_v1, mnasnet, mobilenet_v1, mobilenet_v2, mobilenet_v3, regnet, vgg  # noqa: E402
 from timm.models._efficientnet_builder import decode_arch_def  # noqa: E402
+from timm.models.regnet import RegNetCfg  # noqa: E402
 from torch import nn  # noqa: E402
 from torchvision.models.convnext import CNBlockConfig  # noqa: E402
 
-GAINS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 0.7, 0.5, 1.25, 1.1, 0.85, 0.6, 1.35, 1.7)
+GAINS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 0.7, 0.5, 1.25, 1.1, 0.85, 0.6, 1.35, 1.7, 2.2, 1.85, 2.3, 1.9)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +146,7 @@ def keras_case(name: str, build: Callable[[], Any], preprocess: Callable[[Any], 
             picture.save(file.name)
             loaded = keras.utils.load_img(file.name, target_size=(size, size), interpolation="bilinear")
         pixels = preprocess(keras.utils.img_to_array(loaded)[None].copy())
-        return np.asarray(network(pixels, training=False))[0]
+        return keras.ops.convert_to_numpy(network(pixels, training=False))[0]
 
     return Case(f"keras {name}", build, answer, name=name, naming="keras", fields=fields, size=size)
 
@@ -233,6 +239,8 @@ def keras_efficientnet_v2_s() -> Any:
 
 
 SHORT_RESNET = {"stage_sizes": (1, 1, 1, 1)}
+# Two blocks, one of them without projection, and as few as Keras makes.
+KERAS_RESNET = {"stage_sizes": (2, 2, 2, 2)}
 B0 = {"rows": efficientnet.SHORT_V1, "last_features": 64, "output_stride": 4}
 V3_ROWS = [[3, 16, 16, True, False, 2], [3, 72, 24, False, False, 2], [5, 96, 40, True, True, 2]]
 # Five stages of one narrow convolution each.
@@ -248,6 +256,7 @@ def torchvision_cases() -> list[Case]:
     resnet = partial(models.ResNet, models.resnet.Bottleneck, [1, 1, 1, 1])
     widths = [*CONVNEXT["features"], None]
     convnext = [CNBlockConfig(*pair, 1) for pair in itertools.pairwise(widths)]
+    inception_v3 = partial(models.inception_v3, init_weights=False, transform_input=True)
     segmenting = partial(models.get_model, weights_backbone=None, num_classes=21)
     return [
         torchvision_case("alexnet/IMAGENET1K_V1", narrow_alexnet, dense_features=(64, 64)),
@@ -261,6 +270,7 @@ def torchvision_cases() -> list[Case]:
             "efficientnet_b0/IMAGENET1K_V1", partial(efficientnet.short, efficientnet.SHORT_V1, 32), **B0
         ),
         torchvision_case("googlenet/IMAGENET1K_V1", googlenet, rows=inception_v1.SHORT_FIELDS["rows"]),
+        torchvision_case("inception_v3/IMAGENET1K_V1", inception_v3),
         torchvision_case("mnasnet0_5/IMAGENET1K_V1", mnasnet.short, rows=mnasnet.SHORT, output_stride=4),
         torchvision_case(
             "mobilenet_v2/IMAGENET1K_V2",
@@ -282,6 +292,10 @@ def torchvision_cases() -> list[Case]:
         torchvision_case("vgg11/IMAGENET1K_V1", narrow_vgg, **VGG),
         segmentation_case("lraspp_mobilenet_v3_large/COCO_WITH_VOC_LABELS_V1",
                           partial(segmenting, "lraspp_mobilenet_v3_large"), 96),
+        segmentation_case("deeplabv3_mobilenet_v3_large/COCO_WITH_VOC_LABELS_V1",
+                          partial(segmenting, "deeplabv3_mobilenet_v3_large", aux_loss=True), 96),
+        segmentation_case("fcn_resnet50/COCO_WITH_VOC_LABELS_V1", partial(segmenting, "fcn_resnet50", aux_loss=True),
+                          64),
     ]  # fmt: skip
 
 
@@ -296,6 +310,14 @@ def timm_cases() -> list[Case]:
             **DENSENET,
         ),
         timm_case("tf_efficientnet_b0.ap_in1k", short_timm_efficientnet, **B0),
+        timm_case("inception_v3.tf_in1k", partial(models.InceptionV3, aux_logits=False)),
+        timm_case("inception_v4.tf_in1k", models.InceptionV4),
+        timm_case(
+            "mnasnet_100.rmsp_in1k",
+            partial(inverted_residuals, ["ds_r1_k3_s1_c16", "ir_r2_k5_s2_e3_c24"], nn.ReLU),
+            rows=mnasnet.SHORT,
+            output_stride=4,
+        ),
         timm_case("mobilenetv1_100.ra4_e3600_r224_in1k", mobilenet_v1.short, rows=mobilenet_v1.SHORT, output_stride=4),
         timm_case(
             "mobilenetv2_100.ra_in1k",
@@ -305,11 +327,20 @@ def timm_cases() -> list[Case]:
         ),
         timm_case("tf_mobilenetv3_small_100.in1k", short_timm_mobilenet_v3, rows=V3_ROWS, hidden_features=64,
                   output_stride=16),
+        timm_case("nasnetalarge.tf_in1k", partial(models.NASNetALarge, stem_size=8, num_features=96),
+                  stem_features=8, penultimate_features=96),
+        timm_case(
+            "regnety_016.tv2_in1k",
+            partial(models.RegNet, RegNetCfg(depth=6, w0=8, wa=24.0, wm=3.0, group_size=8, se_ratio=0.25)),
+            **{"depth": 6, "w_0": 8, "w_a": 24.0, "w_m": 3.0, "group_width": 8},
+        ),
         timm_case("resnet50.a1_in1k", partial(models.ResNet, models.resnet.Bottleneck, (1, 1, 1, 1)), **SHORT_RESNET),
         timm_case("resnetv2_50.a1h_in1k", partial(timm.create_model, "resnetv2_50", layers=(1, 1, 1, 1)),
                   **SHORT_RESNET),
         timm_case("legacy_seresnet50.in1k", partial(timm.create_model, "legacy_seresnet50", layers=[1, 1, 1, 1]),
                   **SHORT_RESNET),
+        timm_case("vgg11_bn.tv_in1k", narrow_timm_vgg, **VGG),
+        timm_case("legacy_xception.tf_in1k", models.Xception),
     ]  # fmt: skip
 
 
@@ -318,19 +349,46 @@ def keras_cases() -> list[Case]:
     applications = keras.applications
     drawn = {"weights": None, "classifier_activation": None}
     return [
+        keras_case(
+            "convnext_tiny",
+            partial(keras_convnext.ConvNeXt, CONVNEXT["stage_sizes"], CONVNEXT["features"], name="convnext_tiny",
+                    input_shape=(64, 64, 3), **drawn),
+            applications.convnext.preprocess_input, 64, **CONVNEXT,
+        ),
+        keras_case(
+            "densenet121",
+            partial(keras_densenet.DenseNet, [1, 1, 1, 1], input_shape=(64, 64, 3), **drawn),
+            applications.densenet.preprocess_input, 64, stage_sizes=(1, 1, 1, 1),
+        ),
         keras_case("efficientnet_b0", keras_efficientnet_b0,
                    applications.efficientnet.preprocess_input, 64, **B0 | {"last_features": 1280}),
         keras_case("efficientnet_v2_s", keras_efficientnet_v2_s,
                    applications.efficientnet_v2.preprocess_input, 64, rows=efficientnet.SHORT_V2,
                    last_features=1280, output_stride=4),
+        keras_case("inception_v3", partial(applications.InceptionV3, input_shape=(107, 107, 3), **drawn),
+                   applications.inception_v3.preprocess_input, 107),
+        keras_case("inception_resnet_v2", partial(applications.InceptionResNetV2, input_shape=(107, 107, 3), **drawn),
+                   applications.inception_resnet_v2.preprocess_input, 107),
         keras_case("mobilenet_v1_025", partial(applications.MobileNet, (64, 64, 3), alpha=0.25, **drawn),
                    applications.mobilenet.preprocess_input, 64),
         keras_case("mobilenet_v2", partial(applications.MobileNetV2, (64, 64, 3), alpha=0.35, **drawn),
                    applications.mobilenet_v2.preprocess_input, 64, width_multiplier=0.35),
         keras_case("mobilenet_v3_small", short_keras_mobilenet_v3,
                    applications.mobilenet_v3.preprocess_input, 64, rows=V3_ROWS, output_stride=16),
+        keras_case(
+            "nasnet_mobile",
+            partial(keras_nasnet.NASNet, (71, 71, 3), penultimate_filters=96, num_blocks=1, stem_block_filters=8,
+                    skip_reduction=False, default_size=224, **drawn),
+            applications.nasnet.preprocess_input, 71, repeats=1, stem_features=8, penultimate_features=96,
+        ),
+        keras_case("resnet50", partial(short_keras_resnet, keras_resnet.stack_residual_blocks_v1),
+                   applications.resnet.preprocess_input, 64, **KERAS_RESNET),
+        keras_case("resnetv2_50", partial(short_keras_resnet, keras_resnet.stack_residual_blocks_v2),
+                   applications.resnet_v2.preprocess_input, 64, **KERAS_RESNET),
         keras_case("vgg16", partial(vgg.narrow_keras, 16, 32), applications.vgg16.preprocess_input, 32,
                    dense_features=(64, 64), pool_size=1),
+        keras_case("xception", partial(applications.Xception, input_shape=(71, 71, 3), **drawn),
+                   applications.xception.preprocess_input, 71),
     ]  # fmt: skip
 
 
@@ -347,6 +405,15 @@ def narrow_vgg() -> nn.Module:
     model = torchvision.models.VGG(torchvision.models.vgg.make_layers(VGG_LAYERS))
     for place, (inputs, outputs) in {0: (49 * 16, 64), 3: (64, 64), 6: (64, 1000)}.items():
         model.classifier[place] = nn.Linear(inputs, outputs)
+    return model
+
+
+def narrow_timm_vgg() -> nn.Module:
+    """Return timm's VGG with the layers of `VGG`, and batch norm."""
+    model = timm.models.VGG(VGG_LAYERS, norm_layer=nn.BatchNorm2d)
+    model.pre_logits.fc1 = nn.Conv2d(16, 64, 7)
+    model.pre_logits.fc2 = nn.Conv2d(64, 64, 1)
+    model.head.fc = nn.Linear(64, 1000)
     return model
 
 
@@ -369,6 +436,20 @@ def short_keras_mobilenet_v3() -> Any:
     return keras_mobilenet_v3.MobileNetV3(
         stack, 1024, (64, 64, 3), model_type="small", weights=None, classifier_activation=None
     )
+
+
+def short_keras_resnet(stack: Callable[..., Any]) -> Any:
+    """Return Keras's ResNet50, or ResNet50V2, with the blocks of `KERAS_RESNET`."""
+    later = stack is keras_resnet.stack_residual_blocks_v2
+    strides = (2, 2, 2, 1) if later else (1, 2, 2, 2)
+
+    def stages(x: Any) -> Any:
+        for number, (blocks, stride) in enumerate(zip(KERAS_RESNET["stage_sizes"], strides, strict=True)):
+            x = stack(x, 64 * 2**number, blocks, stride1=stride, name=f"conv{number + 2}")
+        return x
+
+    size = {"input_shape": (64, 64, 3)}
+    return keras_resnet.ResNet(stages, later, True, weights=None, classifier_activation=None, name="resnet", **size)
 
 
 def googlenet() -> nn.Module:
@@ -415,7 +496,8 @@ def run(case: Case) -> tuple[dict[str, Any], np.ndarray]:
     """Return what describes a case, and the probabilities."""
     keras.backend.clear_session()
     built = case.build()
-    holder = Torch(built) if isinstance(built, nn.Module) else Keras(built)
+    # With the backend "torch", networks of Keras are modules too.
+    holder = Keras(built) if isinstance(built, keras.Model) else Torch(built)
     picture = Image.fromarray(photograph())
     tried = {}
     for gain in GAINS:

@@ -59,7 +59,9 @@ def test_published_weights_of_older_keras(h5py, tmp_path):
     write_legacy(h5py, tmp_path / "old.h5", arrays)
     variables = load("mobilenet_v2", tmp_path / "old.h5")
     np.testing.assert_array_equal(variables["params"]["stem"]["conv1"]["kernel"], arrays["Conv1/kernel"])
-    with pytest.raises(ValueError, match="old.h5: resnet50 has no weights in 'keras'"):
+    with pytest.raises(ValueError, match="old.h5: resnet18 has no weights in 'keras'"):
+        load("resnet18", tmp_path / "old.h5")
+    with pytest.raises(ValueError, match="Keras's network is resnet50 with strided_conv=1, conv_bias=True, epsilon="):
         load("resnet50", tmp_path / "old.h5")
 
 

@@ -27,6 +27,8 @@ DATA = Path(__file__).parent / "data"
 RUN = DATA / "run"
 # The cheapest with every way to prepare images; the others are of the same code.
 PLAIN = ("tf_efficientnet", "tf_mobilenetv3", "vgg16", "timm mobilenetv2", "torchvision vgg11")
+# A network that timm does not make of fewer blocks: it takes a quarter of a minute and more.
+LONG = "nasnetalarge"
 CASES = json.loads(zlib.decompress(np.load(DATA / "sources.npz")["meta"].tobytes()))
 
 
@@ -67,10 +69,14 @@ def load_module():
     return importlib.import_module("cnnjax.pretrained.load")
 
 
-@pytest.mark.parametrize(
-    "key",
-    [key if any(name in key for name in PLAIN) else pytest.param(key, marks=pytest.mark.slow) for key in CASES],
-)
+def marked(key):
+    """Return a case with the mark that it needs."""
+    if any(name in key for name in PLAIN):
+        return key
+    return pytest.param(key, marks=pytest.mark.exhaustive if LONG in key else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("key", list(map(marked, CASES)))
 def test_a_picture_gets_the_probabilities_that_the_library_gives_it(key, opened, monkeypatch):
     # The faster library gives its values to a level here and there.
     monkeypatch.setattr(transforms, "cykooz_resizer", None)
@@ -91,6 +97,13 @@ def test_a_picture_gets_the_probabilities_that_the_library_gives_it(key, opened,
         pairs = [(found[label], expected[place]) for label, place in names.items() if only(label, network.label_names)]
         ours, theirs = np.array(pairs).T
     assert np.abs(ours - theirs).max() <= 1e-4 * theirs.max()
+
+
+@pytest.mark.parametrize("key", ["keras resnet50", "keras resnetv2_50"])
+def test_names_and_shapes_are_those_of_keras(key):
+    case, fields = CASES[key], weights_info("file.weights.h5", name=CASES[key]["name"]).fields
+    shapes = reference_shapes(case["name"], source="keras", **(dict(fields) | case["fields"]))
+    assert shapes == {name: tuple(shape) for name, shape in case["shapes"].items()}
 
 
 def only(label, label_names):
@@ -248,8 +261,6 @@ def test_what_a_source_does_not_say_is_asked_for(tmp_path):
         from_source(tmp_path / "x.pth", name="resnet51")
     with pytest.raises(ValueError, match="holds weights of resnet50, and resnet18 was asked for; leave the name out"):
         from_source("torchvision://resnet50/IMAGENET1K_V2", name="resnet18")
-    with pytest.raises(WeightsFileError, match="Keras's network is not our resnet50: it takes strides in 1x1 conv"):
-        from_source(tmp_path / "resnet50.weights.h5", name="resnet50")
     with pytest.raises(WeightsFileError, match="no such weights; there are torchvision://resnet50/IMAGENET1K_V1"):
         from_source("torchvision://resnet50/IMAGENET1K_V9")
 

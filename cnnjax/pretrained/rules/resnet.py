@@ -1,4 +1,6 @@
-"""ResNet, ResNeXt and wide ResNet: torchvision and timm use the same names. The rest is in no library."""
+"""ResNet, ResNeXt and wide ResNet: torchvision and timm use the same names. Keras has three, whose convolutions have
+biases. The rest is in no library.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +22,19 @@ TORCHVISION = Rules(
         "head/classifier": "fc",
     }
 )
+KERAS = Rules(
+    {
+        "stem/conv1": "conv1_conv",
+        "stem/norm1": "conv1_bn",
+        "stage#/block#": "conv{:+1}_block{}",
+        "conv#": "{}_conv",
+        "norm#": "{}_bn",
+        "proj_conv": "0_conv",
+        "proj_norm": "0_bn",
+        "head/classifier": "predictions",
+    }
+)
+IN_KERAS = ("resnet50", "resnet101", "resnet152")
 
 
 def rules(name: str, model: nn.Module) -> Mapping[str, Rules]:
@@ -27,4 +42,6 @@ def rules(name: str, model: nn.Module) -> Mapping[str, Rules]:
     assert isinstance(model, ResNet)
     if model.small_images or model.shortcut == "none":
         return {}
+    if model.conv_bias:
+        return {"keras": KERAS} if name in IN_KERAS else {}
     return {"torchvision": TORCHVISION, "timm": TORCHVISION}

@@ -1,4 +1,4 @@
-"""ResNet v2: the ImageNet networks are timm's, which classifies with a 1x1 convolution."""
+"""ResNet v2: the ImageNet networks are timm's, which classifies with a 1x1 convolution, or Keras's, with biases."""
 
 from __future__ import annotations
 
@@ -22,9 +22,23 @@ TIMM = Rules(
     },
     layouts={"head/classifier/kernel": Expand()},
 )
+KERAS = Rules(
+    {
+        "stem/conv1": "conv1_conv",
+        "stage#/block#": "conv{:+1}_block{}",
+        "conv#": "{}_conv",
+        "norm1": "preact_bn",
+        "norm#": "{:-1}_bn",
+        "proj_conv": "0_conv",
+        "head/norm1": "post_bn",
+        "head/classifier": "predictions",
+    }
+)
 
 
 def rules(name: str, model: nn.Module) -> Mapping[str, Rules]:
     """Return the rules of a variant by source."""
     assert isinstance(model, ResNetV2)
-    return {} if model.small_images else {"timm": TIMM}
+    if model.small_images:
+        return {}
+    return {"keras": KERAS} if model.conv_bias else {"timm": TIMM}
