@@ -30,7 +30,8 @@ def for_platform(model: nn.Module, platform: str) -> nn.Module:
       model: a network of ours or any other.
       platform: "cpu", "gpu" or "tpu", as `jax.default_backend` names it.
     """
-    if platform == "tpu" and hasattr(model, "fold_norms") and jnp.dtype(model.dtype) == jnp.bfloat16:
+    foldable = hasattr(model, "fold_norms") and not getattr(model, "conv_bias", False)
+    if platform == "tpu" and foldable and jnp.dtype(model.dtype) == jnp.bfloat16:
         return model.clone(fold_norms=True)
     return model
 

@@ -205,6 +205,7 @@ def test_only_bfloat16_on_tpus_folds_norms():
     resnet = partial(cnnjax.create_model, "resnet50")
     assert for_platform(resnet(dtype=jnp.bfloat16), "tpu").fold_norms
     assert not for_platform(resnet(dtype=jnp.bfloat16), "gpu").fold_norms
+    assert not for_platform(resnet(dtype=jnp.bfloat16, conv_bias=True), "tpu").fold_norms
     assert not for_platform(resnet(), "tpu").fold_norms
     lenet = cnnjax.create_model("lenet5", dtype=jnp.bfloat16)
     assert for_platform(lenet, "tpu") == lenet
