@@ -44,7 +44,7 @@ class FileArray:
             file.seek(self.offset)
             part = np.fromfile(file, np.uint8, count * self.dtype.itemsize)
         if part.size != count * self.dtype.itemsize:
-            raise WeightsFileError(f"{self.path} ends within an array; it was cut off, fetch it again")
+            raise WeightsFileError(f"{self.path} ends within an array; it is truncated, download it again")
         if self.checksum is not None and zlib.crc32(part.data) != self.checksum:
             raise WeightsFileError(f"{self.path} is damaged: the checksum of an array is another; fetch it again")
         flat = part.view(self.dtype)
@@ -108,7 +108,7 @@ def file_size(path: Path) -> int:
       WeightsFileError: there is none, or it cannot be read.
     """
     if not path.is_file():
-        raise WeightsFileError(f"{path} is no file" if path.exists() else f"there is no file {path}")
+        raise WeightsFileError(f"{path} is not a file" if path.exists() else f"there is no file {path}")
     if not os.access(path, os.R_OK):
         raise WeightsFileError(f"{path} cannot be read; change its permissions")
     return path.stat().st_size

@@ -21,14 +21,14 @@ def read_flax(path: Path) -> dict[str, Any]:
     Variables within something else, such as the ``ema`` of a serialised state, are a dictionary under its name.
 
     Raises:
-      WeightsFileError: not there, damaged, cut off, or without ``params``.
+      WeightsFileError: not there, corrupt, truncated, or without ``params``.
     """
     try:
         content = serialization.msgpack_restore(path.read_bytes())
     except OSError as error:
         raise WeightsFileError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
-        raise WeightsFileError(f"{path} is damaged, cut off or not of Flax: {shortened(str(error))}") from error
+        raise WeightsFileError(f"{path} is corrupt, truncated or not of Flax: {shortened(str(error))}") from error
     found: dict[str, Any] = {}
     for place, variables in _variables(content):
         for collection in COLLECTIONS:
@@ -53,10 +53,10 @@ def _variables(content: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tupl
 def _arrays(path: Path, variables: Mapping[str, Any], collection: str) -> Iterator[tuple[str, np.ndarray]]:
     tree = variables.get(collection, {})
     if not isinstance(tree, dict):
-        raise WeightsFileError(f"{path} holds something else than a dictionary under {collection!r}")
+        raise WeightsFileError(f"{path} holds something other than a dictionary under {collection!r}")
     for parts, value in traverse_util.flatten_dict(tree).items():
         name = "/".join(map(str, parts))
         if not isinstance(value, np.ndarray):
-            raise WeightsFileError(f"{path} holds something else than an array under {quoted(name)}")
+            raise WeightsFileError(f"{path} holds something other than an array under {quoted(name)}")
         check_shape(path, name, value.shape)
         yield name, value

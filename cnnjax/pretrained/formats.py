@@ -62,7 +62,7 @@ def find_reader(path: Path) -> Reader:
     reader = _by_contents(path) or SUFFIXES.get(path.suffix.lower())
     if reader is None:
         raise WeightsFileError(
-            f"{path} is no file of weights of safetensors, PyTorch, Keras or Flax, nor a folder of a run"
+            f"{path} is not a file of weights of safetensors, PyTorch, Keras or Flax, nor a folder of a run"
         )
     return reader
 
@@ -107,12 +107,12 @@ def parts_of(index: Path) -> dict[str, str]:
       WeightsFileError: it is no such index, or names files in other folders.
     """
     if file_size(index) > MAX_INDEX:
-        raise WeightsFileError(f"{index} is no index of weights: it is larger than {MAX_INDEX:,} bytes")
+        raise WeightsFileError(f"{index} is not an index of weights: it is larger than {MAX_INDEX:,} bytes")
     try:
         parts = json.loads(index.read_bytes())["weight_map"]
         names = {name: file for name, file in parts.items() if Path(file).name == file and file not in ("", "..")}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise WeightsFileError(f"{index} is no index of weights: it has no readable weight_map") from error
+        raise WeightsFileError(f"{index} is not an index of weights: it has no readable weight_map") from error
     if len(names) != len(parts) or not names:
         raise WeightsFileError(f"{index} is refused: it names no files, or files that are not in its folder")
     return names

@@ -107,7 +107,7 @@ def read_keras(path: Path) -> dict[str, DatasetArray]:
     Needs h5py (``pip install "cnnjax[keras]"``).
 
     Raises:
-      WeightsFileError: the file is damaged, cut off or no file of Keras; or h5py is not there.
+      WeightsFileError: the file is corrupt, truncated or not a file of Keras; or h5py is not there.
     """
     file_size(path)
     try:
@@ -154,13 +154,13 @@ DAMAGE = (OSError, LookupError, RuntimeError, ValueError, TypeError, AttributeEr
 
 
 def _damaged(path: Path, error: Exception) -> WeightsFileError:
-    return WeightsFileError(f"{path} is no file that Keras wrote, damaged or cut off: {shortened(str(error))}")
+    return WeightsFileError(f"{path} is not a file that Keras wrote, corrupt or truncated: {shortened(str(error))}")
 
 
 def _check_stored(path: Path, name: str, dataset: Any) -> None:
     """Raise an error for an array that is no array of numbers, or takes much more room than its numbers."""
     if dataset.dtype.kind not in "fiub":
-        raise WeightsFileError(f"{path} holds something else than numbers under {quoted(name)}")
+        raise WeightsFileError(f"{path} holds something other than numbers under {quoted(name)}")
     if dataset.chunks is not None and math.prod(dataset.chunks) > max(4 * dataset.size, MAX_CHUNK):
         raise WeightsFileError(f"{path} is refused: array {quoted(name)} is stored in parts larger than itself")
 
@@ -208,7 +208,7 @@ def _numbered(path: Path, file: Any, h5py: Any) -> Iterator[tuple[str, DatasetAr
     for place, dataset in _datasets(path, file, h5py):
         group, _, number = place.rpartition("/")
         if not number.isdecimal():
-            raise WeightsFileError(f"{path} is no file of Keras weights: it holds an array {shortened(place)}")
+            raise WeightsFileError(f"{path} is not a file of Keras weights: it holds an array {shortened(place)}")
         groups.setdefault(group, {})[int(number)] = dataset
     for group, arrays in groups.items():
         kind, place = _split_number(group.removesuffix("/vars").rpartition("/")[2])

@@ -33,19 +33,21 @@ def read_safetensors(path: Path) -> dict[str, FileArray]:
     Source: the format's description in github.com/huggingface/safetensors, README.
 
     Raises:
-      WeightsFileError: the file is damaged, cut off or no safetensors file.
+      WeightsFileError: the file is corrupt, truncated or not a safetensors file.
     """
     size = file_size(path)
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or not 2 <= length <= min(MAX_HEADER, size - 8):
-            raise WeightsFileError(f"{path} is no safetensors file, or cut off: its header would have {length:,} bytes")
+            raise WeightsFileError(
+                f"{path} is not a safetensors file, or truncated: its header would have {length:,} bytes"
+            )
         try:
             header = json.loads(file.read(length))
         except (ValueError, RecursionError) as error:
-            raise WeightsFileError(f"{path} is no safetensors file, or damaged: its header is no JSON") from error
+            raise WeightsFileError(f"{path} is not a safetensors file, or damaged: its header is not JSON") from error
     if not isinstance(header, dict):
-        raise WeightsFileError(f"{path} is no safetensors file: its header is no JSON object")
+        raise WeightsFileError(f"{path} is not a safetensors file: its header is not a JSON object")
     header.pop("__metadata__", None)
     arrays = {}
     end = 8 + length
@@ -62,7 +64,7 @@ def read_safetensors(path: Path) -> dict[str, FileArray]:
         arrays[name] = FileArray(path, begin, shape, dtype)
         end = after
     if end != size:
-        raise WeightsFileError(f"{path} has {size:,} bytes and should have {end:,}; it was cut off, fetch it again")
+        raise WeightsFileError(f"{path} has {size:,} bytes and should have {end:,}; it is truncated, download it again")
     return arrays
 
 

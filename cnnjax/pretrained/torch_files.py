@@ -128,8 +128,8 @@ def read_torch(path: Path) -> dict[str, Any]:
     Files of all versions of PyTorch are read. Numbers, texts and the plain objects of `HARMLESS` are left out.
 
     Raises:
-      WeightsFileError: the file is damaged or cut off; it asks for anything but tensors, containers and plain objects,
-        such as a whole model (save ``model.state_dict()``); or it holds no state dict.
+      WeightsFileError: the file is corrupt or truncated; it asks for anything but tensors, containers and plain
+        objects, such as a whole model (save ``model.state_dict()``); or it holds no state dict.
     """
     file_size(path)
     if zipfile.is_zipfile(path):
@@ -170,7 +170,7 @@ def _read_archive(path: Path) -> tuple[Any, Locate]:
     except WeightsFileError:
         raise
     except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, RuntimeError, OSError) as error:
-        raise WeightsFileError(f"{path} is damaged or cut off: {error}; fetch it again") from error
+        raise WeightsFileError(f"{path} is corrupt or truncated: {error}; fetch it again") from error
 
     def locate(storage: Storage) -> tuple[int, int | None, str]:
         entry = entries.get(f"{root}data/{storage.key}")
@@ -193,21 +193,21 @@ def _read_legacy(path: Path) -> tuple[Any, Locate]:
     # A mapped file gives no more bytes than it has, whatever length is asked for.
     with path.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as file:
         if _run(path, file) != MAGIC:
-            raise WeightsFileError(f"{path} is no file that torch.save wrote")
+            raise WeightsFileError(f"{path} is not a file that torch.save wrote")
         protocol, system, value = _run(path, file), _run(path, file), _run(path, file)
         keys = _run(path, file)
         if protocol != LEGACY_PROTOCOL or not isinstance(system, dict) or not isinstance(keys, list):
-            raise WeightsFileError(f"{path} is no file that torch.save wrote, or damaged")
+            raise WeightsFileError(f"{path} is not a file that torch.save wrote, or damaged")
         order = "<" if system.get("little_endian", True) else ">"
         storages = {storage.key: storage for storage in _storages(value)}
         for key in keys:
             count = int.from_bytes(file.read(8), "little" if order == "<" else "big", signed=True)
             storage = storages.get(key)
             if storage is None or count != storage.size:
-                raise WeightsFileError(f"{path} is damaged or cut off: storage {quoted(key)} has {count:,} elements")
+                raise WeightsFileError(f"{path} is corrupt or truncated: storage {quoted(key)} has {count:,} elements")
             places[key] = file.tell(), count
             if count * storage.dtype.itemsize > size - file.tell():
-                raise WeightsFileError(f"{path} has {size:,} bytes and is cut off; fetch it again")
+                raise WeightsFileError(f"{path} has {size:,} bytes and is truncated; download it again")
             file.seek(count * storage.dtype.itemsize, 1)
 
     def locate(storage: Storage) -> tuple[int, int | None, str]:
@@ -276,7 +276,7 @@ def _run(path: Path, file: BinaryIO | Any) -> Any:
     """Read one pickle from ``file`` and return the value that it describes.
 
     Raises:
-      WeightsFileError: it asks for something else than tensors, containers and plain objects; or it is damaged.
+      WeightsFileError: it asks for something other than tensors, containers and plain objects; or it is damaged.
     """
     machine = _Machine()
     try:
@@ -287,7 +287,7 @@ def _run(path: Path, file: BinaryIO | Any) -> Any:
     except WeightsFileError:
         raise
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OverflowError) as error:
-        raise WeightsFileError(f"{path} is damaged, cut off, or no file that torch.save wrote") from error
+        raise WeightsFileError(f"{path} is corrupt, truncated, or not a file that torch.save wrote") from error
     if machine.refused:
         raise WeightsFileError(
             f"{path} is refused: it asks for {machine.refused[0].what}{_entry_of(machine.refused[0], value)}, which is "
@@ -305,7 +305,7 @@ def _follow(path: Path, file: BinaryIO | Any, machine: _Machine) -> Any:
         if opcode.name == "STOP":
             return machine.stack.pop()
         machine.do(opcode.name, argument)
-    raise WeightsFileError(f"{path} is cut off; fetch it again")
+    raise WeightsFileError(f"{path} is truncated; download it again")
 
 
 def _entry_of(wanted: Unread, value: Any) -> str:

@@ -87,7 +87,7 @@ def test_files_that_are_no_keras_files(h5py, tmp_path):
                 read_keras(tmp_path / file)
     with zipfile.ZipFile(tmp_path / "a.keras", "w") as archive:
         archive.writestr("config.json", "{}")
-    with pytest.raises(WeightsFileError, match="a.keras is no file that Keras wrote"):
+    with pytest.raises(WeightsFileError, match="a.keras is not a file that Keras wrote"):
         read_keras(tmp_path / "a.keras")
     with zipfile.ZipFile(tmp_path / "a.keras", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("model.weights.h5", bytes(1000))

@@ -135,7 +135,7 @@ def test_contents_tell_the_format_whatever_the_name(variables, tmp_path):
     for content, message in (
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a pointer to them; fetch them with git lfs"),
         (b"\n<!DOCTYPE html><html>", "not the weights but a web page"),
-        (b"GIF89a", "is no file of weights of safetensors, PyTorch, Keras or Flax"),
+        (b"GIF89a", "is not a file of weights of safetensors, PyTorch, Keras or Flax"),
     ):
         (tmp_path / "d").write_bytes(content)
         with pytest.raises(WeightsFileError, match=message):
