@@ -21,14 +21,14 @@ def read_flax(path: Path) -> dict[str, Any]:
     Variables within something else, such as the ``ema`` of a serialised state, are a dictionary under its name.
 
     Raises:
-      WeightsFileError: not there, corrupt, truncated, or without ``params``.
+      WeightsFileError: not there, damaged, truncated, or without ``params``.
     """
     try:
         content = serialization.msgpack_restore(path.read_bytes())
     except OSError as error:
         raise WeightsFileError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
-        raise WeightsFileError(f"{path} is corrupt, truncated or not of Flax: {shortened(str(error))}") from error
+        raise WeightsFileError(f"{path} is damaged, truncated or not of Flax: {shortened(str(error))}") from error
     found: dict[str, Any] = {}
     for place, variables in _variables(content):
         for collection in COLLECTIONS:

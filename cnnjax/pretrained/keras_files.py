@@ -107,7 +107,7 @@ def read_keras(path: Path) -> dict[str, DatasetArray]:
     Needs h5py (``pip install "cnnjax[keras]"``).
 
     Raises:
-      WeightsFileError: the file is corrupt, truncated or not a file of Keras; or h5py is not there.
+      WeightsFileError: the file is damaged, truncated or not a file of Keras; or h5py is not there.
     """
     file_size(path)
     try:
@@ -154,7 +154,7 @@ DAMAGE = (OSError, LookupError, RuntimeError, ValueError, TypeError, AttributeEr
 
 
 def _damaged(path: Path, error: Exception) -> WeightsFileError:
-    return WeightsFileError(f"{path} is not a file that Keras wrote, corrupt or truncated: {shortened(str(error))}")
+    return WeightsFileError(f"{path} is not a file that Keras wrote, damaged or truncated: {shortened(str(error))}")
 
 
 def _check_stored(path: Path, name: str, dataset: Any) -> None:

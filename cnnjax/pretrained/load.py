@@ -81,7 +81,7 @@ def load(
     Returns:
       {"params": ..., "batch_stats": ...} of arrays, for ``create_model(name, num_classes=..., **fields).apply``.
     Raises:
-      WeightsFileError (a ValueError): the file is not there, corrupt, truncated, refused, or holds numbers that are not
+      WeightsFileError (a ValueError): the file is not there, damaged, truncated, refused, or holds numbers that are not
         finite; a hub cannot be reached.
       ValueError: the weights do not fit, see `from_state_dict`.
     """

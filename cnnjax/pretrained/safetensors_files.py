@@ -33,7 +33,7 @@ def read_safetensors(path: Path) -> dict[str, FileArray]:
     Source: the format's description in github.com/huggingface/safetensors, README.
 
     Raises:
-      WeightsFileError: the file is corrupt, truncated or not a safetensors file.
+      WeightsFileError: the file is damaged, truncated or not a safetensors file.
     """
     size = file_size(path)
     with path.open("rb") as file:

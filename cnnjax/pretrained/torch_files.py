@@ -128,7 +128,7 @@ def read_torch(path: Path) -> dict[str, Any]:
     Files of all versions of PyTorch are read. Numbers, texts and the plain objects of `HARMLESS` are left out.
 
     Raises:
-      WeightsFileError: the file is corrupt or truncated; it asks for anything but tensors, containers and plain
+      WeightsFileError: the file is damaged or truncated; it asks for anything but tensors, containers and plain
         objects, such as a whole model (save ``model.state_dict()``); or it holds no state dict.
     """
     file_size(path)
@@ -170,7 +170,7 @@ def _read_archive(path: Path) -> tuple[Any, Locate]:
     except WeightsFileError:
         raise
     except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, RuntimeError, OSError) as error:
-        raise WeightsFileError(f"{path} is corrupt or truncated: {error}; fetch it again") from error
+        raise WeightsFileError(f"{path} is damaged or truncated: {error}; fetch it again") from error
 
     def locate(storage: Storage) -> tuple[int, int | None, str]:
         entry = entries.get(f"{root}data/{storage.key}")
@@ -204,7 +204,7 @@ def _read_legacy(path: Path) -> tuple[Any, Locate]:
             count = int.from_bytes(file.read(8), "little" if order == "<" else "big", signed=True)
             storage = storages.get(key)
             if storage is None or count != storage.size:
-                raise WeightsFileError(f"{path} is corrupt or truncated: storage {quoted(key)} has {count:,} elements")
+                raise WeightsFileError(f"{path} is damaged or truncated: storage {quoted(key)} has {count:,} elements")
             places[key] = file.tell(), count
             if count * storage.dtype.itemsize > size - file.tell():
                 raise WeightsFileError(f"{path} has {size:,} bytes and is truncated; download it again")
@@ -287,7 +287,7 @@ def _run(path: Path, file: BinaryIO | Any) -> Any:
     except WeightsFileError:
         raise
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OverflowError) as error:
-        raise WeightsFileError(f"{path} is corrupt, truncated, or not a file that torch.save wrote") from error
+        raise WeightsFileError(f"{path} is damaged, truncated, or not a file that torch.save wrote") from error
     if machine.refused:
         raise WeightsFileError(
             f"{path} is refused: it asks for {machine.refused[0].what}{_entry_of(machine.refused[0], value)}, which is "

@@ -46,8 +46,8 @@ def test_every_array_has_its_place(written):
     ("content", "message"),
     [
         (None, "there is no file"),
-        (b"", "is corrupt, truncated or not of Flax"),
-        (b"no weights", "is corrupt, truncated or not of Flax"),
+        (b"", "is damaged, truncated or not of Flax"),
+        (b"no weights", "is damaged, truncated or not of Flax"),
         (serialization.msgpack_serialize({"weights": {}}), "holds no 'params'"),
         (serialization.msgpack_serialize({"params": {"a": {"b": 3}}}), "something other than an array under 'a/b'"),
         (serialization.msgpack_serialize({"params": {}, "batch_stats": [1]}), "something other than a dictionary"),
@@ -65,5 +65,5 @@ def test_damaged_files_are_one_error(tmp_path, content, message):
 def test_a_file_that_was_cut_off_is_named(written, tmp_path):
     content = written[0].read_bytes()
     (tmp_path / "short.mpk").write_bytes(content[: len(content) // 2])
-    with pytest.raises(WeightsFileError, match=r"short\.mpk is corrupt, truncated or not of Flax"):
+    with pytest.raises(WeightsFileError, match=r"short\.mpk is damaged, truncated or not of Flax"):
         load("dncnn17_grey", tmp_path / "short.mpk")

@@ -272,7 +272,7 @@ def test_tensors_stay_in_their_storage(offset, shape, strides, good, tmp_path):
         file.writestr("archive/data.pkl", b"\x80\x02}" + text(b"x") + tensor + b"s.")
         file.writestr("archive/data/0", np.arange(6, dtype=np.float32).tobytes())
     if not good:
-        with pytest.raises(WeightsFileError, match="a.pth is corrupt"):
+        with pytest.raises(WeightsFileError, match="a.pth is damaged"):
             read_torch(tmp_path / "a.pth")
         return
     array = np.asarray(read_torch(tmp_path / "a.pth")["x"])
