@@ -47,7 +47,9 @@ class _Block:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return [row.output_shape for row in (self.row, *self.following) if row.layer != "flatten"][-1]
+        shapes = [row.output_shape for row in (self.row, *self.following) if row.layer != "flatten"]
+        # A network that begins with flattening has nothing before it.
+        return shapes[-1] if shapes else self.row.output_shape
 
     @property
     def params(self) -> int:
