@@ -48,9 +48,11 @@ from cnnjax.pretrained.flags import WeightsFlags
 from cnnjax.pretrained.info import described
 from cnnjax.runs import RunDirectory, locked
 from cnnjax.training import ConfigError, Devices, TrainConfig, fit, require_one, run_command
-from cnnjax.training.config import DRAWN, FREE_FIELDS, require_classifier
+from cnnjax.training.classifier_flags import DRAWN
+from cnnjax.training.config import require_classifier
 from cnnjax.training.flags import Flags, parse
 from cnnjax.training.parallel import ParallelMode
+from cnnjax.training.run_config import FREE_FIELDS
 from cnnjax.writing import write_whole
 
 NETWORK_EPOCHS = 10

@@ -54,7 +54,7 @@ from cnnjax.data import load_dataset
 from cnnjax.places import local_path
 from cnnjax.runs import WorkdirInUseError, locked
 from cnnjax.training import RECIPES, ConfigError, Interrupted, TrainConfig, TrainingError, fit, run_command
-from cnnjax.training.config import FREE_FIELDS
+from cnnjax.training.run_config import FREE_FIELDS
 from cnnjax.writing import write_json
 
 FINISHED = "COMPLETE", "PRUNED"

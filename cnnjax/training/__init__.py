@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from cnnjax.training.arguments import parse_config
     from cnnjax.training.classifier import ClassifierSetup
     from cnnjax.training.command import run_command
-    from cnnjax.training.config import ConfigError, TrainConfig
+    from cnnjax.training.config import TrainConfig
+    from cnnjax.training.flags import ConfigError
     from cnnjax.training.image_to_image import ImageToImageConfig, ImageToImageSetup
     from cnnjax.training.interruption import Interrupted
     from cnnjax.training.loop import TrainingError, fit
@@ -38,7 +39,8 @@ __getattr__ = lazy_names(
         "cnnjax.training.arguments": ("parse_config",),
         "cnnjax.training.classifier": ("ClassifierSetup",),
         "cnnjax.training.command": ("run_command",),
-        "cnnjax.training.config": ("ConfigError", "TrainConfig"),
+        "cnnjax.training.config": ("TrainConfig",),
+        "cnnjax.training.flags": ("ConfigError",),
         "cnnjax.training.image_to_image": ("ImageToImageConfig", "ImageToImageSetup"),
         "cnnjax.training.interruption": ("Interrupted",),
         "cnnjax.training.loop": ("TrainingError", "fit"),

@@ -12,7 +12,7 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from cnnjax.training.config import ConfigError
+from cnnjax.training.flags import ConfigError
 from cnnjax.training.recipes import RECIPES, Recipe, find_recipe
 
 

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cnnjax.pretrained.info import described
-from cnnjax.training.config import DRAWN, OF_SCHEDULES, ConfigError, TrainConfig, unused_flags
-from cnnjax.training.flags import parse
+from cnnjax.training.classifier_flags import DRAWN
+from cnnjax.training.config import OF_SCHEDULES, TrainConfig, unused_flags
+from cnnjax.training.flags import ConfigError, parse
 from cnnjax.training.optim import OPTIMIZERS, SCHEDULES
 from cnnjax.training.recipes import find_recipe
 

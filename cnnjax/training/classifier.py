@@ -28,7 +28,9 @@ from cnnjax.pretrained.load import load_fitting
 from cnnjax.runs.images import published_image_format
 from cnnjax.state import TrainState
 from cnnjax.training import processes
-from cnnjax.training.config import DRAWN, ConfigError, TrainConfig, require_classifier
+from cnnjax.training.classifier_flags import DRAWN
+from cnnjax.training.config import TrainConfig, require_classifier
+from cnnjax.training.flags import ConfigError
 from cnnjax.training.lookahead import Lookahead
 from cnnjax.training.losses import LossName
 from cnnjax.training.metrics import Classification, Metrics, Regression

@@ -13,8 +13,9 @@ from typing import Any, Literal, Self, Unpack
 import jax
 
 from cnnjax.data.augment import Operation, augment, needs_turns, parse_all
-from cnnjax.training.config import ConfigError, RunConfig
+from cnnjax.training.flags import ConfigError
 from cnnjax.training.parallel import for_platform
+from cnnjax.training.run_config import RunConfig
 from cnnjax.training.setup import Parts, RunSetup, check_images, choose_devices
 from cnnjax.training.steps import Preprocess
 

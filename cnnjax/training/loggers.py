@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from cnnjax.runs.directory import RunDirectory
-from cnnjax.training.config import ConfigError, RunConfig
+from cnnjax.training.flags import ConfigError
+from cnnjax.training.run_config import RunConfig
 from cnnjax.writing import write_json
 
 Logger = Callable[[Mapping[str, Any]], object]

@@ -23,8 +23,8 @@ from cnnjax.training import processes
 from cnnjax.training.best import Best
 from cnnjax.training.classifier import ClassifierSetup
 from cnnjax.training.compilation import use_compilation_cache
-from cnnjax.training.config import LOCAL_FIELDS, RunConfig, parse_steps
 from cnnjax.training.dispatch import Dispatcher
+from cnnjax.training.flag_texts import steps_of
 from cnnjax.training.interruption import Interrupted, Stop, stop_on_signals
 from cnnjax.training.journal import Journal
 from cnnjax.training.loggers import Logger, check_packages, open_loggers
@@ -33,6 +33,7 @@ from cnnjax.training.metrics import means, zero_sums
 from cnnjax.training.nonfinite import KEPT, describe_bad_step, name_first, nonfinite_paths
 from cnnjax.training.profiler import profiler
 from cnnjax.training.progress import RunProgress, print_result
+from cnnjax.training.run_config import LOCAL_FIELDS, RunConfig
 from cnnjax.training.setup import RunSetup, device_name, jax_settings
 
 ADVICE = "lower --learning-rate or lengthen --warmup-epochs"
@@ -175,7 +176,7 @@ class TrainingLoop:
         self.journal = Journal(
             directory, console, f"{setup.config.model} on {setup.config.dataset}", setup.learning_rates
         )
-        self.profile = parse_steps(setup.config.profile)
+        self.profile = steps_of(setup.config.profile)
         self.maps = EpochMaps(setup, directory)
 
     def train_batches(self) -> Any:

@@ -9,7 +9,8 @@ import dataclasses
 import difflib
 from typing import Any
 
-from cnnjax.training.config import ConfigError, TrainConfig
+from cnnjax.training.config import TrainConfig
+from cnnjax.training.flags import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)

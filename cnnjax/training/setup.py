@@ -20,13 +20,14 @@ import optax
 from cnnjax.data.resident import ResidentPipeline
 from cnnjax.models.views import ViewsName
 from cnnjax.state import TrainState
-from cnnjax.training.config import ConfigError, RunConfig
 from cnnjax.training.dispatch import Dispatcher
+from cnnjax.training.flags import ConfigError
 from cnnjax.training.losses import LossFunction, LossName
 from cnnjax.training.metrics import Metrics, means, zero_sums
 from cnnjax.training.nonfinite import skip_nonfinite
 from cnnjax.training.optim import make_optimizer, make_schedule
 from cnnjax.training.parallel import Devices
+from cnnjax.training.run_config import RunConfig
 from cnnjax.training.steps import Preprocess as StepPreprocess
 from cnnjax.training.steps import eval_step, train_step
 

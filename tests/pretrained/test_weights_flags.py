@@ -9,8 +9,7 @@ from cnnjax.pretrained import reference_shapes, save
 from cnnjax.pretrained.flags import add_network_flags, check_network_flags, open_network
 from cnnjax.training import TrainConfig
 from cnnjax.training.classifier import ClassifierSetup
-from cnnjax.training.config import ConfigError
-from cnnjax.training.flags import helps_of
+from cnnjax.training.flags import ConfigError, helps_of
 
 NAME = "resnet20"
 
