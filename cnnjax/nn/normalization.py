@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -10,6 +12,83 @@ import jax.numpy as jnp
 
 from cnnjax.nn.parameters import ShapedParameters
 from cnnjax.nn.precision import sum_dtype
+
+
+# A network has one normalisation per convolution, and tracing each with its derivatives took more than half of the time
+# that tracing a step takes. Inside ``jax.jit``, all of one shape are traced once, and ``inline`` leaves the program as
+# it would be without.
+@partial(jax.jit, static_argnames=("epsilon", "dtype"), inline=True)
+def _normalized(
+    x: jax.Array,
+    mean: jax.Array,
+    var: jax.Array,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
+    *,
+    epsilon: float,
+    dtype: jnp.dtype[Any],
+) -> jax.Array:
+    """Return scale * (x - mean) / sqrt(var + epsilon) + bias, channel by channel, in ``dtype``."""
+    sums = sum_dtype(x.dtype)
+    factor = jax.lax.rsqrt(var.astype(sums) + epsilon)
+    if scale is not None:
+        factor = factor * scale.astype(sums)
+    shift = -mean.astype(sums) * factor
+    if bias is not None:
+        shift = shift + bias.astype(sums)
+    # Scale and bias absorb the statistics while these are still vectors.
+    ahead = range(x.ndim - 1)
+    y = x.astype(sums) * jnp.expand_dims(factor, ahead) + jnp.expand_dims(shift, ahead)
+    return y.astype(dtype)
+
+
+@partial(jax.jit, static_argnames=("axis_name", "fast"), inline=True)
+def _measured(
+    x: jax.Array, mask: jax.Array | None, *, axis_name: str | None, fast: bool
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return mean, biased variance and the number of positions they were taken over."""
+    x = x.astype(sum_dtype(x.dtype))
+    axes = tuple(range(x.ndim - 1))
+    if mask is None:
+        count = jnp.asarray(x.size // x.shape[-1], x.dtype)
+        weight: jax.Array | float = 1.0
+    else:
+        weight = jnp.broadcast_to(mask, (*x.shape[:-1], 1)).astype(x.dtype)
+        count = weight.sum()
+    total = (x * weight).sum(axes)
+    if axis_name is not None:
+        count, total = jax.lax.psum((count, total), axis_name)
+    safe_count = jnp.maximum(count, 1)
+    mean = total / safe_count
+    if fast:
+        square = (x * x * weight).sum(axes)
+        square = jax.lax.psum(square, axis_name) if axis_name is not None else square
+        var = jnp.maximum(square / safe_count - mean * mean, 0)
+    else:
+        centred = x - jnp.expand_dims(mean, axes)
+        square = (centred * centred * weight).sum(axes)
+        square = jax.lax.psum(square, axis_name) if axis_name is not None else square
+        var = square / safe_count
+    return mean, var, count
+
+
+@partial(jax.jit, static_argnames=("momentum", "unbiased"), inline=True)
+def _moved(
+    running_mean: jax.Array,
+    running_var: jax.Array,
+    mean: jax.Array,
+    var: jax.Array,
+    count: jax.Array,
+    *,
+    momentum: float,
+    unbiased: bool,
+) -> tuple[jax.Array, jax.Array]:
+    """Return running statistics that have moved towards those of a batch of ``count`` positions, float32."""
+    running = var * (count / jnp.maximum(count - 1, 1)) if unbiased else var
+    return (
+        momentum * running_mean + (1 - momentum) * mean.astype(jnp.float32),
+        momentum * running_var + (1 - momentum) * running.astype(jnp.float32),
+    )
 
 
 class BatchNorm(ShapedParameters, nn.BatchNorm):
@@ -54,17 +133,7 @@ class BatchNorm(ShapedParameters, nn.BatchNorm):
         mean, var = self._statistics(x.shape[-1], use_running_average, lambda: self._batch_statistics(x, mask))
         scale, bias = self._scale_and_bias(x.shape[-1])
 
-        dtype = sum_dtype(x.dtype)
-        factor = jax.lax.rsqrt(var.astype(dtype) + self.epsilon)
-        if scale is not None:
-            factor = factor * scale.astype(dtype)
-        shift = -mean.astype(dtype) * factor
-        if bias is not None:
-            shift = shift + bias.astype(dtype)
-        # Scale and bias absorb the statistics while these are still vectors.
-        ahead = range(x.ndim - 1)
-        y = x.astype(dtype) * jnp.expand_dims(factor, ahead) + jnp.expand_dims(shift, ahead)
-        return y.astype(self.dtype or x.dtype)
+        return _normalized(x, mean, var, scale, bias, epsilon=self.epsilon, dtype=jnp.dtype(self.dtype or x.dtype))
 
     def _statistics(
         self,
@@ -80,9 +149,11 @@ class BatchNorm(ShapedParameters, nn.BatchNorm):
             return ra_mean.value, ra_var.value
         mean, var, count = measure()
         if not self.is_initializing():
-            running = var * (count / jnp.maximum(count - 1, 1)) if self.unbiased_running_var else var
-            ra_mean.value = self.momentum * ra_mean.value + (1 - self.momentum) * mean.astype(jnp.float32)
-            ra_var.value = self.momentum * ra_var.value + (1 - self.momentum) * running.astype(jnp.float32)
+            ra_mean.value, ra_var.value = _moved(
+                *(ra_mean.value, ra_var.value, mean, var, count),
+                momentum=self.momentum,
+                unbiased=self.unbiased_running_var,
+            )
         return mean, var
 
     def _scale_and_bias(self, features: int) -> tuple[jax.Array | None, jax.Array | None]:
@@ -92,30 +163,8 @@ class BatchNorm(ShapedParameters, nn.BatchNorm):
 
     def _batch_statistics(self, x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Return mean, biased variance and the number of positions they were taken over."""
-        x = x.astype(sum_dtype(x.dtype))
-        axes = tuple(range(x.ndim - 1))
         axis_name = None if self.is_initializing() else self.axis_name
-        if mask is None:
-            count = jnp.asarray(x.size // x.shape[-1], x.dtype)
-            weight: jax.Array | float = 1.0
-        else:
-            weight = jnp.broadcast_to(mask, (*x.shape[:-1], 1)).astype(x.dtype)
-            count = weight.sum()
-        total = (x * weight).sum(axes)
-        if axis_name is not None:
-            count, total = jax.lax.psum((count, total), axis_name)
-        safe_count = jnp.maximum(count, 1)
-        mean = total / safe_count
-        if self.use_fast_variance:
-            square = (x * x * weight).sum(axes)
-            square = jax.lax.psum(square, axis_name) if axis_name is not None else square
-            var = jnp.maximum(square / safe_count - mean * mean, 0)
-        else:
-            centred = x - jnp.expand_dims(mean, axes)
-            square = (centred * centred * weight).sum(axes)
-            square = jax.lax.psum(square, axis_name) if axis_name is not None else square
-            var = square / safe_count
-        return mean, var, count
+        return _measured(x, mask, axis_name=axis_name, fast=self.use_fast_variance)
 
 
 class LayerNorm(ShapedParameters, nn.LayerNorm):
