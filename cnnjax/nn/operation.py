@@ -53,30 +53,35 @@ def operation(
     cpu: Callable[..., Any],
     abstract: Callable[..., Any],
     plain: Callable[..., Any] | None = None,
+    *,
+    gpu: Callable[..., Any] | None = None,
 ) -> Any:
-    """Return a primitive that lowers to ``native``, and on CPU to ``cpu``.
+    """Return a primitive that lowers to ``native``, on CPU to ``cpu``, and on GPUs to ``gpu`` if there is one.
 
     Args:
       name: how traced programs call it.
-      native, cpu: (*arrays, **parameters) -> array.
+      native, cpu, gpu: (*arrays, **parameters) -> array.
       abstract: the same of abstract arrays.
       plain: what it is within `written_out`; None is ``native``.
     """
     primitive = _Operation(name, plain or native)
 
-    def on_cpu(*arrays: Any, **params: Any) -> Any:
+    def divided(form: Callable[..., Any], *arrays: Any, **params: Any) -> Any:
         if not divided_explicitly(*arrays):
-            return cpu(*arrays, **params)
-        # XLA divides what the CPU's form does between devices; the type of the result is that of the native operation.
+            return form(*arrays, **params)
+        # XLA divides what a form of ours does between devices; the type of the result is that of the native operation.
         sharding = abstract(*map(jax.typeof, arrays), **params).sharding
         with jax.sharding.use_abstract_mesh(sharding.mesh):
-            return jax.sharding.auto_axes(functools.partial(cpu, **params), out_sharding=sharding)(*arrays)
+            return jax.sharding.auto_axes(functools.partial(form, **params), out_sharding=sharding)(*arrays)
 
     # As JAX's own operations are called: compiled under `jax.disable_jit` too, and reporting NaNs by its name.
     primitive.def_impl(functools.partial(xla.apply_primitive, primitive))
     primitive.def_abstract_eval(abstract)
-    mlir.register_lowering(primitive, mlir.lower_fun(native, multiple_results=False))
-    mlir.register_lowering(primitive, mlir.lower_fun(on_cpu, multiple_results=False), platform="cpu")
+    forms = {None: native, "cpu": functools.partial(divided, cpu)}
+    if gpu is not None:
+        forms |= dict.fromkeys(("cuda", "rocm"), functools.partial(divided, gpu))
+    for platform, form in forms.items():
+        mlir.register_lowering(primitive, mlir.lower_fun(form, multiple_results=False), platform=platform)
     return primitive
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import dataclasses
 import functools
 import itertools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +19,17 @@ from jax.experimental.xla_metadata import set_xla_metadata
 Shape = tuple[int, ...]
 # More terms than this in one fused loop are slower than several loops.
 TERMS = 25
+_TOGETHER = contextvars.ContextVar("cnnjax_together", default=False)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Let the compiler fuse what is computed `apart` for XLA:CPU's sake: for other devices."""
+    token = _TOGETHER.set(True)
+    try:
+        yield
+    finally:
+        _TOGETHER.reset(token)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +81,10 @@ def apart(function: Callable[[], jax.Array]) -> jax.Array:
     XLA:CPU drops optimization barriers before it fuses. A sum over a window that has several users, as the statistics
     and the result of a normalisation are, it then computes again for each of them; and what makes an array that is
     reordered it computes in the new order, number by number. A call that may not be inlined keeps them apart.
+    Within `together`, nothing does.
     """
+    if _TOGETHER.get():
+        return function()
     with set_xla_metadata(inlineable="false"):
         return jax.jit(function)()
 

@@ -1,9 +1,12 @@
 """Maximum and sum of windows, as operations that each backend computes in the way that suits it.
 
-On GPU and TPU they lower to what `jax.lax.reduce_window` and its derivatives lower to. XLA has no kernel for these on a
-CPU: the gradient of a maximum becomes index arithmetic and a scatter, which took a third of GoogLeNet's training step.
-There, the maximum is taken of shifted images; its gradient goes, for each phase of the strides, to the
-pixels that were the first maximum of their window.
+On GPU and TPU they lower to what `jax.lax.reduce_window` and its derivatives lower to, but for the gradient of a
+maximum on GPUs. XLA has no kernel for these on a CPU: the gradient of a maximum becomes index arithmetic and a scatter,
+which took a third of GoogLeNet's training step. There, the maximum is taken of shifted images; its gradient goes, for
+each phase of the strides, to the pixels that were the first maximum of their window.
+
+XLA makes a scatter of that gradient on GPUs too, which adds in no fixed order, so that its bits change from call to
+call. GPUs take the CPU's gradient instead, in two kernels.
 
 `benchmarks/convolutions.py` compares both.
 """
@@ -22,7 +25,7 @@ from jax.interpreters import ad
 
 from cnnjax.nn.operation import map_over_batch, operation, shape_of, shaped_as, shaped_like, vary_alike
 from cnnjax.nn.precision import sum_dtype
-from cnnjax.nn.slices import Geometry, apart, fused_sum, scatter, shifted, taps_of
+from cnnjax.nn.slices import Geometry, apart, fused_sum, scatter, shifted, taps_of, together
 
 Pair = tuple[int, int]
 Pads = Sequence[tuple[int, int]]
@@ -138,7 +141,16 @@ def _max_tangent(x: jax.Array, tangent: jax.Array, *, window: Pair, strides: Pai
     return apart(choose)
 
 
-def _max_gradient(x: jax.Array, cotangent: jax.Array, *, window: Pair, strides: Pair, padding: Pads) -> jax.Array:
+def _max_gradient(
+    x: jax.Array,
+    cotangent: jax.Array,
+    *,
+    window: Pair,
+    strides: Pair,
+    padding: Pads,
+    once: Callable[[Callable[[], jax.Array]], jax.Array] = apart,
+) -> jax.Array:
+    """Return the gradient of a maximum; ``once`` computes where each window's maximum is."""
     params: dict[str, Any] = {"window": window, "strides": strides, "padding": padding}
     taps, best = _taps(x, fill=-jnp.inf, **params), _max(x, **params)
 
@@ -151,7 +163,7 @@ def _max_gradient(x: jax.Array, cotangent: jax.Array, *, window: Pair, strides: 
             numbers.append(number + MAX_TAPS * ((seen != best) & (seen == seen)).astype(jnp.int32))
         return functools.reduce(jnp.minimum, numbers)
 
-    winner = apart(win)
+    winner = once(win)
     number = {tap: index for index, tap in enumerate(taps_of(window))}
     dtype = jnp.dtype(jnp.float32 if jnp.finfo(cotangent.dtype).bits < 32 else cotangent.dtype)
     bits = jnp.dtype(f"int{8 * dtype.itemsize}")
@@ -164,6 +176,12 @@ def _max_gradient(x: jax.Array, cotangent: jax.Array, *, window: Pair, strides: 
     arrays = [cotangent.astype(dtype), winner]
     geometry = _geometry(strides, padding)
     return scatter(arrays, window, x.shape[1:3], geometry, product, x.shape[-1]).astype(x.dtype)
+
+
+def _max_gradient_on_gpu(x: jax.Array, cotangent: jax.Array, **params: Any) -> jax.Array:
+    """Return the gradient of a maximum in two kernels: the places of the maxima, and what reaches each pixel."""
+    with together():
+        return _max_gradient(x, cotangent, once=lambda win: lax.optimization_barrier(win().astype(jnp.int8)), **params)
 
 
 def _sum(x: jax.Array, *, size: Pair, window: Pair, strides: Pair, padding: Pads) -> jax.Array:
@@ -192,6 +210,7 @@ max_gradient_p = operation(
     _native_max_gradient,
     _max_gradient,
     lambda x, cotangent, **_: x.update(weak_type=False),
+    gpu=_max_gradient_on_gpu,
 )
 sum_p = operation("window_sum", _native_sum, _sum, _pooled_shape, _plain_sum)
 sum_gradient_p = operation(

@@ -23,6 +23,7 @@ from cnnjax.training import processes
 from cnnjax.training.best import Best
 from cnnjax.training.classifier import ClassifierSetup
 from cnnjax.training.compilation import use_compilation_cache
+from cnnjax.training.determinism import use_deterministic_programs
 from cnnjax.training.dispatch import Dispatcher
 from cnnjax.training.flag_texts import steps_of
 from cnnjax.training.interruption import Interrupted, Stop, stop_on_signals
@@ -62,7 +63,7 @@ def fit(
       ``test_accuracy``, ``best_test_accuracy`` and its ``best_step``, ``images_per_second`` (of training, without
       compilation and evaluation), ``seconds`` (of the whole run), and what was trained where.
     Raises:
-      ConfigError, DataError: the run cannot be built.
+      ConfigError, DataError: the run cannot be built, or ``deterministic`` came after JAX's first array on a GPU.
       WorkdirError: its folder cannot hold it, or another process writes there.
       CheckpointError: the last checkpoint cannot be written, or none can be read.
       TrainingError: the loss or the gradient is not finite.
@@ -72,8 +73,12 @@ def fit(
     started = time.perf_counter()
     if config.compilation_cache is not None:
         use_compilation_cache(config.compilation_cache)
+    # Before anything that asks for a device.
+    said = use_deterministic_programs() if config.deterministic else None
     first = processes.is_first()
     console = (console or Console()) if first else Console(quiet=True)
+    if said is not None:
+        console.print(said, markup=False)
     processes.agree({key: value for key, value in config.to_json().items() if key not in LOCAL_FIELDS})
     with contextlib.ExitStack() as stack:
         stack.enter_context(processes.noticing_losses())

@@ -101,6 +101,9 @@ class RunFlags:
     """Send the metrics to this Weights & Biases project too (needs the extra "wandb")."""
     profile: str | None = None
     """Write a profiler trace of steps A to B, given as A:B; TensorBoard's profile plugin and Perfetto show it."""
+    deterministic: bool = False
+    """On GPUs, let XLA make programs that give the same bits each time and however often they are compiled, at some
+    cost in speed (docs/runs.md); changes nothing on CPUs and TPUs."""
     compilation_cache: str | None = None
     """Folder that keeps compiled programs, or off; by default a folder in the user's cache (docs/speed.md)."""
 

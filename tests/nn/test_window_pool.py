@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
-from cnnjax.nn.window_pool import MAX_TAPS, window_max, window_sum
+from cnnjax.nn.window_pool import MAX_TAPS, _max_gradient_on_gpu, max_gradient_p, window_max, window_sum
 
 CASES = [
     # window, strides, padding, size
@@ -72,21 +72,49 @@ def test_maps_over_examples_devices_and_half_precision(kind, compile_quickly):
     np.testing.assert_allclose(half.astype(jnp.float32), expected[0], atol=0.01 * jnp.abs(expected[0]).max())
 
 
+OPERATIONS = ("reduce_window", "select_and_scatter", "gather", "slice", "pad", "select")
+
+
+def operations_of(function, platform, size):
+    """Return how often a function's program for a platform has each operation, by name."""
+    images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
+    text = jax.export.export(jax.jit(function), platforms=[platform])(images).mlir_module()
+    return {name: text.count(f"stablehlo.{name}") for name in OPERATIONS}
+
+
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 @pytest.mark.parametrize("kind", POOLS)
 def test_accelerators_get_the_native_operations_and_nothing_else(platform, kind):
     window, strides, padding, size = CASES[1]
-    images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
 
     def program(pool):
-        gradient = jax.jit(lambda x: jax.grad(lambda x: pool(x).sum())(x))
-        text = jax.export.export(gradient, platforms=[platform])(images).mlir_module()
-        operations = ("reduce_window", "select_and_scatter", "gather", "slice", "pad", "select")
-        return {name: text.count(f"stablehlo.{name}") for name in operations}
+        if (platform, kind) == ("cuda", "max"):
+            return operations_of(pool, platform, size)
+        return operations_of(lambda x: jax.grad(lambda x: pool(x).sum())(x), platform, size)
 
     assert program(lambda x: POOLS[kind][0](x, window, strides, padding)) == program(
         native(kind, window, strides, padding)
     )
+
+
+@pytest.mark.parametrize("case", CASES[:4], ids=str)
+def test_the_gradient_of_a_maximum_scatters_nothing_on_gpus_and_has_the_same_bits(case, compile_quickly):
+    window, strides, padding, size = case
+    params = {"window": window, "strides": strides, "padding": padding}
+
+    def gradient(x):
+        return jax.grad(lambda x: (window_max(x, **params) ** 2).sum())(x)
+
+    assert operations_of(gradient, "cuda", size)["select_and_scatter"] == 0
+    # Of few numbers, so that windows have several maxima.
+    x = jnp.round(draw((2, *size, 3), 0))
+    y, cotangent = window_max(x, **params), draw(window_max(x, **params).shape, 1)
+    assert (y == 0).any()
+    theirs, ours = (
+        compile_quickly(lambda x, ct, form=form: form(x, ct, **params), x, cotangent)(x, cotangent)
+        for form in (max_gradient_p.bind, _max_gradient_on_gpu)
+    )
+    np.testing.assert_array_equal(ours, theirs)
 
 
 def test_the_first_of_equal_maxima_takes_the_gradient_and_the_tangent():
