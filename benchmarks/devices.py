@@ -1,8 +1,13 @@
-"""What accelerators can do at most, from their makers' data sheets, and the roofline that follows."""
+"""What accelerators can do at most, from their makers' data sheets or measured, and the roofline that follows."""
 
 from __future__ import annotations
 
 import dataclasses
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,3 +153,26 @@ class Roofline:
     def bound(self) -> str:
         """Which of the two it is."""
         return "compute" if self.compute > self.memory else "memory"
+
+
+def measured_product(dtype: str) -> float:
+    """Return the FLOP/s of a large product of square matrices of a type on JAX's first device."""
+    size = 1024 if jax.default_backend() == "cpu" else 8192
+    matrix = jnp.ones((size, size), jnp.dtype(dtype))
+    return 2 * size**3 / _fastest(jax.jit(jnp.matmul), matrix, matrix)
+
+
+def measured_copy() -> float:
+    """Return the bytes/s at which JAX's first device reads and writes a large array."""
+    numbers = jnp.ones((2**26 if jax.default_backend() == "cpu" else 2**28,), jnp.float32)
+    return 2 * numbers.nbytes / _fastest(jax.jit(jnp.negative), numbers)
+
+
+def _fastest(program: Callable[..., jax.Array], *arrays: jax.Array) -> float:
+    """Return the seconds of the fastest of several calls."""
+    seconds = []
+    for _ in range(6):
+        started = time.perf_counter()
+        program(*arrays).block_until_ready()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)

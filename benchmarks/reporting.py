@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from cnnjax.writing import write_whole
+
 # In place of a file: standard output, which then holds nothing else.
 STDOUT = "-"
 
@@ -92,19 +94,39 @@ def report(
       rows: the same as rows of a table; nested mappings become columns such as ``seconds.torch``.
       show: prints the table.
     """
-    contents: dict[tuple[str, str], str] = {}
-    if given.json:
-        contents[given.json, "json"] = json.dumps(numbers, indent=1) + "\n"
-    if given.csv:
-        contents[given.csv, "csv"] = as_csv(rows)
-    if STDOUT not in (given.json, given.csv):
+    rows = list(rows)
+    if shows_table(given):
         show()
     print(machine().describe(), file=sys.stderr)
-    for (target, _), text in contents.items():
+    for target, text in _contents(given, numbers, rows):
         if target == STDOUT:
             print(text, end="")
+    save(given, numbers, rows)
+
+
+def shows_table(given: argparse.Namespace) -> bool:
+    """Return whether standard output is for the table."""
+    return STDOUT not in (given.json, given.csv)
+
+
+def save(given: argparse.Namespace, numbers: Any, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write the files that the flags of `add_flags` name, each whole or not at all; see `report`."""
+    for target, text in _contents(given, numbers, rows):
+        if target == STDOUT:
+            continue
+        path = Path(target)
+        if path.exists() and not path.is_file():  # A pipe, say.
+            path.write_text(text)
         else:
-            Path(target).write_text(text)
+            write_whole(path, text)
+
+
+def _contents(given: argparse.Namespace, numbers: Any, rows: Iterable[Mapping[str, Any]]) -> Iterable[tuple[str, str]]:
+    """Yield what the flags name, and what goes there."""
+    if given.json:
+        yield given.json, json.dumps(numbers, indent=1) + "\n"
+    if given.csv:
+        yield given.csv, as_csv(rows)
 
 
 def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -3,11 +3,12 @@
     python benchmarks/same_bits.py
     python benchmarks/same_bits.py --model mobilenet_v2 --image-size 64 --dtype bfloat16
 
-Three things are compared, number by number. "repeated": the same steps, taken twice from the same state by one process.
-"resumed": a run that SIGKILL ends and another process resumes, with the programs that the first one kept, and a run that
-nothing stops. "compiled anew": that run, and one whose process compiles everything itself. Where the devices are GPUs,
-all of it happens twice, the second time with --deterministic of experiments/train.py, so that the table shows what that
-costs too. The network trains on a few of scikit-learn's digits, which need no download; nothing is left behind.
+Three things are compared, number by number. "repeated": the same steps, taken twice from the same state by one
+process. "resumed": a run that SIGKILL ends and another process resumes, with the programs that were kept before, and a
+run that nothing stops. "compiled anew": that run, and one whose process compiles everything itself. Where the devices
+are GPUs, all of it happens twice, the second time with --deterministic of experiments/train.py, so that the table shows
+what that costs too. The network trains on a few of scikit-learn's digits, which need no download; nothing is left
+behind.
 
 Exit codes: 0, or 1 if anything differs that should not: with --deterministic, and on devices that are no GPUs.
 """
@@ -39,10 +40,10 @@ from cnnjax.training.determinism import use_deterministic_programs
 from cnnjax.training.metrics import zero_sums
 from cnnjax.training.setup import device_name
 
-# What a child process does: a run that nothing stops, one that is killed, that run again, and one with its own programs.
+# What child processes do: a run that nothing stops, one that is killed, that one again, and one with its own programs.
 PARTS = ("whole", "killed", "resumed", "anew")
 # Small, with max pooling and batch norm.
-MODEL, FIELDS = "resnet18", ["stage_sizes=(1,1,1,1)"]
+MODEL, FIELDS = "resnet18", ["stage_sizes=[1,1,1,1]"]
 CHECKPOINT_STEPS = 5
 KILLED_AT = 12
 
@@ -210,7 +211,7 @@ def main() -> int:
     if given.part:
         take_part(given)
         return 0
-    progress, rows = Console(stderr=True), []
+    progress, rows = Console(stderr=True), list[dict[str, Any]]()
     for deterministic in (False, True):
         wanted = {"auto": not deterministic or rows[0]["platform"] == "gpu", "no": not deterministic}
         if wanted.get(given.deterministic, deterministic):

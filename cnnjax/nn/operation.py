@@ -77,7 +77,7 @@ def operation(
     # As JAX's own operations are called: compiled under `jax.disable_jit` too, and reporting NaNs by its name.
     primitive.def_impl(functools.partial(xla.apply_primitive, primitive))
     primitive.def_abstract_eval(abstract)
-    forms = {None: native, "cpu": functools.partial(divided, cpu)}
+    forms: dict[str | None, Callable[..., Any]] = {None: native, "cpu": functools.partial(divided, cpu)}
     if gpu is not None:
         forms |= dict.fromkeys(("cuda", "rocm"), functools.partial(divided, gpu))
     for platform, form in forms.items():

@@ -30,7 +30,10 @@ def use_deterministic_programs() -> str:
     flag = f"--{FLAG}=true"
     if flag not in (flags := os.environ.get("XLA_FLAGS", "").split()):
         os.environ["XLA_FLAGS"] = " ".join([*flags, flag])
-    heard = f"{FLAG}: true" in repr(get_compile_options(1, 1).executable_build_options.debug_options)
+    # By name: JAX does not keep alive what attributes are part of.
+    options = get_compile_options(1, 1)
+    build = options.executable_build_options
+    heard = f"{FLAG}: true" in repr(build.debug_options)
     platform = jax.default_backend()
     if platform != "gpu":
         return f"deterministic: there is nothing to set, as XLA's flags for it are for GPUs, and this is a {platform}"
