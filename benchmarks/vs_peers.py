@@ -59,6 +59,7 @@ from cnnjax.runs.directory import package_version
 from cnnjax.training import Devices
 from cnnjax.training.command import LARGE_PAGES, only_processors
 from cnnjax.training.parallel import ParallelMode
+from cnnjax.training.setup import device_name
 from cnnjax.visualize.canvas import new_figure, save_figure
 
 MODELS = [
@@ -405,9 +406,8 @@ def main() -> int:
     try:
         devices = Devices.choose(given.parallel)
         devices.check_batch_size(given.batch_size)
-        kind = jax.local_devices()[0].device_kind
         conditions = {
-            "device": kind,
+            "device": device_name(),
             "devices": devices.count,
             "dtype": given.dtype,
             "batch_size": given.batch_size,
@@ -419,13 +419,13 @@ def main() -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    chip, given.bandwidth = find(kind), measured_copy()
+    chip, given.bandwidth = find(jax.local_devices()[0].device_kind), measured_copy()
     sheet = chip and chip.peak(given.dtype)
     given.peak = given.peak_tflops * 1e12 if given.peak_tflops else sheet or measured_product(given.dtype)
     source = "as given" if given.peak_tflops else "by its data sheet" if sheet else "of a product measured here"
     title = (
-        f"{devices.count} x {kind}, {given.dtype}, batches of {given.batch_size}; peak {given.peak / 1e12:.3g} TFLOP/s "
-        f"{source}, {given.bandwidth / 1e9:.4g} GB/s of a copy measured here"
+        f"{devices.count} x {conditions['device']}, {given.dtype}, batches of {given.batch_size}; "
+        f"peak {given.peak / 1e12:.3g} TFLOP/s {source}, {given.bandwidth / 1e9:.4g} GB/s of a copy measured here"
     )
     if given.platform == "gpu":
         setting = os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"]

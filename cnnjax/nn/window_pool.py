@@ -5,8 +5,8 @@ maximum on GPUs. XLA has no kernel for these on a CPU: the gradient of a maximum
 which took a third of GoogLeNet's training step. There, the maximum is taken of shifted images; its gradient goes, for
 each phase of the strides, to the pixels that were the first maximum of their window.
 
-XLA makes a scatter of that gradient on GPUs too, which adds in no fixed order, so that its bits change from call to
-call. GPUs take the CPU's gradient instead, in two kernels.
+XLA makes a scatter of that gradient on GPUs too, which adds in no fixed order, so that its bits may change from
+call to call. GPUs take the CPU's gradient instead, in two kernels.
 
 `benchmarks/convolutions.py` compares both.
 """

@@ -16,9 +16,9 @@ FLAG = "xla_gpu_deterministic_ops"
 def use_deterministic_programs() -> str:
     """Ask XLA for programs of GPUs that give the same bits each time, in every process that compiles them.
 
-    XLA then leaves out operations that add in no fixed order, and chooses algorithms by rule instead of by time. It has
-    no such form of select-and-scatter, which no network of ours uses on GPUs (`cnnjax.nn.window_pool`). XLA reads this
-    once, so that it has to come before JAX's first array.
+    XLA then leaves out operations that add in no fixed order, and chooses algorithms by rule instead of by time. In
+    place of select-and-scatter, the gradient of max pooling, it would sort; networks of ours have none of it on GPUs,
+    see `cnnjax.nn.window_pool`. XLA reads this once, so that it has to come before JAX's first array.
 
     Source: https://openxla.org/xla/determinism.
 
