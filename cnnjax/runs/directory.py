@@ -16,6 +16,8 @@ from cnnjax.runs.reader import FORMAT
 from cnnjax.writing import sync_folder, write_json, write_whole
 
 PACKAGES = ("cnnjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
+# Packages of cuDNN, by the version of CUDA, without their maker: convolutions on NVIDIA GPUs are its algorithms.
+CUDNN = ("cudnn-cu12", "cudnn-cu13")
 
 # Characters with which checkpoints would be written, and not be found when they are read.
 PATTERN = frozenset("*[]\\")
@@ -196,8 +198,8 @@ class RunDirectory:
         Args:
           resolved: as it is now.
         Returns:
-          What differs and may go on, in words: the version of the library that resizes, the device, and the version
-          of jaxlib, which holds the compiler. All of them may round otherwise.
+          What differs and may go on, in words: the version of the library that resizes, the device, and the versions
+          of cuDNN on a GPU and of jaxlib, which holds the compiler. All of them may round otherwise.
         Raises:
           WorkdirError: anything else that both know of differs.
         """
@@ -216,6 +218,8 @@ class RunDirectory:
                 notices.append(f"{line}: images may differ by rounding from those before")
             elif name == "device":
                 notices.append(f"{line}: results may differ by rounding from a run on one device")
+            elif name in CUDNN:
+                notices.append(f"{line}: results may differ by rounding from a run with one version")
             else:
                 differing.append(line)
         if differing:

@@ -35,7 +35,7 @@ from cnnjax.training.nonfinite import KEPT, describe_bad_step, name_first, nonfi
 from cnnjax.training.profiler import profiler
 from cnnjax.training.progress import RunProgress, print_result
 from cnnjax.training.run_config import LOCAL_FIELDS, RunConfig
-from cnnjax.training.setup import RunSetup, device_name, jax_settings
+from cnnjax.training.setup import RunSetup, device_name, gpu_libraries, jax_settings
 
 ADVICE = "lower --learning-rate or lengthen --warmup-epochs"
 
@@ -107,7 +107,7 @@ def fit(
         def open_files() -> Checkpoints | None:
             if directory is None:
                 return None
-            resolved = setup.resolved() | jax_settings() | {"device": device_name()}
+            resolved = setup.resolved() | jax_settings() | {"device": device_name()} | gpu_libraries()
             for notice in directory.check_resolved(resolved):
                 console.print(f"[yellow]{notice}[/yellow]")
             if directory.grows:

@@ -19,6 +19,7 @@ import optax
 
 from cnnjax.data.resident import ResidentPipeline
 from cnnjax.models.views import ViewsName
+from cnnjax.runs.directory import CUDNN, package_version
 from cnnjax.state import TrainState
 from cnnjax.training.dispatch import Dispatcher
 from cnnjax.training.flags import ConfigError
@@ -253,6 +254,12 @@ def device_name() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"cpu, {names[0] if names else platform.machine()}"
+
+
+def gpu_libraries() -> dict[str, str]:
+    """Return the versions of libraries whose algorithms XLA's programs call on GPUs, by name; nothing elsewhere."""
+    found = {name: package_version(f"nvidia-{name}") for name in CUDNN} if jax.default_backend() == "gpu" else {}
+    return {name: version for name, version in found.items() if version is not None}
 
 
 def choose_devices(config: RunConfig) -> Devices:

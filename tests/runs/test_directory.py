@@ -6,8 +6,9 @@ import jax
 import pytest
 
 from cnnjax.runs import RunDirectory, WorkdirError
+from cnnjax.training import setup
 from cnnjax.training.config import TrainConfig
-from cnnjax.training.setup import device_name
+from cnnjax.training.setup import device_name, gpu_libraries
 
 RESOLVED = {"mean": [0.5], "device": "cpu, of another kind", "resizer": "pillow 1.0"}
 
@@ -37,6 +38,22 @@ def test_another_device_compiler_or_resizer_may_round_otherwise(directory):
     assert compiler == (
         f"jaxlib: 0.1.2 there, {current} now: results may differ by rounding from a run with one version"
     )
+
+
+def test_another_cudnn_may_round_otherwise(directory, monkeypatch):
+    assert gpu_libraries() == {}
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(setup, "package_version", {"nvidia-cudnn-cu13": "9.1"}.get)
+    assert gpu_libraries() == {"cudnn-cu13": "9.1"}
+    saved = json.loads(directory.config_file.read_text())
+    saved["resolved"] |= gpu_libraries()
+    directory.config_file.write_text(json.dumps(saved))
+    assert directory.check_resolved(RESOLVED | gpu_libraries()) == []
+    # A run that goes on elsewhere hears of the device.
+    assert directory.check_resolved(RESOLVED) == []
+    assert directory.check_resolved(RESOLVED | {"cudnn-cu13": "9.2"}) == [
+        "cudnn-cu13: '9.1' there, '9.2' now: results may differ by rounding from a run with one version"
+    ]
 
 
 def test_other_images_are_refused_on_whatever_device(directory):
