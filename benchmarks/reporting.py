@@ -139,6 +139,11 @@ def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
+def as_rate(value: float) -> str:
+    """Return a number of things per second as tables show it."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def _flat(row: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
     """Yield names and values, those of nested mappings with the names of what they are in."""
     for name, value in row.items():

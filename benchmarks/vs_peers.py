@@ -49,7 +49,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 import jax
 from contenders import PEERS, TORCH, USUAL, Contender, Task, enter, missing
 from devices import find, measured_copy, measured_product
-from reporting import STDOUT, add_flags, report, save, shows_table
+from reporting import STDOUT, add_flags, as_rate, report, save, shows_table
 from rich.console import Console
 from whole_loop import measure_input, show_input
 
@@ -193,10 +193,13 @@ def measure(task: Task, given: argparse.Namespace, devices: Devices) -> dict[str
     }
     contenders.clear()
     gc.collect()
-    if task.platform == "gpu" and set(given.peers) & set(TORCH):
+    if set(given.peers) & set(TORCH):
         import torch
 
-        torch.cuda.empty_cache()
+        if "torch.compile" in given.peers:
+            torch.compiler.reset()
+        if task.platform == "gpu":
+            torch.cuda.empty_cache()
     return row
 
 
@@ -205,9 +208,6 @@ def lines(row: Mapping[str, Any]) -> Iterator[str]:
 
     def cell(found: Mapping[str, float], who: str, text: str, factor: float = 1) -> str:
         return text.format(factor * found[who]) if who in found else ""
-
-    def rate(value: float) -> str:
-        return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
     seconds = row["seconds"]
     for who in seconds:
@@ -218,7 +218,7 @@ def lines(row: Mapping[str, Any]) -> Iterator[str]:
             who,
             cell(seconds, who, "{:.2f}", 1e3),
             cell(row["processor_seconds"], who, "{:.2f}", 1e3),
-            rate(row["images_per_second"][who]),
+            as_rate(row["images_per_second"][who]),
             ratio,
             cell(row["trace"], who, "{:.1f}"),
             cell(row["compile"], who, "{:.1f}"),
@@ -399,11 +399,11 @@ def main() -> int:
     given = parse()
     if os.environ.get(LARGE_PAGES) != "off" and given.platform == "cpu":
         use_large_pages()
-    if given.input:
-        rows = [measure_input(name, given, progress) for name in given.models]
-        report(given, rows, rows, lambda: show_input(rows))
-        return 0
     try:
+        if given.input:
+            rows = [measure_input(name, given, progress) for name in given.models]
+            report(given, rows, rows, lambda: show_input(rows))
+            return 0
         devices = Devices.choose(given.parallel)
         devices.check_batch_size(given.batch_size)
         conditions = {

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 from input_pipeline import write_photographs
+from reporting import as_rate
 from rich.console import Console
 
 import cnnjax
@@ -52,12 +53,15 @@ def measure_input(name: str, given: argparse.Namespace, progress: Console) -> di
         )
         setup = ClassifierSetup.create(config)
         state, sums = setup.devices.replicate((setup.initial_state(), zero_sums(setup.metrics)))
-        # The first batch compiles the step; the second one starts what reads ahead.
+        # The first batches start what reads ahead.
         batches = setup.pipeline.train_batches(given.batch_size, 2 + steps, config.seed)
         for _ in range(2):
             batch = next(batches)
+        # One program, for batches of the host and of the device.
+        program: Any = setup.train
+        train = program.lower(state, sums, setup.devices.shard(batch)).compile()
         on_device = setup.devices.put(batch)
-        state, sums = jax.block_until_ready(setup.train(state, sums, on_device))
+        state, sums = jax.block_until_ready(train(state, sums, on_device))
         progress.print(f"{name}: the step is compiled")
 
         started = time.perf_counter()
@@ -67,7 +71,7 @@ def measure_input(name: str, given: argparse.Namespace, progress: Console) -> di
 
         started = time.perf_counter()
         for _ in range(steps):
-            state, sums = setup.train(state, sums, on_device)
+            state, sums = train(state, sums, on_device)
         jax.block_until_ready(state.params)
         step = time.perf_counter() - started
 
@@ -76,7 +80,7 @@ def measure_input(name: str, given: argparse.Namespace, progress: Console) -> di
             next(batches)
         started = time.perf_counter()
         for batch in batches:
-            state, sums = setup.train(state, sums, setup.devices.shard(batch))
+            state, sums = train(state, sums, setup.devices.shard(batch))
         jax.block_until_ready(state.params)
         both = time.perf_counter() - started
     images = steps * given.batch_size
@@ -104,5 +108,5 @@ def show_input(rows: Sequence[dict[str, Any]]) -> None:
     print("| network | JPEG files alone | training step alone | both together | of the step's speed |")
     print("|---|--:|--:|--:|--:|")
     for row in rows:
-        rates = " | ".join(f"{row[f'{what}_images_per_second']:,.0f}" for what in ("reading", "step", "both"))
+        rates = " | ".join(as_rate(row[f"{what}_images_per_second"]) for what in ("reading", "step", "both"))
         print(f"| `{row['model']}` | {rates} | {100 * row['of_the_step']:.0f} % |")

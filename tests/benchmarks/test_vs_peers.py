@@ -79,7 +79,9 @@ def test_a_network_takes_turns_with_itself_folded_and_with_xla_forms(run, tmp_pa
 
 @pytest.mark.slow
 def test_reading_is_measured_alone_and_with_the_step(run):
-    code, output, _ = run("vs_peers", "--input", "--models", "lenet5", *ARGUMENTS, "--json", "-")
+    code, output, _ = run(
+        *("vs_peers", "--input", "--models", "resnet20", "--image-size", 32, *ARGUMENTS, "--json", "-")
+    )
     assert code == 0
     (row,) = json.loads(output)
     rates = [row[f"{what}_images_per_second"] for what in ("reading", "step", "both")]
