@@ -51,30 +51,31 @@ def measured(benchmark, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_network_takes_turns_with_itself_folded_and_with_xla_forms(run, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "mode", "everyone", "macs"),
+    [
+        # Multiply-adds of an image, as published; a gradient counts as two passes.
+        ("resnet20", "inference", {"cnnjax", "folded", "xla"}, 40.8e6),
+        ("lenet5", "train", {"cnnjax", "xla"}, 3 * 0.416e6),
+    ],
+)
+def test_a_network_takes_turns_with_itself_folded_and_with_xla_forms(run, tmp_path, name, mode, everyone, macs):
     code, output, progress = run(
-        *("vs_peers", "--models", "resnet20", "--peers", "folded", "xla", *ARGUMENTS, "--json", "-"),
+        *("vs_peers", "--models", name, "--mode", mode, "--peers", "folded", "xla", *ARGUMENTS, "--json", "-"),
         *("--csv", tmp_path / "rows.csv"),
     )
     assert code == 0
-    inference, train = json.loads(output)
-    assert (inference["model"], inference["mode"], train["mode"]) == ("resnet20", "inference", "train")
-    assert set(inference["seconds"]) == {"cnnjax", "folded", "xla"}
-    assert set(train["seconds"]) == {"cnnjax", "xla"}
-    assert train["left_out"] == {"folded": "folding is for inference"}
-    for row in (inference, train):
-        everyone = set(row["seconds"])
-        for what in ("processor_seconds", "images_per_second", "trace", "compile", "memory_bytes", "peak_share"):
-            assert set(row[what]) == everyone
-            assert min(row[what].values()) > 0
-        for who, seconds in row["seconds"].items():
-            assert row["images_per_second"][who] * seconds == pytest.approx(2)
-            # 40.8 million multiply-adds for an image, published; a gradient counts as two passes.
-            flops = 2 * 2 * 40.8e6 * (1 if row is inference else 3)
-            assert row["peak_share"][who] * seconds * 0.5e12 == pytest.approx(flops, rel=0.02)
-    assert train["memory_bytes"]["cnnjax"] > inference["memory_bytes"]["cnnjax"]
-    assert "resnet20, inference: cnnjax" in progress
-    assert len((tmp_path / "rows.csv").read_text().splitlines()) == 3
+    (row,) = json.loads(output)
+    assert (row["model"], row["mode"], set(row["seconds"])) == (name, mode, everyone)
+    assert row["left_out"] == ({} if mode == "inference" else {"folded": "folding is for inference"})
+    for what in ("processor_seconds", "images_per_second", "trace", "compile", "memory_bytes", "peak_share"):
+        assert set(row[what]) == everyone
+        assert min(row[what].values()) > 0
+    for who, seconds in row["seconds"].items():
+        assert row["images_per_second"][who] * seconds == pytest.approx(2)
+        assert row["peak_share"][who] * seconds * 0.5e12 == pytest.approx(2 * 2 * macs, rel=0.02)
+    assert f"{name}, {mode}: cnnjax" in progress
+    assert len((tmp_path / "rows.csv").read_text().splitlines()) == 2
 
 
 @pytest.mark.slow
