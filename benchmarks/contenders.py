@@ -30,6 +30,8 @@ KERAS = {
     "inception_v3": "InceptionV3",
     "convnext_tiny": "ConvNeXtTiny",
 }
+# What torchvision calls networks of ours that have another name there.
+NAMES = {"alexnet_owt": "alexnet"}
 # Who takes part, and the package that it needs.
 PEERS = {
     "cnnjax": "cnnjax",
@@ -110,8 +112,13 @@ def missing(peer: str, task: Task) -> str | None:
         return None if "batch_stats" in shapes else "there is no batch normalisation to fold"
     if peer == "xla" and task.platform != "cpu":
         return "only on CPUs do our convolutions differ from XLA's"
-    if peer in TORCH and task.platform not in ("cpu", "gpu"):
-        return "PyTorch computes on CPUs and GPUs here"
+    if peer in TORCH:
+        import torchvision
+
+        if task.platform == "tpu":
+            return "PyTorch computes on CPUs and GPUs here"
+        if NAMES.get(task.name, task.name) not in torchvision.models.list_models():
+            return "torchvision has no such network"
     if peer == "keras":
         if task.platform != "cpu":
             return "its calls send each batch to the device anew"
@@ -222,7 +229,7 @@ def of_torch(task: Task, layout: str, compiled: bool = False) -> Contender:
         before = torch.cuda.memory_allocated()
     memory_format = getattr(torch, layout)
     fields = {"aux_logits": False, "init_weights": False} if task.name in ("googlenet", "inception_v3") else {}
-    model = torchvision.models.get_model({"alexnet_owt": "alexnet"}.get(task.name, task.name), **fields)
+    model = torchvision.models.get_model(NAMES.get(task.name, task.name), **fields)
     model = model.to(place, memory_format=memory_format).train(task.train)
     images = torch.randn(task.batch_size, 3, task.size, task.size).to(place, memory_format=memory_format)
     labels = torch.arange(task.batch_size, device=place) % 1000

@@ -177,7 +177,7 @@ def measure(task: Task, given: argparse.Namespace, devices: Devices) -> dict[str
             for layout in layouts:
                 each.pop(layout, None)
     flops = task.flops() / devices.count
-    row = {
+    return {
         "model": task.name,
         "mode": "train" if task.train else "inference",
         "image_size": task.size,
@@ -191,16 +191,18 @@ def measure(task: Task, given: argparse.Namespace, devices: Devices) -> dict[str
         "bandwidth_share": {name: size / seconds[name] / given.bandwidth for name, size in moved.items()},
         "left_out": left_out,
     }
-    contenders.clear()
+
+
+def clean_up(given: argparse.Namespace) -> None:
+    """Free what a row left on the device: networks of the next one need the room."""
     gc.collect()
     if set(given.peers) & set(TORCH):
         import torch
 
         if "torch.compile" in given.peers:
             torch.compiler.reset()
-        if task.platform == "gpu":
+        if given.platform == "gpu":
             torch.cuda.empty_cache()
-    return row
 
 
 def lines(row: Mapping[str, Any]) -> Iterator[str]:
@@ -452,6 +454,7 @@ def main() -> int:
             before = time.perf_counter()
             row = conditions | measure(task, given, devices)
             row["measuring_seconds"] = time.perf_counter() - before
+            clean_up(given)
             budget.note(name, row["measuring_seconds"])
             rows.append(row)
             save(given, rows, rows)

@@ -143,23 +143,32 @@ def test_jax_and_pytorch_are_compared_on_the_same_device_or_not_at_all(benchmark
     assert "--device gpu, and JAX computes on a cpu here" in conflict("gpu", "cpu", "gpu")
 
 
-def test_a_gpu_that_pytorch_alone_sees_is_an_error(run, monkeypatch):
+@pytest.fixture
+def torch(monkeypatch):
+    """Install a PyTorch that sees a GPU, and whose torchvision has one network."""
     for name in ("torch", "torchvision"):
         module = types.ModuleType(name)
         module.__spec__ = importlib.machinery.ModuleSpec(name, None)
         monkeypatch.setitem(sys.modules, name, module)
     sys.modules["torch"].cuda = types.SimpleNamespace(is_available=lambda: True)
+    sys.modules["torchvision"].models = types.SimpleNamespace(list_models=lambda: ["alexnet"])
+
+
+@pytest.mark.usefixtures("torch")
+def test_a_gpu_that_pytorch_alone_sees_is_an_error(run):
     code, output, errors = run("vs_peers", "--peers", "torch", "--models", "resnet18")
     assert (code, output) == (2, "")
     assert "PyTorch sees a GPU and JAX does not" in errors.splitlines()[-1]
 
 
+@pytest.mark.usefixtures("torch")
 def test_what_has_no_number_has_a_reason(benchmark):
     contenders, vs_peers = benchmark("contenders"), benchmark("vs_peers")
     task = contenders.Task("lenet5", 2, 28, False, "float32", "gpu")
-    for peer in ("folded", "xla", "keras"):
+    for peer in ("folded", "xla", "keras", "torch"):
         assert contenders.missing(peer, task)
-    assert contenders.missing("torch.compile", task) is None
+    known = contenders.Task("alexnet_owt", 2, 224, False, "float32", "gpu")
+    assert contenders.missing("torch.compile", known) is None
     assert "memory" in vs_peers.failed(RuntimeError("RESOURCE_EXHAUSTED: Out of memory"), "cnnjax")
     assert vs_peers.failed(RuntimeError("no compiler\nmore"), "torch.compile") == "RuntimeError: no compiler"
     assert vs_peers.failed(RuntimeError("a mistake"), "torch") is None
