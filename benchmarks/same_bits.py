@@ -213,8 +213,11 @@ def main() -> int:
         return 0
     progress, rows = Console(stderr=True), list[dict[str, Any]]()
     for deterministic in (False, True):
-        wanted = {"auto": not deterministic or rows[0]["platform"] == "gpu", "no": not deterministic}
-        if wanted.get(given.deterministic, deterministic):
+        if given.deterministic == "auto":
+            wanted = not deterministic or rows[0]["platform"] == "gpu"
+        else:
+            wanted = deterministic == (given.deterministic == "yes")
+        if wanted:
             with tempfile.TemporaryDirectory() as folder:
                 rows.append(measure(given, deterministic, Path(folder), progress))
     report(given, rows, rows, lambda: print_table(rows))

@@ -37,6 +37,10 @@ def test_what_differs_is_named_and_changes_the_exit_code_where_it_should_not(run
     # Without --deterministic, a GPU promises nothing.
     monkeypatch.setattr(benchmark("same_bits"), "measure", lambda *_: row("gpu", False))
     assert run("same_bits", "--deterministic", "no")[0] == 0
+    asked.clear()
+    monkeypatch.setattr(benchmark("same_bits"), "measure", measure)
+    assert run("same_bits", "--deterministic", "yes")[0] == 1
+    assert asked == [True]
 
 
 def test_a_run_that_would_not_be_killed_is_refused(run):
