@@ -35,8 +35,8 @@ from rich.console import Console
 
 from cnnjax.runs import RunDirectory
 from cnnjax.training import Checkpoints, ClassifierSetup, TrainConfig, fit
+from cnnjax.training.command import only_processors
 from cnnjax.training.compilation import OFF
-from cnnjax.training.determinism import use_deterministic_programs
 from cnnjax.training.metrics import zero_sums
 from cnnjax.training.setup import device_name
 
@@ -89,8 +89,6 @@ def take_part(given: argparse.Namespace) -> None:
 
 def repeat(config: TrainConfig) -> dict[str, Any]:
     """Take the steps of a run twice; return which arrays differ, of how many, and the milliseconds of a step."""
-    if config.deterministic:
-        use_deterministic_programs()
     setup = ClassifierSetup.create(config)
     batches = list(setup.pipeline.train_batches(config.batch_size, setup.num_steps, config.seed))
     rounds, seconds = [], []
@@ -211,6 +209,9 @@ def main() -> int:
     if given.part:
         take_part(given)
         return 0
+    # The devices are for the processes that take part: this one would keep memory of a GPU from them.
+    if not only_processors():
+        jax.config.update("jax_platforms", "cpu")
     progress, rows = Console(stderr=True), list[dict[str, Any]]()
     for deterministic in (False, True):
         if given.deterministic == "auto":
