@@ -2,8 +2,8 @@
 
 Converted: CMYK, palettes and 1-bit images to the colours they stand for; 16 bits a channel to 8 (the upper ones);
 transparency is dropped; of an animation the first picture is taken; an image that its EXIF says is rotated is turned
-upright. Refused, with the reason: what Pillow cannot read or finds cut off, and more pixels than `MAX_PIXELS`, which is
-how a small file fills the memory (a decompression bomb).
+upright. Refused, with the reason: what is in none of `FORMATS` or is truncated, and more pixels than `MAX_PIXELS`, which
+is how a small file fills the memory (a decompression bomb).
 
 JPEG files are decoded by simplejpeg (libjpeg-turbo) where it is installed, to the same bits as by Pillow.
 """
@@ -34,6 +34,17 @@ MAX_PIXELS = 89_478_485
 # files of more than so many bytes is looked at before they are read.
 MAX_BYTES, LARGE = 8 * MAX_PIXELS + 2**26, 2**24
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+# Formats that Pillow decodes itself, common ones first. PostScript (EPS) it would hand to Ghostscript, another program.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
+# How files begin that people take for images, and what to say of them. In HEIC, four bytes of a length come first.
+NOT_READ = {
+    b"%!PS": "is PostScript, which is a program; convert it to PNG",
+    b"\xc5\xd0\xd3\xc6": "is PostScript, which is a program; convert it to PNG",
+    **{
+        b"ftyp" + brand: "is in HEIC, the format of iPhones, which is not read; convert it to JPEG"
+        for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+    },
+}
 # What Pillow's readers raise on bytes that are not what they should be.
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 JPEG_START = b"\xff\xd8\xff"
@@ -109,7 +120,7 @@ def decode_image(data: bytes, channels: int) -> np.ndarray:
     """Decode an image file as the module's text says.
 
     Args:
-      data: JPEG, PNG, WebP, BMP or another format that Pillow reads.
+      data: of a file in one of `FORMATS`.
       channels: 1 (grey), 3 (RGB) or 4 (RGBA).
     Returns:
       uint8[height, width, channels].
@@ -167,9 +178,9 @@ def _decode_jpeg(data: bytes, channels: int) -> np.ndarray | None:
 def _open(data: bytes | BinaryIO) -> Image.Image:
     """Read the head of an image file."""
     try:
-        image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
+        image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise BadImage("is not an image that Pillow reads" if data else "is empty") from error
+        raise BadImage(_what_it_is(data)) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImage(f"has more than {MAX_PIXELS:,} pixels and is refused as a decompression bomb") from error
     except BROKEN as error:
@@ -179,6 +190,19 @@ def _open(data: bytes | BinaryIO) -> Image.Image:
             f"has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}: refused as a decompression bomb"
         )
     return image
+
+
+def _what_it_is(data: bytes | BinaryIO) -> str:
+    """Say why a file is not an image, from its first bytes."""
+    if isinstance(data, bytes):
+        head = data[:12]
+    else:
+        data.seek(0)
+        head = data.read(12)
+    if not head:
+        return "is empty"
+    said = (reason for start, reason in NOT_READ.items() if head.startswith(start) or head[4:].startswith(start))
+    return next(said, "is not an image that Pillow reads")
 
 
 def _is_grey(image: Image.Image) -> bool:

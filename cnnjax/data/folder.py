@@ -5,9 +5,11 @@ TFDS's own builder for such folders reads them with TensorFlow and has no random
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -32,6 +34,8 @@ SPLIT_FOLDERS = {
 # What archives made by macOS hold beside the images.
 NOT_DATA = "__MACOSX"
 
+logger = logging.getLogger(__name__)
+
 
 def open_folder(path: str | os.PathLike[str], on_bad_image: OnBadImage = "error", *, to_train: bool = True) -> SplitSet:
     """Open a folder of images.
@@ -40,7 +44,8 @@ def open_folder(path: str | os.PathLike[str], on_bad_image: OnBadImage = "error"
     class: ``train`` and ``test`` (or ``val``), in any case and in the other spellings of ``SPLIT_FOLDERS``
     (``Training``, ``test_set``). Without a folder ``train``, a fifth of each class is for testing, by a hash of the
     files' paths. Classes are numbered in the order of their names, as those of ``train`` are. Files of other types than
-    JPEG, PNG, WebP and BMP (by suffix), hidden files and folders, and ``__MACOSX`` are passed over.
+    JPEG, PNG, WebP and BMP (by suffix) are passed over, and a warning counts them; so are hidden files and folders, and
+    ``__MACOSX``, without a word.
 
     Args:
       path: the folder.
@@ -56,11 +61,13 @@ def open_folder(path: str | os.PathLike[str], on_bad_image: OnBadImage = "error"
         raise DataError(f"data directory {str(root)!r} is not a folder; give --data-dir the folder of the images")
     folders = _split_folders(root)
     least = 2 if to_train else 1
+    others: Counter[str] = Counter()
     if not folders:
         names = _classes(root, least)
         _refuse_splits_in_classes(root, names)
-        files = [file for number, name in enumerate(names) for file in _files(root, root / name, number)]
+        files = [file for number, name in enumerate(names) for file in _files(root, root / name, number, others)]
         splits = hold_out(files) if to_train else {WHOLE: files}
+        _warn_of(others, root)
         return open_files("folder", root, splits, names, on_bad_image=on_bad_image)
     if "train" in folders:
         names = _classes(root / folders["train"], least)
@@ -80,7 +87,8 @@ def open_folder(path: str | os.PathLike[str], on_bad_image: OnBadImage = "error"
                 f"class folder {str(root / folder / unknown[0])!r} has no counterpart in "
                 f"{str(root / folders['train'])!r}; a class must be trained to be tested"
             )
-        splits[split] = [file for name in own for file in _files(root, root / folder / name, names.index(name))]
+        splits[split] = [file for name in own for file in _files(root, root / folder / name, names.index(name), others)]
+    _warn_of(others, root)
     return open_files("folder", root, splits, names, on_bad_image=on_bad_image)
 
 
@@ -139,7 +147,7 @@ def _refuse_splits_in_classes(root: Path, names: Sequence[str]) -> None:
 
 
 def _has_image(folder: Path) -> bool:
-    return any(True for _ in _image_paths(folder))
+    return any(map(_is_image, _data_paths(folder)))
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -176,24 +184,49 @@ def _is_data(name: str) -> bool:
     return not name.startswith(".") and name != NOT_DATA
 
 
-def _image_paths(folder: Path) -> Iterator[str]:
-    """Yield the paths of the image files under a folder."""
+def _data_paths(folder: Path) -> Iterator[str]:
+    """Yield the paths of the files under a folder that may be data."""
 
     def refuse(error: OSError) -> None:
         raise DataError(f"folder {error.filename!r} cannot be read: {error.strerror or error}") from error
 
     for where, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = filter(_is_data, folders)
-        for name in names:
-            if name.lower().endswith(IMAGE_SUFFIXES) and _is_data(name):
-                yield os.path.join(where, name)
+        yield from (os.path.join(where, name) for name in names if _is_data(name))
 
 
-def _files(root: Path, folder: Path, label: int) -> list[LabelledFile]:
-    """Return the image files under a class's folder."""
-    found = [LabelledFile(os.path.relpath(path, root), label) for path in _image_paths(folder)]
+def _is_image(path: str) -> bool:
+    return path.lower().endswith(IMAGE_SUFFIXES)
+
+
+def _files(root: Path, folder: Path, label: int, others: Counter[str]) -> list[LabelledFile]:
+    """Return the image files under a class's folder, and count the other files in ``others`` by suffix."""
+    found, own = [], Counter[str]()
+    for path in _data_paths(folder):
+        if _is_image(path):
+            found.append(LabelledFile(os.path.relpath(path, root), label))
+        else:
+            own[os.path.splitext(path)[1].lower()] += 1
     if not found:
         raise DataError(
-            f"class folder {str(folder)!r} holds no image file ({', '.join(IMAGE_SUFFIXES)}); remove it or fill it"
+            f"class folder {str(folder)!r} holds no image file ({', '.join(IMAGE_SUFFIXES)})"
+            f"{f', but {_by_suffix(own)}' if own else ''}; remove it or fill it"
         )
+    others.update(own)
     return found
+
+
+def _by_suffix(files: Counter[str]) -> str:
+    listed = [f"{count} {suffix or 'without a suffix'}" for suffix, count in files.most_common(5)]
+    return ", ".join([*listed, *["..."][: len(files) > 5]])
+
+
+def _warn_of(others: Counter[str], root: Path) -> None:
+    """Say how many files are passed over: where a camera has another format, they may be most of the images."""
+    if others:
+        logger.warning(
+            "files in %s that end in none of %s are passed over: %s",
+            root,
+            ", ".join(IMAGE_SUFFIXES),
+            _by_suffix(others),
+        )

@@ -126,6 +126,9 @@ def test_truncated(write_smooth_jpeg, tmp_path, share, progressive):
     [
         (b"", "is empty"),
         (b"This is a text.", "is not an image that Pillow reads"),
+        # Pillow would have Ghostscript run it.
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n", "is PostScript"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "is in HEIC, .* convert it to JPEG"),
         (encoded(Image.new("F", (2, 2)), "tiff"), "32 bits a pixel"),
         (encoded(GREY)[:50], "cannot be decoded"),
         (huge_png(10_000, 9_000), "refused as a decompression bomb"),

@@ -16,12 +16,13 @@ def colours(source):
     return [(tuple(int(v) for v in image[0, 0]), int(label)) for image, label in zip(images, labels, strict=True)]
 
 
-def test_train_and_test_folders(tmp_path, write_image):
+def test_train_and_test_folders(tmp_path, write_image, caplog):
     for suffix, options in ((".png", {}), (".webp", {"lossless": True}), (".bmp", {}), (".JPG", {"format": "jpeg"})):
         write_image(tmp_path / "train" / "cat" / f"image{suffix}", (0, 0, 0), **options)
     write_image(tmp_path / "train" / "dog" / "deep" / "er" / "image.png", (255, 255, 255))
     write_image(tmp_path / "val" / "dog" / "image.png", (255, 255, 255), size=(3, 3))
-    (tmp_path / "train" / "dog" / "notes.txt").write_text("passed over")
+    for name in ("notes.txt", "1.HEIC", "2.heic"):
+        (tmp_path / "train" / "dog" / name).write_text("passed over")
     (tmp_path / "train" / "dog" / ".hidden.png").write_text("passed over")
     (tmp_path / "train" / ".hidden").mkdir()
     data = load_dataset("folder", tmp_path)
@@ -30,6 +31,8 @@ def test_train_and_test_folders(tmp_path, write_image):
     assert sorted(colours(data.train)) == [((0, 0, 0), 0)] * 4 + [((255, 255, 255), 1)]
     assert colours(data.test) == [((255, 255, 255), 1)]
     assert (data.task, data.skipped) == ("classification", ())
+    (warning,) = caplog.messages
+    assert warning.endswith("are passed over: 2 .heic, 1 .txt")
 
 
 def test_without_a_train_folder_a_fifth_of_each_class_is_for_testing(tmp_path, write_image):
