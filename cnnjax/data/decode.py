@@ -2,8 +2,8 @@
 
 Converted: CMYK, palettes and 1-bit images to the colours they stand for; 16 bits a channel to 8 (the upper ones);
 transparency is dropped; of an animation the first picture is taken; an image that its EXIF says is rotated is turned
-upright. Refused, with the reason: what is in none of `FORMATS` or is truncated, and more pixels than `MAX_PIXELS`, which
-is how a small file fills the memory (a decompression bomb).
+upright. Refused, with the reason: what is in none of `FORMATS` or is truncated, and more pixels than `MAX_PIXELS`,
+which is how a small file fills the memory (a decompression bomb).
 
 JPEG files are decoded by simplejpeg (libjpeg-turbo) where it is installed, to the same bits as by Pillow.
 """
@@ -66,7 +66,7 @@ TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 
 
 class BadImage(DataError):
-    """An image that cannot be used. The message says why; who knows which it is puts that before."""
+    """An image that cannot be used. The message says why; a caller that knows which image it is puts that in front."""
 
 
 class ImageFacts(NamedTuple):

@@ -32,12 +32,13 @@ def load_dataset(
         any image-classification set of TFDS, with config and version as TFDS writes them (``cifar10:3.0.2``);
         ``folder``, see `cnnjax.data.folder.open_folder`; ``csv``, see `cnnjax.data.csv_file.open_csv`; ``npz``, see
         `cnnjax.data.npz_file.open_npz`.
-      data_dir: for TFDS the folder of prepared sets as TFDS lays it out, None for its own (``~/tensorflow_datasets``);
-        else the folder of images or the file. What is in a bucket (gs://...) is copied first, see `cnnjax.buckets`.
+      data_dir: for TFDS, the folder of prepared sets as TFDS lays it out, None for its own (``~/tensorflow_datasets``);
+        for others, the folder of images or the file. What is in a bucket (gs://...) is copied first, see
+        `cnnjax.buckets`.
       train_split, test_split: what to train and test on, see `cnnjax.data.splits.choose_splits`.
-      on_bad_image: "error" refuses images that cannot be used: of file sets here, of TFDS sets when they are read;
+      on_bad_image: "error" refuses images that cannot be used, in file sets now and in TFDS sets when they are read;
         "skip" finds them now (of a TFDS set, by reading all of it) and leaves them out.
-      tasks: what the caller can do; sets for something else are refused.
+      tasks: those that the caller can train for; sets for other tasks are refused.
     Raises:
       DataError: no such data set, folder, file or split; not prepared and TensorFlow (which prepares) missing, prepared
         in another file format than array_record; bad images or labels; a set for another task.

@@ -153,7 +153,7 @@ class DataPipeline:
       dataset: where the examples come from.
       image_size: height and width that the network gets, pixels.
       train, test: splits, in memory if they fit.
-      train_transform, test_transform: what images that differ in size go through on the host.
+      train_transform, test_transform: what is done on the host to images that differ in size.
       workers: processes that read and decode training images; 0 for threads of this one.
       turns: training batches also have ``turn``, see `BatchStream`.
     """
@@ -215,9 +215,9 @@ class DataPipeline:
         return self.dataset.image_shape[:2] != (self.image_size, self.image_size)
 
     def statistics(self, measure: bool = False) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-        """Return mean and standard deviation a channel of the training images, pixels in [0, 1].
+        """Return mean and standard deviation per channel of the training images, for pixels in [0, 1].
 
-        The deviation of a channel that is the same everywhere is given as 1, so that it can be divided by.
+        The standard deviation of a constant channel is given as 1, so that it can be divided by.
 
         Args:
           measure: read a split that is not in memory for it, all of it, as it is read in evaluation; else there are

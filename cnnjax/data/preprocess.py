@@ -48,7 +48,7 @@ def normalise(
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
-    """Turn a batch of uint8 images into what a network takes.
+    """Turn a batch of uint8 images into the float images that a network takes.
 
     Hashable, so that it can be closed over by a compiled step.
 

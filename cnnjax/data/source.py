@@ -27,7 +27,7 @@ class ExampleSource(Protocol):
 
         Images may be made as late as they are taken (`Images`): take each once.
 
-        Labels are int32[examples] (classification), or float32[examples, outputs]: 0 and 1 a class (multilabel), or
+        Labels are int32[examples] (classification), or float32[examples, outputs]: 0 or 1 per class (multilabel), or
         numbers (regression).
         """
 
@@ -54,12 +54,12 @@ class Images(Sequence[np.ndarray]):
 
 @dataclasses.dataclass(frozen=True)
 class ImageDataset:
-    """A set of images with what is to be said about them.
+    """A set of images and what is known about it.
 
     Attributes:
       name, version: as TFDS names it; sets of files have a fingerprint for a version.
       train, test: its splits.
-      label_names: one name a class; for regression, one a number.
+      label_names: one name per class; for regression, one per number.
       image_shape: height, width and channels; height and width are None where images differ in size.
       task: what labels are, see `ExampleSource`.
       skipped: path of each image that was left out, and why.

@@ -13,10 +13,10 @@ from cnnjax.data.source import ArraySplit, DataError, ExampleSource
 
 
 class Statistics(NamedTuple):
-    """What a data set's pixels are like.
+    """Mean and standard deviation of a data set's pixels.
 
     Attributes:
-      mean, std: a channel, for pixels in [0, 1], to six decimals; the deviation is that of all pixels, not a sample's.
+      mean, std: per channel, for pixels in [0, 1], to six decimals; the pixels are all there are, and no sample.
       examples, pixels: how many there are.
     """
 

@@ -45,8 +45,8 @@ def frozen_batch_norm(patterns: str | Sequence[str]) -> Iterator[None]:
 def frozen_statistics(params: Any, batch_stats: Any, frozen: Collection[str]) -> frozenset[str]:
     """Return the paths of the running statistics that are frozen with the parameters.
 
-    The statistics of a module are frozen if all parameters of the nearest module around them that has any are: for a
-    batch normalisation with scale or bias, this is itself.
+    Statistics are frozen if the nearest module around them that has parameters has only frozen ones: for a batch
+    normalisation with scale or bias, that module is itself.
 
     Args:
       params: the parameters, or their shapes.

@@ -25,9 +25,9 @@ def stop_frozen_gradients(params: Any, frozen: Selection) -> Any:
 
 
 def apply_frozen(model: nn.Module, variables: Mapping[str, Any], *args: Any, frozen: Selection, **kwargs: Any) -> Any:
-    """Return what ``model.apply`` does, with nothing of the frozen parts left to learn.
+    """Return what ``model.apply`` returns, without gradients for the frozen parts.
 
-    Gradients stop at frozen parameters, so that XLA leaves out the backward pass of everything in front of the first
+    Gradients stop at frozen parameters, so that XLA leaves out the backward pass of everything before the first
     trainable one. Batch normalisations whose parameters are frozen use and keep their running statistics, with
     ``train=True`` too. Frozen layers still drop out as they do in training.
 
@@ -57,7 +57,7 @@ def apply_frozen(model: nn.Module, variables: Mapping[str, Any], *args: Any, fro
 def check_frozen(before: Any, after: Any, frozen: Selection) -> None:
     """Raise unless every frozen parameter and every frozen statistic is the same, bit for bit.
 
-    To be called after a step, with what was there before it. A step that is given its state to reuse (``donate``)
+    Call it after a step, with the variables from before it. A step that is given its state to reuse (``donate``)
     leaves nothing to compare with: take ``before = jax.device_get(state)`` first.
 
     Args:

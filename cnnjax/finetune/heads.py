@@ -164,7 +164,7 @@ def replace_head(
     Returns:
       (model, variables). The arrays that are kept are the same ones, not copies.
     Raises:
-      ValueError: both or none of ``num_classes`` and ``num_outputs``, or one below 1; no key; a network without a
+      ValueError: both or neither of ``num_classes`` and ``num_outputs``, or one below 1; no key; a network without a
         classifier; variables of another network.
     """
     if (num_classes is None) == (num_outputs is None):

@@ -65,7 +65,7 @@ def freeze(tx: optax.GradientTransformation, params: Any, frozen: Selection) -> 
     ``tx`` sees the trainable leaves only: its state, its weight decay, its clipping, its accumulation
     (``optax.MultiSteps`` goes inside) and its norms. The update of a frozen leaf is -0.0, the number that changes no
     bit of any other under addition (0.0 would turn -0.0 into 0.0). Call ``optax.apply_updates`` under ``jax.jit``: on
-    CPU, an addition outside of it makes zeros of subnormal numbers (below 1.2e-38), whatever is added.
+    CPU, an addition outside of it turns subnormal numbers (below 1.2e-38) into zeros, whatever is added.
 
     Gradients of frozen leaves are still computed unless they are stopped before ``jax.grad``, see `apply_frozen`; in
     their place ``update`` also takes ``optax.MaskedNode``, and returns it.

@@ -33,7 +33,7 @@ class CarryOver(NamedTuple):
 
 
 def carry_over(tx: optax.GradientTransformation, params: Any, opt_state: optax.OptState) -> CarryOver:
-    """Return the state of ``tx`` with all that ``opt_state``, of the same optimizer under another mask, has of it.
+    """Return a state of ``tx`` that keeps what ``opt_state``, of the same optimizer under another mask, holds for it.
 
     Moments of newly thawed parameters start at zero, while the optimizer's step count goes on. ``adam`` then corrects
     no bias of theirs: their first updates are larger than usual, about 3 times at most with its usual decays.

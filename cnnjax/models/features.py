@@ -15,9 +15,9 @@ from cnnjax.models.calls import record_calls
 def extract_features(
     model: nn.Module, variables: Mapping[str, Any], images: jax.Array, *, layers: Sequence[str], **kwargs: Any
 ) -> dict[str, Any]:
-    """Return what named layers of a network give.
+    """Return the outputs of named layers of a network.
 
-    Wraps Linen's ``capture_intermediates``. Under ``jax.jit`` the layers behind the last one asked for are not
+    Wraps Linen's ``capture_intermediates``. Under ``jax.jit`` the layers after the last one asked for are not
     computed.
 
     >>> import cnnjax, jax
@@ -37,7 +37,7 @@ def extract_features(
       layers: paths of modules as in the parameters, such as "stage3" or "stage4/block2/conv1".
       **kwargs: for ``model.apply``, such as ``train=True`` with ``rngs``; updates of variables are dropped.
     Returns:
-      path -> output, in the order of ``layers``; of a layer that runs more than once the last one.
+      path -> output, in the order of ``layers``; a layer that runs more than once gives its last output.
     Raises:
       ValueError: a layer that does not run in this network; the message lists near paths.
     """

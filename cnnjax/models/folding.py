@@ -79,9 +79,9 @@ def fold_batch_norm(
     """Return an equivalent network for inference, with batch normalisations folded into the layers before them.
 
     For factor = scale / sqrt(var + epsilon), a convolution's kernel becomes kernel * factor, and its normalisation the
-    addition of bias - mean * factor. Folded are normalisations of what a convolution, transposed convolution or dense
-    layer returns and nothing else takes; those before an activation and a convolution, as in pre-activated networks,
-    stay as they are. Outputs are the same but for rounding.
+    addition of bias - mean * factor. A normalisation is folded if a convolution, transposed convolution or dense layer
+    feeds it and nothing else; one before an activation and a convolution, as in pre-activated networks, stays as it is.
+    Outputs are the same but for rounding.
 
     >>> import cnnjax
     >>> model = cnnjax.create_model("resnet18")
@@ -95,13 +95,13 @@ def fold_batch_norm(
     Args:
       model: any Linen module that contains `cnnjax.nn.BatchNorm` or ``flax.linen.BatchNorm``.
       variables: its variables.
-      images: example of what it takes, of which only shape and type matter; None for networks of ours: of the size
-        that their family was published for.
+      images: example of what it takes, of which only shape and type matter; None for this package's networks: the
+        size that their family was published for.
       **kwargs: other arguments of ``model`` in inference, such as ``train=False`` where that is no default.
     Returns:
       (model, variables), to be used like those given, without training.
     Raises:
-      ValueError: no normalisation can be folded, or a network of others and no ``images``.
+      ValueError: no normalisation can be folded, or the network is not this package's and there are no ``images``.
     """
     if images is None:
         images = _example_images(model, variables)

@@ -31,7 +31,7 @@ class ModelInfo:
     """Published facts of a variant.
 
     Attributes:
-      family: file of ``cnnjax.models`` it is in.
+      family: the module of ``cnnjax.models`` that it is in.
       paper: authors, year, arXiv id and table.
       num_params: trainable parameters, published, with ``num_classes`` outputs and ``channels`` input channels.
       task: what the network returns: logits of the image (classification), logits of each pixel (segmentation), or an
@@ -46,7 +46,7 @@ class ModelInfo:
       interpolation: of that resize.
       min_size: smallest legal height and width, pixels.
       size_step: legal heights and widths are ``min_size`` plus multiples of it.
-      mean, std: normalisation a channel, for pixels in [0, 1].
+      mean, std: normalisation per channel, for pixels in [0, 1].
       gmacs: published multiply-adds of one forward pass at ``input_size``, in 1e9 (None: not published).
       top1: ImageNet-1k validation accuracy of the reference weights, percent (None: there are none).
       result: a published result other than ``top1``, in words (None: there is none).

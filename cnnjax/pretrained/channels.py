@@ -30,7 +30,7 @@ def adapt_kernel(kernel: np.ndarray, channels: int) -> np.ndarray:
 
 
 def adapt_format(expected: ImageFormat, channels: int) -> ImageFormat:
-    """Return what images of another number of channels are normalised with, for weights that `adapt_kernel` adapted.
+    """Return the normalisation of images with another number of channels, for weights that `adapt_kernel` adapted.
 
     One channel has the mean of the means and of the standard deviations; more have those of the channels that their
     weights are from. Where weights for colours want blue first, images of other numbers of channels are in the order of

@@ -15,7 +15,7 @@ from cnnjax.runs.network import LoadedNetwork
 def drawn_network(
     name: str, num_classes: int | None = None, *, seed: int = 0, image_size: int | None = None
 ) -> LoadedNetwork:
-    """Return a variant with parameters as its authors draw them.
+    """Return a variant with new random parameters, drawn as its authors draw them.
 
     Args:
       name: a variant, see `cnnjax.list_models`.

@@ -29,7 +29,7 @@ def weights_info(
     naming: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> WeightsInfo:
-    """Return which network weights are of, what they expect of images, and what is published of them.
+    """Return which network weights belong to, which images they expect, and what is published about them.
 
     Torchvision's weights are in a table of this package; those of timm and of ours say it in the ``config.json`` beside
     them, and runs in theirs; a file called as torchvision publishes it is known too. Other files need ``name``, and are

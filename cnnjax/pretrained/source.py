@@ -41,7 +41,7 @@ def from_source(
       name: the variant, where the source does not say it.
       which: the checkpoint of a run, see `cnnjax.load_run`.
       num_classes: of the weights; None for what the source says, or the published number.
-      naming: whose names the weights have, see `cnnjax.pretrained.load`; None finds it out.
+      naming: whose names the weights have, see `cnnjax.pretrained.load`; None detects it.
       image_size: of weights that fit one size of images, see `cnnjax.pretrained.load`.
       channels: of the images, see `cnnjax.pretrained.load`; ``preprocessing`` is adapted with the weights.
       entry: which of several networks in the file, see `cnnjax.pretrained.load`.

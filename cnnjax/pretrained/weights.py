@@ -13,7 +13,7 @@ from cnnjax.runs.images import ImageFormat, published_image_format
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WeightsInfo:
-    """Which network weights are of, what they expect of images, and what is published of them.
+    """Which network weights belong to, which images they expect, and what is published about them.
 
     Attributes:
       source: where they are, see `cnnjax.pretrained.load`.
@@ -23,7 +23,7 @@ class WeightsInfo:
       images: what images have to look like.
       label_names: of the classes, in the order of the logits; empty where nobody names them.
       task: what the network returns, see `cnnjax.runs.LoadedNetwork`.
-      naming: whose names the arrays have; None is found out when they are read.
+      naming: whose names the arrays have; None: it is detected when they are read.
       file: name of the file, whose end is the start of its SHA-256 where torchvision publishes it.
       size_mib: of the file, in 2**20 bytes.
       data: what ``metrics`` were measured on.
@@ -31,7 +31,7 @@ class WeightsInfo:
       gmacs: published multiply-adds of one forward pass at the size of ``images``, in 1e9.
       recipe: where it is written how they were trained.
       licence: where the publisher says.
-      is_run: whether they are a run's of ours.
+      is_run: whether they come from a run of this package.
     """
 
     source: str

@@ -51,11 +51,11 @@ class Run(LoadedNetwork):
 
 
 def load_run(workdir: str | os.PathLike[str], which: str | int = "best") -> Run:
-    """Read a run of any of our scripts, made on this or another machine, with any number of devices.
+    """Read a run of one of the scripts, made on this or another machine, with any number of devices.
 
     Args:
       workdir: its folder, or that in a bucket (gs://...).
-      which: "best", the checkpoint with the best test measure; "last"; or a step there is a checkpoint of.
+      which: "best", the checkpoint with the best test measure; "last"; or a step that has a checkpoint.
     Raises:
       WeightsFileError (a ValueError): there is no such run or checkpoint, it is damaged, or a newer version wrote it.
     """

@@ -44,13 +44,13 @@ NO_SHAPES = "zero_init_residual", "remat"
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierSetup(RunSetup):
-    """What a `TrainConfig` amounts to, for a classifier.
+    """What a `TrainConfig` means for a classifier: network, data, first state and steps.
 
     Attributes:
-      fields: of the network, which the weights and the config set.
+      fields: those of the network that the weights and the config set.
       start: variables to start from; None: they are drawn.
       frozen: patterns of what is frozen, or a tree of bools.
-      freezing: what trains from which epoch on, or no longer does; or None.
+      freezing: what begins or ceases to train at which epoch; or None.
     """
 
     config: TrainConfig
@@ -219,7 +219,7 @@ class ClassifierSetup(RunSetup):
         return lines
 
     def data_facts(self) -> dict[str, Any]:
-        """Return numbers of examples, the classes, and what tells copies of a data set apart."""
+        """Return the numbers of examples, the classes, and what tells copies of a data set apart."""
         dataset = self.pipeline.dataset
         return super().data_facts() | {
             "test examples": len(self.pipeline.test),
@@ -230,7 +230,7 @@ class ClassifierSetup(RunSetup):
         }
 
     def resolved(self) -> dict[str, Any]:
-        """Return what the config left to the data and the network."""
+        """Return the values that the config left to the data and the network."""
         dataset, transform = self.pipeline.dataset, self.pipeline.test_transform
         return {
             "dataset_version": dataset.version,

@@ -28,10 +28,10 @@ def run_command(command: Callable[[], object]) -> int:
     """Run a script and return its exit code.
 
     A value that cannot be used, data or files that cannot be read, and a run that cannot go on are explained in one
-    line on stderr; every other error is a mistake of the program, and shows where it came from.
+    line on stderr; every other error is a fault of the program, and shows its traceback.
 
-    Before that, memory is in large pages where the processor computes, and compiled programs are kept, see
-    `cnnjax.large_pages` and `cnnjax.training.compilation`; stderr says so in a line each.
+    Before that, it puts memory into large pages where the processor computes, and keeps compiled programs (see
+    `cnnjax.large_pages` and `cnnjax.training.compilation`), and says so on stderr in a line each.
 
     Args:
       command: parses the command line and does what it asks for.

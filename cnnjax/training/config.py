@@ -198,7 +198,7 @@ class TrainConfig(ClassifierRun, ClassifierOptimisation, ClassifierNetwork, Clas
 
     @property
     def freezing(self) -> finetune.UnfreezeSchedule | finetune.FreezeSchedule | None:
-        """What trains from which epoch on, or no longer does; None: the same throughout."""
+        """What begins or ceases to train at which epoch; None: the same parts train throughout."""
         if self.freeze_from:
             phases = patterns_by_epoch("freeze_from", self.freeze_from, "3=stem 5=stage1")
             return finetune.FreezeSchedule(tuple(sorted(phases.items())), self.frozen)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True)
 class Lookahead:
-    """When and how far slow weights move towards those that the optimizer trains.
+    """When and how far the slow weights move towards those that the optimizer trains.
 
     Every ``steps`` steps, slow = a slow + (1 - a) fast and fast = slow, where a = ``decay`` (step / ``total``)^
     ``power``. The running statistics of batch normalisation go with the parameters. The slow ones are evaluated.

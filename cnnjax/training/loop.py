@@ -50,14 +50,14 @@ def fit(
     create: Callable[[Any], RunSetup] = ClassifierSetup.create,
     loggers: Sequence[Logger] = (),
 ) -> dict[str, Any]:
-    """Train a network, or go on with a run that was stopped, and return its result.
+    """Train a network, or resume a run that was stopped, and return its result.
 
     Args:
       config: the run; its files are in ``config.run_directory``.
       console: where progress is shown; None for standard output.
       create: builds what the config names; by default a classifier, from a `TrainConfig`.
       loggers: functions that are called with each record that ``metrics.jsonl`` gets, in the process that writes it,
-        see `cnnjax.training.loggers`. A run that goes on calls them with the records of its new steps.
+        see `cnnjax.training.loggers`. A resumed run calls them with the records of its new steps.
     Returns:
       What is in ``result.json``: ``steps``, ``epochs``, ``train_loss``, ``train_accuracy``, ``test_loss``,
       ``test_accuracy``, ``best_test_accuracy`` and its ``best_step``, ``images_per_second`` (of training, without

@@ -61,7 +61,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothing: floa
       labels: int[batch], or float[batch, classes] that sum to 1.
       label_smoothing: from 0 to 1.
     Returns:
-      float32[batch], nats; of int labels below 0 (no label) 0, and of those from ``classes`` on NaN, so that they show.
+      float32[batch], in nats: 0 for int labels below 0 (no label), and NaN for those of ``classes`` or more.
     Raises:
       ValueError: labels of another shape or type, or a single logit.
     """

@@ -65,7 +65,7 @@ def make_schedule(
       milestones: as fractions of the run.
       decay: factor at a milestone or step.
       decay_steps: steps between two of ``step``, or for ``exponential`` to fall by the factor.
-      power: of ``polynomial``.
+      power: exponent of ``polynomial``.
     Raises:
       ValueError: an unknown name, or what does not fit a run of this length.
     """
@@ -139,7 +139,7 @@ def make_optimizer(
     clip_value: float | None = None,
     clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
-    """Return an optimizer: penalties join the gradient, which is clipped, and then used.
+    """Return an optimizer that adds penalties to the gradient, clips it, and then takes the named optimizer's step.
 
     Three things pull weights towards zero. ``l1`` and ``l2`` are terms of the loss, l1 sum|w| + l2 / 2 sum w^2, whose
     gradient is clipped and scaled with the rest (the loss that is reported is without them, so that train and test
@@ -153,13 +153,13 @@ def make_optimizer(
         (arXiv:1904.00962), ``lars`` (arXiv:1708.03888; biases and norms take plain steps), ``adagrad``, ``lion``
         (arXiv:2302.06675), ``muon`` (see `muon`; decay is that of its ``sgd``).
       learning_rate: a number or a schedule.
-      momentum: of ``sgd``, ``rmsprop``, ``lars`` and ``muon``.
-      nesterov: of the same.
+      momentum: used by ``sgd``, ``rmsprop``, ``lars`` and ``muon`` only.
+      nesterov: Nesterov's form of the momentum, for the same four.
       weight_decay: see above.
-      decay_all: penalties and decay of biases and norms too.
+      decay_all: penalties and decay act on biases and norms too.
       decay_factors: pattern (see `cnnjax.finetune.freeze`) -> factor of the ``weight_decay`` of what it matches; where
         several match, the last one counts. None: 1 everywhere.
-      l1, l2: see above.
+      l1, l2: factors of the penalties, see above.
       clip_value: largest absolute value of each number of the gradient; None does not clip.
       clip_norm: largest norm of the whole gradient; None does not clip.
     Raises:

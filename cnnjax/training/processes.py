@@ -75,7 +75,7 @@ def connect(
       num_processes: how many there are.
       timeout: seconds to wait for the others.
     Raises:
-      ValueError: only some of the arguments were given, or they cannot be.
+      ValueError: only some of the arguments were given, or they are impossible.
       ProcessesError: the others did not come in time.
     """
     if num_processes == 1 and coordinator is None and process_id is None:

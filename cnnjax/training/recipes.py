@@ -15,14 +15,14 @@ from cnnjax.training.flags import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A named config, where it is from, and what it reaches.
+    """A named config, where it comes from, and what it reaches.
 
     Attributes:
       config: the run; its flag ``recipe`` is the recipe's name.
       source: authors, year, arXiv id and section, or the program that it is the default of.
       published: what the source reaches with it, in words; None: there is no source.
-      verified: what it reached here, in words; None: it was not run in full.
-      differs: from the source.
+      verified: what it reached with this package, in words; None: it was not run in full.
+      differs: how it differs from the source.
     """
 
     config: TrainConfig

@@ -32,15 +32,15 @@ def pixel_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def dice_loss(logits: jax.Array, labels: jax.Array, *, smooth: float = 1.0) -> jax.Array:
-    """Return 1 less the soft Dice coefficient of each example, mean over the classes but the background.
+    """Return 1 minus the soft Dice coefficient of each example, averaged over all classes but the background.
 
     (2 sum(u v) + smooth) / (sum(u) + sum(v) + smooth) for each class from 1 on, u its softmax and v 1 at its pixels:
-    small things weigh as much as large ones, which the cross-entropy of pixels does not give. Class 0 is background and
-    left out: where things are small, it would pull towards background everywhere, and there the slope is 0.
+    small objects weigh as much as large ones, unlike in the cross-entropy of pixels. Class 0 is background and left
+    out: where objects are small, it would pull towards background everywhere, and there the slope is 0.
 
     Source: Milletari et al. 2016, arXiv:1606.04797, section 3, of one foreground; differs: no squares in the
     denominator, as in Isensee et al. 2018, arXiv:1809.10486, section 2.2, which differs in turn: it counts background,
-    and its sums are over the batch. ``smooth`` makes a class that is neither there nor predicted perfect.
+    and its sums are over the batch. With ``smooth``, a class that is neither present nor predicted counts as perfect.
 
     Args:
       logits: float[batch, height, width, classes], 2 classes or more.
@@ -92,14 +92,14 @@ def confusion_matrix(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> j
 
 
 def segmentation_scores(confusion: Any) -> dict[str, float]:
-    """Return what a confusion matrix of pixels says, each from 0 to 1.
+    """Return the scores that follow from a confusion matrix of pixels, each from 0 to 1.
 
-    Of each class: IoU = TP / (TP + FP + FN) and Dice = 2 TP / (2 TP + FP + FN).
+    For each class, IoU = TP / (TP + FP + FN) and Dice = 2 TP / (2 TP + FP + FN).
 
     Args:
       confusion: int[classes, classes], see `confusion_matrix`.
     Returns:
-      ``iou`` and ``dice``, means over the classes that are there or were predicted, background (class 0) included;
+      ``iou`` and ``dice``, means over the classes that are present or predicted, background (class 0) included;
       ``foreground_iou`` and ``foreground_dice``, without it; ``pixel_accuracy``.
     """
     confusion = np.asarray(confusion).astype(np.int64)

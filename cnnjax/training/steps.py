@@ -108,8 +108,8 @@ def train_step(
     The loss is the mean (or the sum, see ``loss_reduction``) over the real examples of the whole batch, on all devices
     of ``axis_name`` together; so N devices take the same step as one. What ``preprocess`` draws depends on the state's
     key, the step and the example's position in the whole batch only; what the network draws (dropout), on the device
-    and the part of the batch too. Gradients are taken of what ``state.frozen`` leaves to train; frozen batch norm uses
-    its running statistics.
+    and the part of the batch too. Gradients are taken with respect to what ``state.frozen`` leaves trainable; frozen
+    batch norm uses its running statistics.
 
     With ``accumulate``, the batch passes the network in that many parts, one after the other, and the step is that of
     the whole batch, to rounding, in the memory of a part. Batch norm's statistics are those of the parts, as they are
@@ -118,9 +118,9 @@ def train_step(
     Args:
       state: donate it.
       batch: ``image`` [batch, height, width, channels] as ``preprocess`` takes it, ``label`` int[batch] or
-        float[batch, classes], and optionally ``mask`` [batch]: examples where it is 0 count nowhere, in batch
-        statistics neither. Int labels below 0, and soft ones below 0 throughout, are no labels: such examples count in
-        batch statistics alone; labels from ``classes`` on make the loss NaN (see `cnnjax.training.nonfinite`).
+        float[batch, classes], and optionally ``mask`` [batch]: examples where it is 0 count nowhere, not
+        even in batch statistics. Int labels below 0, and soft ones all below 0, are no labels: such examples count in
+        batch statistics alone; labels of ``classes`` or more make the loss NaN (see `cnnjax.training.nonfinite`).
         Regression has ``target`` [batch, ...] instead of ``label``.
       axis_name: mapped axis over which gradients, running statistics and metrics are averaged; None on one device.
       preprocess: maps (batch, keys) to a batch with float images. Augments if there are keys, key[batch].
@@ -129,11 +129,11 @@ def train_step(
       label_smoothing: see `cross_entropy`.
       aux_weight: of the loss of each auxiliary head that the network sows into ``aux_logits``; such losses are learned
         from and not reported. 0 does not compute the heads.
-      accumulate: number of parts; divides the examples of each device.
+      accumulate: number of parts; it must divide the examples of each device.
       ema_decay: of the moving averages, if the state has them.
       lookahead: what the state has as moving averages are slow weights instead, which move by this rule.
       loss_reduction: "sum" learns from the loss summed over the batch: gradients are as many times as large as there
-        are real examples. What is reported is the mean always.
+        are real examples. The loss that is reported is always the mean.
     Returns:
       The new state, and sums over the batch (see `cnnjax.training.metrics`), equal on all devices.
     Raises:
