@@ -188,7 +188,7 @@ def _explained(url: str, what: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise BucketError(f'{url} needs the package gcsfs: pip install -e ".[gcs]"') from error
+        raise BucketError(f'{url} needs the package gcsfs: pip install "cnnjax[gcs]"') from error
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise BucketError(f"{url} cannot be {what}: {reason}; check the bucket's name, access and network") from error

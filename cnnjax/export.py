@@ -6,7 +6,7 @@
     python -m cnnjax.export --workdir runs/lenet5-digits --format huggingface --out lenet5-digits
 
 `stablehlo` and `onnx` hold the forward pass, the weights and the normalisation; a ``.json`` file beside them names the
-classes. StableHLO, as `jax.export` serialises it, needs flatbuffers (``.[export]``) to be written and to be run:
+classes. StableHLO, as `jax.export` serialises it, needs flatbuffers (the extra ``export``) to be written and to be run:
 
     import json, jax
     exported = jax.export.deserialize(bytearray(open("model.stablehlo", "rb").read()))

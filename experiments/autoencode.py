@@ -15,7 +15,7 @@ leaves, and
 
 With ``--noise``, both get images with Gaussian noise of this standard deviation (grey levels of 255) and give clean
 ones; PCA projects them onto the components of the clean ones. ``--model denoising_autoencoder`` has no short code, so
-that PCA and the pictures of codes are left out. The same command again goes on with a run that was stopped.
+that PCA and the pictures of codes are left out. The same command again resumes a run that was stopped.
 
 Source: Guo et al. 2017 and Valdarrama 2021, see `cnnjax/models/autoencoder.py`. Exit codes: 0; 2 with the reason on
 stderr; 130 or 143 stopped, and can be resumed.
@@ -59,7 +59,7 @@ MOST_PIXELS = 4096
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(ImageToImageConfig):
-    """Train an autoencoder, or go on with a run that was stopped."""
+    """Train an autoencoder, or resume a run that was stopped."""
 
     model: str = "conv_autoencoder"
     """Network to train: conv_autoencoder, or denoising_autoencoder with --noise."""

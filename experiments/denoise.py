@@ -5,7 +5,7 @@
     python experiments/denoise.py apply --weights runs/denoise-dncnn17_grey-sigma25 --image noisy.png
 
 Needs scikit-image: pip install 'cnnjax[photos]'. `train` learns on patches of its photographs, holds out others (the
-cameraman among them; `cnnjax/data/photographs.py` lists both), and given again goes on with a run that was stopped.
+cameraman among them; `cnnjax/data/photographs.py` lists both), and given again resumes a run that was stopped.
 ``--workdir`` holds what every run leaves, and `denoising.json` and pictures: mean PSNR and SSIM on the held-out
 photographs at noise 15, 25 and 50, of DnCNN and of four filters. Each filter has the strength that is best on these
 very photographs, of a few; DnCNN has never seen them.
@@ -68,7 +68,7 @@ TEST_PATCHES = 16
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainDenoiser(ImageToImageConfig):
-    """Train a denoiser, or go on with a run that was stopped."""
+    """Train a denoiser, or resume a run that was stopped."""
 
     model: str = "dncnn17_grey"
     """Network to train: dncnn17_grey, dncnn17_colour, dncnn20_grey or dncnn20_colour."""

@@ -26,7 +26,7 @@ from cnnjax.training import TrainConfig, connect, fit, parse_config, run_command
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(TrainConfig):
-    """Fine-tune a network, or go on with a run that was stopped."""
+    """Fine-tune a network, or resume a run that was stopped."""
 
     recipe: str = "finetune"
     """Recipe: a named set of defaults for all flags but --weights; finetune holds the defaults of this script."""

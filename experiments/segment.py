@@ -8,7 +8,7 @@ Needs scikit-image (pip install 'cnnjax[photos]'), or a folder of photographs (`
 generated: real digits, of random size, angle, colour and place, on parts of real photographs; so their masks are exact.
 Test scenes have digits and photographs that training never sees. The loss is the cross-entropy of the pixels, the soft
 Dice loss, or their sum. ``--workdir`` holds what every run leaves, and `segmentation.json` (IoU and Dice of the test
-scenes) and `overlays.png`. The same command again goes on with a run that was stopped.
+scenes) and `overlays.png`. The same command again resumes a run that was stopped.
 
 `apply` segments an image of any size: it is mirrored at the right and below up to a legal size, and the result cropped.
 
@@ -63,7 +63,7 @@ SHOWN = 6
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainSegmenter(ImageToImageConfig):
-    """Train a U-Net, or go on with a run that was stopped."""
+    """Train a U-Net, or resume a run that was stopped."""
 
     model: str = "unet_same"
     """Network to train: unet_same."""

@@ -8,7 +8,7 @@ Several processes, each with its own devices (TPU pods and SLURM start them with
 
     python experiments/train.py --coordinator HOST:PORT --num-processes 2 --process-id 0   # and 1 on the other machine
 
-The same command again goes on with a run that was stopped. Exit codes: 0 the run is complete; 2 it cannot be run as
+The same command again resumes a run that was stopped. Exit codes: 0 the run is complete; 2 it cannot be run as
 asked, with the reason on stderr; 130 (SIGINT) or 143 (SIGTERM) it was stopped and can be resumed.
 """
 

@@ -82,7 +82,7 @@ def factors(values: list[list[float]], *, backwards: bool) -> list[float]:
 
 
 def judge(numbers: Numbers) -> Verdict:
-    """Ask whether the recommended pairs keep deviations for every seed, and the others do not."""
+    """Ask whether the recommended pairs keep standard deviations for every seed, and the others do not."""
     holds, reasons = True, []
     for case, (_, _, keeps) in CASES.items():
         found = [factors(numbers["cases"][case]["activations"], backwards=False)]
@@ -99,7 +99,7 @@ def judge(numbers: Numbers) -> Verdict:
 
 
 def draw(numbers: Numbers, figure: Figure) -> None:
-    """Draw deviations by layer, each seed a line."""
+    """Draw standard deviations by layer, one line per seed."""
     for axes, name in zip(figure.subplots(1, 2), ("activations", "gradients"), strict=True):
         for place, case in enumerate(CASES):
             for values in numbers["cases"][case][name]:

@@ -1,6 +1,6 @@
 """From the bytes of an image file to pixels, and what becomes of files that are not as they should be.
 
-Converted: CMYK, palettes and 1-bit images to the colours they stand for; 16 bits a channel to 8 (the upper ones);
+Converted: CMYK, palettes and 1-bit images to the colours they stand for; 16 bits per channel to 8 (the upper ones);
 transparency is dropped; of an animation the first picture is taken; an image that its EXIF says is rotated is turned
 upright. Refused, with the reason: what is in none of `FORMATS` or is truncated, and more pixels than `MAX_PIXELS`,
 which is how a small file fills the memory (a decompression bomb).

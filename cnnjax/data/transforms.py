@@ -38,7 +38,7 @@ def resizer(name: ResizerName = "auto") -> str:
       DataError: it is not installed.
     """
     if name == "cykooz" and cykooz_resizer is None:
-        raise DataError('resizer cykooz needs the package cykooz-resizer: pip install -e ".[fast]"; or take pillow')
+        raise DataError('resizer cykooz needs the package cykooz-resizer: pip install "cnnjax[fast]"; or take pillow')
     package = "pillow" if name == "pillow" or cykooz_resizer is None else "cykooz-resizer"
     return f"{package} {importlib.metadata.version(package)}"
 

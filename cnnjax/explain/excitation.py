@@ -161,7 +161,7 @@ def top_activations(
 ) -> TopActivations:
     """Return the images, and the patches of them, that excite each channel of a layer most, in one pass.
 
-    Of each image only a channel's strongest position takes part. Memory holds ``count`` images per channel, whatever
+    Only a channel's strongest position in each image takes part. Memory holds ``count`` images per channel, whatever
     the size of the data set.
 
     Source: Zeiler and Fergus 2013, arXiv:1311.2901, section 3 and figure 2; differs: nothing.

@@ -82,7 +82,7 @@ def find_layer(
 ) -> str:
     """Return the path of a layer whose output has positions; None is the last one that follows a convolution.
 
-    Of a network that returns maps itself, such as one for segmentation, layers of its ``head`` are passed over.
+    In a network that returns maps itself, such as one for segmentation, layers of its ``head`` are passed over.
 
     Raises:
       ValueError: no such layer (near names are listed), a layer that has no positions or runs more than once, or a

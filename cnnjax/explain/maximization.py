@@ -74,7 +74,7 @@ def activation_maximization(
       learning_rate: of Adam: about as much as a pixel changes in a step.
       parametrization: "fourier" (coefficients scaled by one over their frequency, which spreads the power as in
         photographs) or "pixels".
-      jitter: images are moved by up to so many pixels, another amount at each step.
+      jitter: images are moved by up to this many pixels, by another amount at each step.
       decay: share of the image's distance from 0 that is taken away at each step ("pixels" only).
       blur: standard deviation of a Gaussian blur after every ``blur_every`` steps, pixels; 0 for none ("pixels" only).
       blur_every: steps from blur to blur.

@@ -39,7 +39,7 @@ def carry_over(tx: optax.GradientTransformation, params: Any, opt_state: optax.O
     no bias of theirs: their first updates are larger than usual, about 3 times at most with its usual decays.
 
     Args:
-      tx: the optimizer to go on with, from `freeze`.
+      tx: the optimizer to continue with, from `freeze`.
       params: the parameters.
       opt_state: of the optimizer before.
     Raises:

@@ -191,7 +191,7 @@ def create_model(name: str, *, num_classes: int | None = None, **fields: Any) ->
     Args:
       name: a variant, see `list_models`.
       num_classes: outputs of the last layer; 0 for a network that returns the features before it. None for the
-        published number, ``model_info(name).num_classes``. Segmentation networks return so many for each pixel, and
+        published number, ``model_info(name).num_classes``. Segmentation networks return as many for each pixel, and
         networks that restore images have no classes.
       **fields: other fields of the network, among them ``dtype`` (of the computation), ``param_dtype`` and
         ``axis_name`` (for synchronised batch norm); they take precedence over the variant's own. Lists in them become

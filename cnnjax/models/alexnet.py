@@ -93,7 +93,7 @@ class AlexNet(nn.Module):
       remat: recompute the inside of each stage in the backward pass instead of keeping it.
 
     Args:
-      images: float[batch, height, width, channels], zero mean a channel; 67 pixels or more (63 when padded by 2).
+      images: float[batch, height, width, channels], zero mean per channel; 67 pixels or more (63 when padded by 2).
       train: True drops units.
     Returns:
       float32[batch, num_classes] logits, before softmax; float32[batch, 4096] when ``num_classes`` is 0.

@@ -130,7 +130,7 @@ class DeepLabV3(nn.Module):
       images: float[batch, height, width, channels], zero mean and unit variance a channel; 32 pixels or more with
         ResNet.
       train: normalise with the batch's statistics, move the running ones (``mutable=["batch_stats"]``), drop out. The
-        mean of a map is one number a channel and image, so a batch of one image has nothing to normalise.
+        mean of a map is one number per channel and image, so a batch of one image has nothing to normalise.
     Returns:
       float32[batch, height, width, num_classes] logits, before softmax; float32[batch, height / output_stride, width /
       output_stride, features] when ``num_classes`` is 0.

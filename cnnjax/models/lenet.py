@@ -124,7 +124,7 @@ class TableConv(nn.Module):
 
 
 class Subsampling(nn.Module):
-    """Add the values of 2x2 windows, multiply by a trainable coefficient and add a trainable bias, each one a map.
+    """Add the values of 2x2 windows, multiply by a trainable coefficient and add a trainable bias, one of each per map.
 
     Args:
       x: float[batch, height, width, features].

@@ -94,7 +94,7 @@ class NiN(nn.Module):
       remat: recompute the inside of each stage in the backward pass instead of keeping it.
 
     Args:
-      images: float[batch, height, width, channels], zero mean a channel.
+      images: float[batch, height, width, channels], zero mean per channel.
       train: True applies dropout.
     Returns:
       float32[batch, num_classes] logits, before softmax, none of them negative; float32[batch, features] when

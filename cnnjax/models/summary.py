@@ -129,7 +129,7 @@ def summary(model: nn.Module, input_shape: Sequence[int], *, depth: int | None =
     Args:
       model: the network.
       input_shape: (height, width, channels) for one image, or the whole shape with the batch first.
-      depth: fold everything more than so many path parts deep into its parent's row (1: stages); None for every layer.
+      depth: fold everything below this many parts of a path into its parent's row (1: stages); None for every layer.
       **kwargs: for ``model.apply``, as ``train=True`` with ``mutable`` and ``rngs``.
     Returns:
       A `Summary`, whose ``str`` is the printed table.

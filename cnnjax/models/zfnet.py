@@ -85,7 +85,7 @@ class ZFNet(nn.Module):
       remat: recompute the inside of each stage in the backward pass instead of keeping it.
 
     Args:
-      images: float[batch, height, width, channels], zero mean a channel, 47 pixels or more; published for 224.
+      images: float[batch, height, width, channels], zero mean per channel, 47 pixels or more; published for 224.
       train: True drops units.
     Returns:
       float32[batch, num_classes] logits, before softmax; float32[batch, 4096] when ``num_classes`` is 0.

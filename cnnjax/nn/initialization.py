@@ -28,7 +28,7 @@ def redraw_kernels(params: Any, key: jax.Array, init: InitName) -> Any:
     - ``glorot``: uniform, variance 2 / (inputs + outputs). Glorot and Bengio 2010, equation 16.
     - ``he``: normal, variance 2 / inputs. He et al. 2015, arXiv:1502.01852, equation 10.
     - ``lecun``: normal, variance 1 / inputs. LeCun et al. 1998, Efficient BackProp, equation 16.
-    - ``truncated_normal``: deviation 0.02, as Liu et al. 2022, arXiv:2201.03545, appendix A.1.
+    - ``truncated_normal``: standard deviation 0.02, as Liu et al. 2022, arXiv:2201.03545, appendix A.1.
     - ``dirac``: convolutions hand their inputs through as far as they have filters; the others, and dense layers, are
       uniform with variance 1 / (3 inputs). Jordan 2024, arXiv:2404.00498, section 3; see
       `cnnjax.nn.initializers.identity_kernel`.

@@ -170,7 +170,7 @@ def _chosen(indices: jax.Array, window: int) -> jax.Array:
 def max_pool_with_indices(x: jax.Array, window: int) -> tuple[jax.Array, jax.Array]:
     """Take the maximum of each window, and tell where in its window it was, for `max_unpool`.
 
-    Windows do not overlap; a last window that only partly covers the input is kept (``ceil_mode``). Of equal maxima
+    Windows do not overlap; a last window that only partly covers the input is kept (``ceil_mode``). Among equal maxima
     the first, by rows, is meant, and takes the whole gradient.
 
     Args:

@@ -34,7 +34,7 @@ MAX_TAPS = 32
 
 
 def window_max(x: jax.Array, window: Pair, strides: Pair, padding: Pads) -> jax.Array:
-    """Return the maximum of each window; padding never wins. Of equal maxima the first takes the gradient.
+    """Return the maximum of each window; padding never wins. Among equal maxima the first takes the gradient.
 
     Args:
       x: float[batch, height, width, channels].

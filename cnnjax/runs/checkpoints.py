@@ -260,7 +260,7 @@ class Checkpoints:
     ) -> tuple[int, State, dict[str, Any], list[str]] | None:
         """Return the newest good checkpoint as (step, state, run, what is wrong with newer ones), or None if empty.
 
-        Damaged ones are moved to the folder ``corrupt`` beside this one, since a run that goes on from before them will
+        Damaged ones are moved to the folder ``corrupt`` beside this one, since a run that resumes from before them will
         write these steps again.
 
         Args:

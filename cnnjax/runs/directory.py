@@ -257,7 +257,7 @@ class RunDirectory:
         return records
 
     def forget_after(self, step: int) -> None:
-        """Drop the records after ``step``, which a run that goes on from there will write again."""
+        """Drop the records after ``step``, which a run that resumes from there will write again."""
         kept = [record for record in self.records() if record["step"] <= step]
         if self.metrics_file.exists():
             write_whole(self.metrics_file, "".join(json.dumps(record) + "\n" for record in kept))

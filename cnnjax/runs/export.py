@@ -57,7 +57,7 @@ def export_network(network: LoadedNetwork, out: str | os.PathLike[str], platform
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *shape), jnp.uint8)
     if importlib.util.find_spec("flatbuffers") is None:
-        raise ValueError('files of jax.export need the package flatbuffers: pip install -e ".[export]"')
+        raise ValueError('files of jax.export need the package flatbuffers: pip install "cnnjax[export]"')
     exported = jax.export.export(jax.jit(network.outputs), platforms=tuple(platforms))(images)
     write_whole(out, bytes(exported.serialize()))
     _describe(network, out, {"platforms": list(platforms), "jax": jax.__version__})

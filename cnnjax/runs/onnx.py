@@ -38,7 +38,7 @@ def to_onnx(function: Callable[[Any], Any], shape: tuple[int, ...], dtype: Any) 
     if importlib.util.find_spec("jax2onnx") is None:
         raise ValueError(
             "files of ONNX need the package jax2onnx, whose own requirements name an older orbax-checkpoint: "
-            'pip install -e ".[onnx]" && pip install --no-deps jax2onnx==0.17.1'
+            'pip install "cnnjax[onnx]" && pip install --no-deps jax2onnx==0.17.1'
         )
     import jax2onnx
 

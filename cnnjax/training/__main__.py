@@ -46,7 +46,7 @@ def _table() -> Table:
 
 
 def _lines(recipe: Recipe) -> list[str]:
-    """Return what there is to say of a recipe, and the flags that it stands for."""
+    """Describe a recipe, and list the flags that it stands for."""
     facts = {
         "source": recipe.source,
         "differs": recipe.differs,

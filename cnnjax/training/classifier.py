@@ -97,7 +97,7 @@ class ClassifierSetup(RunSetup):
         if not 1 <= config.batch_size <= len(dataset.train):
             raise ConfigError(
                 f"batch_size must be at most {len(dataset.train)}, the number of training images of {config.dataset}, "
-                f"got {config.batch_size}"
+                f"got {config.batch_size}; give a smaller --batch-size"
             )
         frozen, freezing = _frozen(config, variables["params"])
         try:
@@ -197,7 +197,7 @@ class ClassifierSetup(RunSetup):
         return finetune.refreeze(state, self.tx, mask)[0]
 
     def begin_epoch(self, state: Any, epoch: int) -> Any:
-        """Return the state to go on with in an epoch, counted from 0: another where something thaws."""
+        """Return the state for an epoch, counted from 0: another one where something thaws."""
         if self.freezing is None:
             return state
         alone = self.devices.unreplicate(state)
@@ -205,7 +205,7 @@ class ClassifierSetup(RunSetup):
         return state if new is alone else self.devices.replicate(new)
 
     def describe(self) -> list[str]:
-        """Return what there is of the data, and what is frozen at first."""
+        """Describe the data, and what is frozen at first."""
         train, test, size = len(self.pipeline.train), len(self.pipeline.test), self.pipeline.image_size
         lines = [f"{train:,} training and {test:,} test images of {size}x{size} pixels"]
         if not (self.config.frozen or self.config.freezing):

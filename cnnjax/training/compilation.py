@@ -27,7 +27,7 @@ def use_compilation_cache(place: str | os.PathLike[str] | None = None) -> str:
 
     Several processes may share a folder, which one lock guards. A folder that cannot be written to is read. An entry
     that cannot be read or written, because it is damaged or the disk is full, is a warning of JAX, and its program is
-    compiled. What is kept is the program itself, so that a run that goes on has the same bits.
+    compiled. What is kept is the program itself, so that a resumed run has the same bits.
 
     Args:
       place: a folder, in which each kind of processor gets one of its own; "off": none, but for what

@@ -48,7 +48,7 @@ class Dispatcher:
         self._compiled = devices.compile_stacked(partial(_take_steps if self._loop else _take_first, step))
 
     def __call__(self, state: Any, sums: Any, batches: Sequence[Mapping[str, np.ndarray]]) -> tuple[Any, Any]:
-        """Take one step a batch; return the new state, and the sums with those of the batches added.
+        """Take one step per batch; return the new state, and the sums with those of the batches added.
 
         Args:
           state, sums: replicated; donated.

@@ -49,7 +49,7 @@ class EventLog:
 class WandbLog:
     """A run in a project of Weights & Biases; a logger and a context manager.
 
-    Its id is kept in ``wandb.json``, so that a run that is resumed goes on there too.
+    Its id is kept in ``wandb.json``, so that a resumed run continues there too.
 
     Args:
       directory: folder of the run; what the package keeps on disk is in ``wandb/`` there.
@@ -101,7 +101,7 @@ def open_loggers(
 
     Args:
       config, directory: of the run.
-      step: the step that the run goes on from.
+      step: the step from which the run resumes.
       others: loggers of the caller's.
       stack: leaves them.
     """
@@ -123,7 +123,7 @@ def _package(flag: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ConfigError(f'--{flag} needs the package {name}: pip install -e ".[{flag}]"') from error
+        raise ConfigError(f'--{flag} needs the package {name}: pip install "cnnjax[{flag}]"') from error
 
 
 def _numbers(record: Mapping[str, Any]) -> dict[str, float]:

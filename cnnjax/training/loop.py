@@ -319,7 +319,7 @@ class TrainingLoop:
         return min(self.steps_of(self.epoch), self.setup.num_steps)
 
     def steps_of(self, epochs: int) -> int:
-        """Return how many steps so many epochs take."""
+        """Return how many steps a number of epochs takes."""
         return math.ceil(epochs * self.setup.num_examples / self.setup.config.batch_size)
 
     def current(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Losses: one value an example, so that the caller decides which examples count."""
+"""Losses: one value per example, so that the caller decides which examples count."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ IMAGES = 4
 
 
 class EpochMaps:
-    """Draws maps after every so many epochs, ``maps/epoch-<number>.png`` in the run's folder and for TensorBoard.
+    """Draws maps at regular intervals of epochs, ``maps/epoch-<number>.png`` in the run's folder and for TensorBoard.
 
     Saliency, integrated gradients and, of networks with convolutions, Grad-CAM of each image's best class; of
     regression, of the sum of the outputs.

@@ -94,7 +94,7 @@ class Pace:
             self._working, self._since = False, now
 
     def resume(self) -> None:
-        """Say that training goes on."""
+        """Say that training resumes."""
         if self.first is not None and not self._working:
             now = time.perf_counter()
             self._paused += now - self._since

@@ -1,4 +1,4 @@
-"""Labels of pixels: losses, one value an example, and the scores that a confusion matrix gives."""
+"""Labels of pixels: losses, one value per example, and the scores that a confusion matrix gives."""
 
 from __future__ import annotations
 

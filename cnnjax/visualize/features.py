@@ -64,7 +64,7 @@ def draw_feature_maps(
 ) -> None:
     """Draw feature maps of one image to a PNG file: a row of channels for each layer, with one scale for each row.
 
-    Of layers with more channels, an evenly spaced sample is drawn. Values without a sign start at 0; with a sign, 0 is
+    Layers with more channels are drawn as an evenly spaced sample. Values without a sign start at 0; with a sign, 0 is
     white, blue is below and red above.
 
     Args:

@@ -113,7 +113,7 @@ def test_what_cannot_be_converted_is_named():
 def test_what_to_install_is_said(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert export.main(["--workdir", str(RUN), "--format", "onnx", "--out", str(tmp_path / "a.onnx")]) == 2
-    assert 'pip install -e ".[onnx]" && pip install --no-deps jax2onnx==0.17.1' in capsys.readouterr().err
+    assert 'pip install "cnnjax[onnx]" && pip install --no-deps jax2onnx==0.17.1' in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -81,7 +81,7 @@ def test_events_are_the_metrics_file_and_resume_with_it(config, monkeypatch):
 
 def test_events_without_their_package_say_what_to_install(config, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(ConfigError, match=r'needs the package tensorboardX: pip install -e "\.\[tensorboard\]"'):
+    with pytest.raises(ConfigError, match=r'needs the package tensorboardX: pip install "cnnjax\[tensorboard\]"'):
         run(dataclasses.replace(config, tensorboard=True))
     # Nothing was begun.
     assert not config.run_directory.exists()
@@ -153,7 +153,7 @@ def test_loggers_get_every_record_of_a_run_that_goes_on_too(config, monkeypatch)
 
 def test_weights_and_biases_without_their_package_say_what_to_install(config, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ConfigError, match=r'--wandb needs the package wandb: pip install -e "\.\[wandb\]"'):
+    with pytest.raises(ConfigError, match=r'--wandb needs the package wandb: pip install "cnnjax\[wandb\]"'):
         run(dataclasses.replace(config, wandb="x"))
     assert not config.run_directory.exists()
 
