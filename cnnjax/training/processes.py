@@ -68,6 +68,7 @@ def connect(
 
     Without arguments, the environment says whether there are others (a TPU pod, SLURM, Open MPI or Kubernetes, as
     `jax.distributed.initialize` finds out); where there are none, nothing happens. ``num_processes=1`` does not look.
+    One process per machine takes all of its devices; of several on one machine, each takes one GPU.
 
     Args:
       coordinator: "HOST:PORT" of process 0, which listens there.
@@ -115,6 +116,7 @@ def _initialize(coordinator: str | None, process_id: int | None, num_processes: 
     """Call `jax.distributed.initialize`, which ends the process without a word of ours if the others do not come."""
     # Its handler would swallow the signals that stop a run before the loop has its own.
     jax.config.update("jax_enable_preemption_service", False)
+    visible = {name: value for name, value in jax.config.values.items() if name.endswith("_visible_devices")}
     failure: list[Exception] = []
 
     def initialize() -> None:
@@ -143,6 +145,17 @@ def _initialize(coordinator: str | None, process_id: int | None, num_processes: 
         )
     if failure and not (coordinator is None and "coordinator_address should be defined" in str(failure[0])):
         raise ProcessesError(f"the processes could not meet: {failure[0]}") from failure[0]
+    if _one_per_machine() and "JAX_LOCAL_DEVICE_IDS" not in os.environ:
+        # Where SLURM or Open MPI started a process, JAX shows it one GPU alone, that of its number on the machine.
+        for name, value in visible.items():
+            jax.config.update(name, value)
+
+
+def _one_per_machine() -> bool:
+    """Return whether SLURM or Open MPI started one process on each machine, which takes all of its devices."""
+    processes, machines = (os.environ.get(f"SLURM_STEP_NUM_{counted}") for counted in ("TASKS", "NODES"))
+    alone = os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
+    return alone or (processes is not None and processes == machines)
 
 
 def require_one(program: str) -> None:

@@ -171,6 +171,31 @@ def test_processes_that_disagree_all_exit_and_say_on_what(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("environment", "visible"),
+    [
+        ({"SLURM_STEP_NUM_NODES": "4", "SLURM_STEP_NUM_TASKS": "4"}, "all"),
+        ({"SLURM_STEP_NUM_NODES": "4", "SLURM_STEP_NUM_TASKS": "32"}, "0"),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, "all"),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "8"}, "0"),
+        ({"SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_NUM_TASKS": "1", "JAX_LOCAL_DEVICE_IDS": "0"}, "0"),
+    ],
+)
+def test_one_process_per_node_takes_all_gpus_of_the_node(environment, visible, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    # So JAX does where SLURM or Open MPI started the process.
+    flag = "jax_cuda_visible_devices"
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: jax.config.update(flag, "0"))
+    before = {name: jax.config.values[name] for name in (flag, "jax_enable_preemption_service")}
+    try:
+        connect()
+        assert jax.config.values[flag] == visible
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+
+
 def test_what_jax_says_of_a_process_that_is_gone_is_one_sentence(monkeypatch):
     def lose():
         with processes.noticing_losses():
