@@ -53,6 +53,11 @@ NEEDS = {
 }
 # Other words there are for Jupyter.
 FENCE = re.compile(r"^( *```\w+) (\S.*)$", re.MULTILINE)
+# Code in a cell of a table that is more than a name.
+COMMAND = re.compile(r"<code>(?=[^<]* )")
+CELL = re.compile(r"<td.*?</td>", re.DOTALL)
+# Pages whose tables take the place of the page's own contents.
+WIDE = ("networks.md", "slides-to-code.md")
 LINK = re.compile(r"(\]\()([^)#:\s]+)(#[^)]*)?(?=\))")
 
 
@@ -256,11 +261,21 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Link documents outside ``docs`` to their pages, and rows of the table of networks to their families."""
+    """Link documents outside ``docs`` to their pages, and rows of the table of networks to their families.
+
+    Pages with wide tables lose their contents at the side.
+    """
     path = page.file.src_uri
+    if posixpath.basename(path) in WIDE:
+        page.meta["hide"] = ["toc"]
     if path == "networks.md":
         for name, variant in VARIANTS.items():
             markdown = markdown.replace(f"| `{name}` |", f"| [`{name}`](networks/{variant.info.family}.md) |")
     if path in DOCUMENTS.values():
         return markdown
     return for_site(markdown, f"docs/{path}", path)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Mark commands in tables, which may be wrapped where names may not."""
+    return CELL.sub(lambda cell: COMMAND.sub('<code class="command">', cell.group()), html)
