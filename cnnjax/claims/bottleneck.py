@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import flax.linen as nn
 
 from cnnjax.claims.claim import Claim, Numbers, Setting, Verdict
+from cnnjax.claims.drawing import frame
 from cnnjax.models import create_model
 from cnnjax.models.inception_v1 import TABLE1, figure2a, figure2b
 from cnnjax.models.summary import count_macs
@@ -72,9 +73,8 @@ def draw(numbers: Numbers, figure: Figure) -> None:
         heights = [numbers["modules"][name][key] / 1e6 for name in names]
         axes.bar([x + 0.27 * (place - 1) for x in range(len(names))], heights, 0.27, label=label)
     axes.set_xticks(range(len(names)), names)
-    axes.set(xlabel="module, on the input that it has in the reduced network", ylabel="multiply-adds, millions")
-    axes.grid(alpha=0.3, axis="y")
-    axes.legend()
+    label = "module, on the input that it has in the reduced network"
+    frame(axes, xlabel=label, ylabel="multiply-adds, millions")
 
 
 CLAIM = Claim(

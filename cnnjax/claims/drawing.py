@@ -9,6 +9,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike
 
 
 def frame(axes: Axes, *, legend: bool = True, **settings: Any) -> None:
@@ -50,9 +51,20 @@ def seed_points(axes: Axes, rows: Mapping[str, Mapping[str, Sequence[float]]]) -
         for number, each in values.items():
             axes.plot([float(number)] * len(each), each, "o", color=f"C{place}", alpha=0.4)
     axes.set_xscale("log")
-    numbers = sorted({number for values in rows.values() for number in values}, key=float)
-    axes.set_xticks([float(number) for number in numbers], numbers)
+    tick_at(axes, sorted({number for values in rows.values() for number in values}, key=float))
+
+
+def tick_at(axes: Axes, numbers: Sequence[str] | Sequence[int]) -> None:
+    """Give the horizontal axis a tick at each of some numbers, and no others."""
+    axes.set_xticks([float(number) for number in numbers], [str(number) for number in numbers])
     axes.minorticks_off()
+
+
+def picture(axes: Axes, values: ArrayLike, title: str) -> None:
+    """Draw float[height, width], from 0 (black) to 1 (white), without ticks."""
+    axes.imshow(np.asarray(values), cmap="gray", vmin=0, vmax=1)
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(title, fontsize=8)
 
 
 def seed_curves(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnnjax.claims.claim import Claim, Numbers, Setting, Verdict
+from cnnjax.claims.drawing import frame, seed_curves
 from cnnjax.claims.fitting import fast_compilation
 from cnnjax.models import create_model
 from cnnjax.nn import relu, tanh, torch_uniform
@@ -102,14 +103,9 @@ def draw(numbers: Numbers, figure: Figure) -> None:
     """Draw standard deviations by layer, one line per seed."""
     for axes, name in zip(figure.subplots(1, 2), ("activations", "gradients"), strict=True):
         for place, case in enumerate(CASES):
-            for values in numbers["cases"][case][name]:
-                axes.plot(range(1, len(values) + 1), values, color=f"C{place}", alpha=0.7, label=case)
-        axes.set(yscale="log", xlabel="layer", ylabel=f"standard deviation of {name}")
+            seed_curves(axes, numbers["cases"][case][name], 1, f"C{place}", case)
+        frame(axes, yscale="log", xlabel="layer", ylabel=f"standard deviation of {name}")
         axes.locator_params(axis="x", integer=True)
-        axes.grid(alpha=0.3)
-        handles, labels = axes.get_legend_handles_labels()
-        unique = dict(zip(labels, handles, strict=True))
-        axes.legend(unique.values(), unique.keys(), fontsize=8)
 
 
 CLAIM = Claim(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cnnjax.claims.claim import Claim, Numbers, Setting, Verdict
+from cnnjax.claims.drawing import frame, tick_at
 from cnnjax.models import create_model
 from cnnjax.nn import Conv
 
@@ -53,12 +54,9 @@ def draw(numbers: Numbers, figure: Figure) -> None:
         axes.plot(numbers["size"], numbers[key], "o-", label=label)
         place = (numbers["size"][3], numbers[key][3])
         axes.annotate(f"{numbers[key][3]:,}", place, (-50, 8), textcoords="offset points")
-    axes.set(xscale="log", yscale="log", ylim=(100, 3e8))
-    axes.set(xlabel="height and width of the image, pixels", ylabel="weights")
-    axes.set_xticks(numbers["size"], [str(size) for size in numbers["size"]])
-    axes.minorticks_off()
-    axes.grid(alpha=0.3)
-    axes.legend()
+    label = "height and width of the image, pixels"
+    frame(axes, xscale="log", yscale="log", ylim=(100, 3e8), xlabel=label, ylabel="weights")
+    tick_at(axes, numbers["size"])
 
 
 CLAIM = Claim(

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from cnnjax.claims.claim import Claim, Numbers, Setting, Verdict, shown
-from cnnjax.claims.drawing import frame, seed_dots
+from cnnjax.claims.drawing import frame, picture, seed_dots
 from cnnjax.claims.fitting import fit_arrays, load_arrays
 from cnnjax.nn import Conv, max_pool
 from cnnjax.signal import receptive_field
@@ -125,9 +125,7 @@ def draw(numbers: Numbers, figure: Figure) -> None:
     """Draw how strongly each pixel moves the output in the middle."""
     *pictures, last = figure.subplots(1, len(STACKS) + 1)
     for axes, (name, row) in zip(pictures, numbers["stacks"].items(), strict=True):
-        axes.imshow(row["influence"], cmap="viridis", vmin=0, vmax=1)
-        axes.set(xticks=[], yticks=[])
-        axes.set_title(f"{name}: {row['weights']:,} weights,\n{row['activations']} ReLU", fontsize=9)
+        picture(axes, row["influence"], f"{name}: {row['weights']:,} weights,\n{row['activations']} ReLU")
     figure.suptitle("Pixels that move the output in the middle, and how much (all weights 1), and accuracy with both")
     seed_dots(last, numbers["accuracy"])
     frame(last, legend=False, ylabel=f"test accuracy on {numbers['dataset']} (%)")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnnjax.claims.claim import Claim, Numbers, Setting, Verdict
+from cnnjax.claims.drawing import picture
 from cnnjax.signal import correlate, transpose_convolve
 
 if TYPE_CHECKING:
@@ -63,14 +64,13 @@ def draw(numbers: Numbers, figure: Figure) -> None:
     """Draw the overlaps in two dimensions, for each window and stride."""
     for line, window in zip(figure.subplots(len(WINDOWS), len(STRIDES)), WINDOWS, strict=True):
         for axes, stride in zip(line, STRIDES, strict=True):
-            axes.set(xticks=[], yticks=[])
             if stride > window:
                 axes.axis("off")
                 continue
             counts = overlaps(window, stride)
-            axes.imshow(np.outer(counts, counts) / max(counts) ** 2, cmap="gray", vmin=0, vmax=1)
             variation = numbers["variation"][f"{window} over {stride}"]
-            axes.set_title(f"window {window}, stride {stride}: {100 * variation:.0f} %", fontsize=8)
+            title = f"window {window}, stride {stride}: {100 * variation:.0f} %"
+            picture(axes, np.outer(counts, counts) / max(counts) ** 2, title)
     figure.suptitle("How many copies of the kernel overlap at each pixel, and how much that varies along a row")
 
 
