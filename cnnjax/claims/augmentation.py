@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # See docs/augmentation.md.
 KINDS = {"none": (), "shifted and turned": ("crop:1", "rotate:10"), "flipped": ("mirror", "vertical-mirror")}
 # The same operations as the second kind, drawn before training, once for each of so many copies.
-OFFLINE, COPIES = "the same, offline", 10
+OFFLINE, COPIES = "shifted and turned, offline", 10
 COUNTS = (50, 200, 1000)
 
 
