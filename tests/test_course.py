@@ -156,7 +156,9 @@ def chosen(start, names):
 
 CLAIM = "python experiments/claims.py"
 COUNTED = ("mlp_weights", "transposed")
-TRAINED = [command for command in chosen(CLAIM, ()) if command.split()[-1] not in COUNTED]
+# Needs published weights.
+TRANSFERRED = chosen(CLAIM, ("transfer",))
+TRAINED = [command for command in chosen(CLAIM, ()) if command.split()[-1] not in (*COUNTED, "transfer")]
 SMALL = ("lenet5", "alexnet", "conv_autoencoder")
 LARGE = [command for command in chosen("python -m", ()) if command.split()[-1] not in SMALL]
 EXPLAINED = chosen("python experiments/explain.py", ())
@@ -192,6 +194,15 @@ def test_claims_of_the_page_are_tried(command, tmp_path, monkeypatch, capsys):
     assert command.split()[-1] in capsys.readouterr().out
 
 
+@pytest.mark.pretrained
+@pytest.mark.parametrize("command", TRANSFERRED)
+def test_transfer_of_the_page_is_tried(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    assert run_row(command, "--quick") == 0
+    assert "transfer: the claim" in capsys.readouterr().out
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("command", EXPLAINED)
 def test_the_page_explains_a_run(command, tmp_path, monkeypatch):
@@ -203,7 +214,7 @@ def test_the_page_explains_a_run(command, tmp_path, monkeypatch):
 
 
 def test_every_command_of_the_page_is_run():
-    tried = [*chosen("python -m", SMALL), *LARGE, *chosen(CLAIM, COUNTED), *TRAINED, *EXPLAINED, *RUNS]
+    tried = [*chosen("python -m", SMALL), *LARGE, *chosen(CLAIM, COUNTED), *TRAINED, *TRANSFERRED, *EXPLAINED, *RUNS]
     assert sorted(tried) == sorted(COMMANDS)
 
 

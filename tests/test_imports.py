@@ -26,6 +26,7 @@ ALLOWED = {
     },
     "claims": {
         *("nn", "signal", "models", "data", "state", "training", "visualize", "places", "writing", "restoration"),
+        *("finetune", "pretrained"),
     },
     "explorer": {"nn", "models", "data", "explain", "runs", "pretrained", "training"},
 }

@@ -19,6 +19,7 @@ from cnnjax.claims import (
     regularization,
     residual,
     small_kernels,
+    transfer,
     transposed,
     vanishing,
 )
@@ -42,6 +43,7 @@ _MODULES = (
     residual,
     bottleneck,
     depthwise,
+    transfer,
     transposed,
     denoising,
 )

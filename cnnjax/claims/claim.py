@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import statistics
 from collections.abc import Callable, Sequence
@@ -62,6 +63,7 @@ class Claim:
       draw: draws what was measured.
       trains: whether a data set can be chosen.
       size: width and height of the picture, inches.
+      packages: that the experiment imports or reads beyond the library's own, of the extra ``pretrained``.
     """
 
     name: str
@@ -72,6 +74,12 @@ class Claim:
     draw: Callable[[Numbers, Figure], None]
     trains: bool = False
     size: tuple[float, float] = (6.4, 4.0)
+    packages: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Packages that the experiment needs and that are not installed."""
+        return tuple(package for package in self.packages if importlib.util.find_spec(package) is None)
 
 
 def spread(values: Sequence[float]) -> float:

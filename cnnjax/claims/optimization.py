@@ -128,8 +128,8 @@ def draw(numbers: Numbers, figure: Figure) -> None:
 
 CLAIM = Claim(
     name="optimization",
-    statement="Momentum, RMSprop and Adam learn faster than plain gradient descent, a rate that falls ends lower than "
-    "a constant one, and of the same number of images small batches make more.",
+    statement="Momentum, RMSprop and Adam learn faster than plain gradient descent, a falling rate ends lower than a "
+    "constant one, and small batches make more of the same number of images.",
     source="Sutskever, Martens, Dahl and Hinton 2013, ICML (momentum); Kingma and Ba 2014, arXiv:1412.6980 (Adam); "
     "Loshchilov and Hutter 2016, arXiv:1608.03983 (falling rates); Masters and Luschi 2018, arXiv:1804.07612 (batches)",
     measure=measure,

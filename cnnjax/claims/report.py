@@ -27,7 +27,11 @@ def run_claim(claim: Claim, setting: Setting, folder: str | os.PathLike[str] | N
     Returns:
       What the JSON file holds: name, statement, source, whether the claim holds, verdict, numbers, how long it took and
       how it was run.
+    Raises:
+      ValueError: a package that the claim needs is not installed.
     """
+    if claim.missing:
+        raise ValueError(f"{claim.name} needs {', '.join(claim.missing)}: pip install 'cnnjax[pretrained]'")
     start = time.perf_counter()
     numbers = claim.measure(setting)
     verdict = claim.judge(numbers)

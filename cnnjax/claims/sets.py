@@ -68,17 +68,36 @@ def composed(data: Arrays, size: int) -> Arrays:
       size: height and width of the scenes, pixels.
     """
 
-    def scenes(images: np.ndarray, labels: np.ndarray, photograph: str) -> tuple[np.ndarray, np.ndarray]:
-        generator = np.random.default_rng(0)
-        background = sample_photograph(photograph)
-        found = np.empty((len(images), size, size, 3), np.float32)
-        for scene, image, label in zip(found, images, labels, strict=True):
-            things = np.round(255 * image[None]).astype(np.uint8)
-            scene[:] = Scenes(things, label[None], (background,), size, most=1).draw(generator)["image"] / 255
-        return found, labels
-
     return Arrays(
         f"scenes of {data.name}",
-        *scenes(data.train_images, data.train_labels, TRAIN_PHOTOGRAPH),
-        *scenes(data.test_images, data.test_labels, TEST_PHOTOGRAPH),
+        scenes(data.train_images, data.train_labels, TRAIN_PHOTOGRAPH, size)[0],
+        data.train_labels,
+        scenes(data.test_images, data.test_labels, TEST_PHOTOGRAPH, size)[0],
+        data.test_labels,
     )
+
+
+def composed_centres(data: Arrays, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the middles of the things on the training and test scenes of `composed`.
+
+    Returns:
+      float32[examples, 2] each: row and column, pixels.
+    """
+    return (
+        scenes(data.train_images, data.train_labels, TRAIN_PHOTOGRAPH, size)[1],
+        scenes(data.test_images, data.test_labels, TEST_PHOTOGRAPH, size)[1],
+    )
+
+
+def scenes(images: np.ndarray, labels: np.ndarray, photograph: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return scenes, float32[examples, size, size, 3], and the middles of their things, see `composed_centres`."""
+    generator = np.random.default_rng(0)
+    background = sample_photograph(photograph)
+    found = np.empty((len(images), size, size, 3), np.float32)
+    centres = np.empty((len(images), 2), np.float32)
+    for scene, centre, image, label in zip(found, centres, images, labels, strict=True):
+        things = np.round(255 * image[None]).astype(np.uint8)
+        drawn = Scenes(things, label[None], (background,), size, most=1).draw(generator)
+        scene[:] = drawn["image"] / 255
+        centre[:] = np.argwhere(drawn["label"]).mean(0)
+    return found, centres

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from cnnjax.claims import CLAIMS, Setting, depthwise, vanishing
+from cnnjax.claims import CLAIMS, Setting, depthwise, transfer, vanishing
 from cnnjax.claims.fitting import Arrays
 from cnnjax.visualize.canvas import new_figure
 
@@ -22,6 +22,23 @@ def ten_kinds(setting):
 
 # The others are run by the exhaustive test of test_report.py.
 NAMES = ("mlp_and_cnn", "small_kernels", "pooling", "vanishing", "regularization", "augmentation", "depthwise")
+
+
+@pytest.mark.pretrained
+def test_transfer_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    numbers = json.loads(json.dumps(CLAIMS["transfer"].measure(Setting(quick=True, seeds=(0, 1))), allow_nan=False))
+    faces, scenes = numbers["accuracy"].values()
+    assert set(faces) == {transfer.FROZEN, transfer.LAST, transfer.ALL, transfer.SCRATCH, transfer.SMALL}
+    assert set(scenes) == {transfer.FROZEN, transfer.SMALL}
+    # Published weights see faces even in small, enlarged pictures.
+    assert np.mean(faces[transfer.FROZEN]["2"]) > 70
+    # A scene's middle is less than half a diagonal from any place.
+    assert all(0 < np.mean(rows["2"]) < transfer.SIZE / 2**0.5 for rows in numbers["centres"].values())
+    figure = new_figure(*CLAIMS["transfer"].size)
+    CLAIMS["transfer"].draw(numbers, figure)
+    figure.canvas.draw()
+    assert len(figure.axes) == 4
 
 
 @pytest.mark.slow

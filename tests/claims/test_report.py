@@ -1,5 +1,6 @@
 """What is left of claims, and the rule by which numbers with a spread are compared."""
 
+import dataclasses
 import importlib.util
 import itertools
 import json
@@ -69,12 +70,25 @@ def test_what_cannot_be_is_refused(arguments, message, tmp_path, monkeypatch, ca
     assert not list(tmp_path.iterdir())
 
 
+def test_a_claim_without_its_packages_is_refused_by_name_and_left_out_of_all(tmp_path, monkeypatch, capsys):
+    bare = dataclasses.replace(CLAIMS["transposed"], packages=("json", "no_such_package"))
+    monkeypatch.setattr(script, "CLAIMS", {"transposed": bare, "mlp_weights": CLAIMS["mlp_weights"]})
+    monkeypatch.chdir(tmp_path)
+    assert script.main(["transposed"]) == 2
+    needs = "no_such_package: pip install 'cnnjax[pretrained]'"
+    assert f"transposed needs {needs}" in capsys.readouterr().err
+    assert script.main(["--all"]) == 0
+    assert f"transposed: left out, needs {needs}" in capsys.readouterr().out
+    assert len((tmp_path / "outputs" / "claims" / "claims.md").read_text().splitlines()) == 3
+
+
 @pytest.mark.exhaustive
 def test_all_claims_run_quickly(tmp_path):
     assert script.main(["--all", "--quick", "--seeds", "2", "--output-dir", str(tmp_path)]) == 0
     lines = (tmp_path / "claims.md").read_text().splitlines()
-    assert [line.split("`")[1] for line in lines[2:]] == list(CLAIMS)
-    for name, claim in CLAIMS.items():
+    run = {name: claim for name, claim in CLAIMS.items() if not claim.missing}
+    assert [line.split("`")[1] for line in lines[2:]] == list(run)
+    for name, claim in run.items():
         record = json.loads((tmp_path / f"{name}.json").read_text())
         # What is judged is what the file holds.
         assert str(claim.judge(record["numbers"])) == record["verdict"]
@@ -83,7 +97,11 @@ def test_all_claims_run_quickly(tmp_path):
 
 def test_the_page_on_claims_names_all_and_its_commands_are_legal(capsys):
     page = (Path(__file__).parents[2] / "docs" / "claims.md").read_text()
-    assert re.findall(r"^\| `(\w+)`: ", page, re.MULTILINE) == list(CLAIMS)
+    assert re.findall(r"^\| \[`(\w+)`\]\(#\1\) ", page, re.MULTILINE) == list(CLAIMS)
+    sections = re.split(r"^### ", page, flags=re.MULTILINE)[1:]
+    assert [section.split("\n")[0] for section in sections] == list(CLAIMS)
+    for section, claim in zip(sections, CLAIMS.values(), strict=True):
+        assert f"> {claim.statement}" in section.replace("\n> ", " ")
     commands = re.findall(r"^python experiments/claims\.py ([^#\n]*)", page, re.MULTILINE)
     assert len(commands) >= 4
     for command in commands:

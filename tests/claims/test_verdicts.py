@@ -5,14 +5,14 @@ import numpy as np
 import optax
 import pytest
 
-from cnnjax.claims import CLAIMS, Setting, drawing
+from cnnjax.claims import CLAIMS, Setting, drawing, transfer
 from cnnjax.claims.augmentation import COPIES, copied
 from cnnjax.claims.equivariance import layer_errors
 from cnnjax.claims.fitting import Arrays, fit_arrays
 from cnnjax.claims.initialization import CASES
 from cnnjax.claims.mlp_and_cnn import count, networks
 from cnnjax.claims.networks import SmallCNN
-from cnnjax.claims.sets import centred, composed, shifted
+from cnnjax.claims.sets import centred, composed, composed_centres, shifted
 from cnnjax.visualize.canvas import new_figure
 
 
@@ -263,6 +263,68 @@ def test_each_part_of_optimization_has_to_be_as_claimed():
     assert labels[2] == ["batches of 16", "batches of 64", "batches of 256"]
 
 
+def test_transfer_has_to_help_and_to_want_a_higher_rate_for_the_new_layer():
+    features, scratch = {"2": [90, 91], "10": [95, 96]}, {"2": [55, 60], "10": [80, 82]}
+    faces = {transfer.FROZEN: features, transfer.SMALL: scratch, transfer.SCRATCH: scratch, transfer.ALL: features}
+    numbers = {
+        "accuracy": {"faces": faces, "scenes": {name: faces[name] for name in list(faces)[:2]}},
+        "factor_labels": 10,
+        "factors": {"1": [80, 81], "10": [95, 96], "100": [90, 91]},
+        "centres": {
+            "features where they are": {"2": [9, 10], "10": [5, 6]},
+            "nothing": {"2": [20, 20], "10": [20, 20]},
+        },
+        "clusters": {name: {"features": [0.7, 0.8], "pixels": [0.1, 0.1]} for name in ("faces", "scenes")},
+    }
+    assert verdict("transfer", numbers).holds
+    assert "with 2 in 3 of 3 comparisons" in verdict("transfer", numbers).reason
+    assert "features where they are 9.5 ± 0.7 with 2, 5.5 ± 0.7 with 10" in verdict("transfer", numbers).reason
+    assert not verdict("transfer", numbers | {"factors": {"1": [95, 96], "10": [95, 96]}}).holds
+    even = {"faces": faces, "scenes": faces | {transfer.SMALL: features}}
+    assert not verdict("transfer", numbers | {"accuracy": even}).holds
+    labels = drawn_lines("transfer", numbers)
+    assert labels[0] == list(faces)
+    assert labels[-1] == list(numbers["centres"])
+
+
+def test_few_labels_are_drawn_by_class_and_the_others_tested_on():
+    data = made_up(16)
+    places = transfer.places_of(data.train_labels, 3, seed=1)
+    assert sorted(data.train_labels[places]) == [0, 0, 0, 1, 1, 1]
+    assert len(set(places)) == 6
+    assert (places == transfer.places_of(data.train_labels, 3, seed=1)).all()
+    assert set(places) != set(transfer.places_of(data.train_labels, 3, seed=2))
+    divided = transfer.divided(data, 3)
+    assert (len(divided.train_images), len(divided.test_images)) == (6, 6 + 10)
+    assert (divided.test_images[:, 0, 0, 0] == divided.test_labels).all()
+
+
+def test_a_regression_head_finds_the_middles_of_things_on_scenes():
+    data = made_up(40)
+    data.train_images[:] = data.test_images[:] = 1
+    scenes = composed(data, 16)
+    train, test = composed_centres(data, 16)
+    assert train.shape == (40, 2)
+    assert 0 < train.min() < 6 < 10 < train.max() < 16
+    assert 0 < test.min() < test.max() < 16
+    assert (composed(data, 16).train_images == scenes.train_images).all()
+    # What a linear layer can say of places: the places themselves, and no more than their mean where it sees nothing.
+    mixed = np.array([[2, 1], [1, 2]])
+    assert transfer.regress(train @ mixed, train, test @ mixed, test) < 0.5
+    blind = transfer.regress(np.zeros((40, 1)), train, np.zeros((6, 1)), test)
+    assert blind == pytest.approx(np.linalg.norm(train.mean(0) - test, axis=1).mean(), rel=1e-4)
+
+
+def test_the_new_layers_rate_is_part_of_the_optimizers_state():
+    params = {"stem": {"kernel": jnp.ones(2)}, "head": {"classifier": {"kernel": jnp.ones(2)}}}
+    tx = transfer.optimizer()
+    state = optax.tree.set(tx.init(params), rate=jnp.float32(0.01), factor=jnp.float32(100))
+    updates, _ = tx.update(params, state, params)
+    # Adam's first step is as large as its rate.
+    assert updates["stem"]["kernel"] == pytest.approx(-0.01, rel=1e-3)
+    assert updates["head"]["classifier"]["kernel"] == pytest.approx(-1, rel=1e-3)
+
+
 def test_a_frame_has_a_legend_unless_it_is_told_not_to():
     axes = new_figure(4, 3).subplots()
     drawing.seed_dots(axes, {"one": [1, 2], "two": [3, 3]}, "C0", "values")
@@ -301,7 +363,7 @@ def test_regularisation_has_to_close_the_gap_without_a_loss():
 )
 def test_augmentation_has_to_help_and_to_hurt(good, bad, holds):
     accuracy = {"none": {"50": [80, 81]}, "shifted and turned": {"50": good}, "flipped": {"50": bad}}
-    accuracy["the same, offline"] = {"50": good}
+    accuracy["shifted and turned, offline"] = {"50": good}
     assert verdict("augmentation", {"dataset": "made up", "accuracy": accuracy}).holds is holds
 
 
