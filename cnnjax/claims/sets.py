@@ -78,26 +78,30 @@ def composed(data: Arrays, size: int) -> Arrays:
 
 
 def composed_centres(data: Arrays, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the middles of the things on the training and test scenes of `composed`.
+    """Return the middles of the things on the training and test scenes of `composed`; no image may be all black.
 
     Returns:
       float32[examples, 2] each: row and column, pixels.
     """
+
+    def centres(covered: np.ndarray) -> np.ndarray:
+        return np.stack([np.argwhere(each).mean(0) for each in covered]).astype(np.float32)
+
     return (
-        scenes(data.train_images, data.train_labels, TRAIN_PHOTOGRAPH, size)[1],
-        scenes(data.test_images, data.test_labels, TEST_PHOTOGRAPH, size)[1],
+        centres(scenes(data.train_images, data.train_labels, TRAIN_PHOTOGRAPH, size)[1]),
+        centres(scenes(data.test_images, data.test_labels, TEST_PHOTOGRAPH, size)[1]),
     )
 
 
 def scenes(images: np.ndarray, labels: np.ndarray, photograph: str, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return scenes, float32[examples, size, size, 3], and the middles of their things, see `composed_centres`."""
+    """Return scenes, float32[examples, size, size, 3], and where things cover them, bool[examples, size, size]."""
     generator = np.random.default_rng(0)
     background = sample_photograph(photograph)
     found = np.empty((len(images), size, size, 3), np.float32)
-    centres = np.empty((len(images), 2), np.float32)
-    for scene, centre, image, label in zip(found, centres, images, labels, strict=True):
+    covered = np.empty((len(images), size, size), bool)
+    for scene, cover, image, label in zip(found, covered, images, labels, strict=True):
         things = np.round(255 * image[None]).astype(np.uint8)
         drawn = Scenes(things, label[None], (background,), size, most=1).draw(generator)
         scene[:] = drawn["image"] / 255
-        centre[:] = np.argwhere(drawn["label"]).mean(0)
-    return found, centres
+        cover[:] = drawn["label"]
+    return found, covered

@@ -101,7 +101,8 @@ def test_the_page_on_claims_names_all_and_its_commands_are_legal(capsys):
     sections = re.split(r"^### ", page, flags=re.MULTILINE)[1:]
     assert [section.split("\n")[0] for section in sections] == list(CLAIMS)
     for section, claim in zip(sections, CLAIMS.values(), strict=True):
-        assert f"> {claim.statement}" in section.replace("\n> ", " ")
+        quoted = " ".join(line.removeprefix("> ") for line in section.splitlines() if line.startswith("> "))
+        assert quoted == claim.statement
     commands = re.findall(r"^python experiments/claims\.py ([^#\n]*)", page, re.MULTILINE)
     assert len(commands) >= 4
     for command in commands:
