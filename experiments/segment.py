@@ -31,11 +31,10 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 
-from cnnjax.data import Preprocess, load_dataset
+from cnnjax.data import Preprocess, Scenes, load_dataset
 from cnnjax.data.decode import read_image
 from cnnjax.data.drawn import DrawnData
 from cnnjax.data.photographs import split_photographs, to_grey
-from cnnjax.data.scenes import Scenes
 from cnnjax.data.source import ArraySplit, DataError, ExampleSource, to_memory
 from cnnjax.models import create_model
 from cnnjax.places import output_file
@@ -44,15 +43,17 @@ from cnnjax.training import (
     ConfigError,
     ImageToImageConfig,
     ImageToImageSetup,
+    Segmentation,
+    confusion_matrix,
     cross_entropy_and_dice,
     dice_loss,
     fit,
     pixel_cross_entropy,
     require_one,
     run_command,
+    segmentation_scores,
 )
 from cnnjax.training.flags import parse_command
-from cnnjax.training.segmentation import Segmentation, confusion_matrix, segmentation_scores
 from cnnjax.visualize import draw_panels, overlay
 from cnnjax.writing import write_json
 

@@ -7,11 +7,12 @@ from cnnjax.data.source import ArraySplit, DataError, ExampleSource, ImageDatase
 from cnnjax.data.statistics import Statistics, statistics
 from cnnjax.lazy import lazy_names
 
-# What reads files needs Grain, Pillow and Rich, which those who normalise images alone do not.
+# What reads files or composes scenes needs Grain, Pillow or Rich, which those who normalise images alone do not.
 if TYPE_CHECKING:
     from cnnjax.data.decode import BadImage
     from cnnjax.data.load import load_dataset
     from cnnjax.data.pipeline import BatchIterator, BatchStream, DataPipeline, EvaluationBatches
+    from cnnjax.data.scenes import Scenes
 
 __getattr__ = lazy_names(
     __name__,
@@ -19,6 +20,7 @@ __getattr__ = lazy_names(
         "cnnjax.data.decode": ("BadImage",),
         "cnnjax.data.load": ("load_dataset",),
         "cnnjax.data.pipeline": ("BatchIterator", "BatchStream", "DataPipeline", "EvaluationBatches"),
+        "cnnjax.data.scenes": ("Scenes",),
     },
 )
 
@@ -33,6 +35,7 @@ __all__ = [
     "ExampleSource",
     "ImageDataset",
     "Preprocess",
+    "Scenes",
     "Section",
     "Statistics",
     "load_dataset",

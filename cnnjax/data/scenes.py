@@ -25,7 +25,7 @@ COVERED = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class Scenes:
-    """Composes scenes of one to ``most`` things on a part of a photograph.
+    """Compose scenes of one to ``most`` things on a part of a photograph.
 
     A thing is a bright shape on black, such as a handwritten digit: where it is bright, a colour drawn at random,
     unlike most of the photograph there, covers the photograph. Later things cover earlier ones.

@@ -10,6 +10,7 @@ from cnnjax.training.losses import absolute_error, cross_entropy, squared_error
 from cnnjax.training.optim import make_optimizer, make_schedule
 from cnnjax.training.parallel import Devices, for_platform
 from cnnjax.training.segmentation import (
+    Segmentation,
     confusion_matrix,
     cross_entropy_and_dice,
     dice_loss,
@@ -63,6 +64,7 @@ __all__ = [
     "Lookahead",
     "ProcessesError",
     "Recipe",
+    "Segmentation",
     "TrainConfig",
     "TrainState",
     "TrainingError",

@@ -124,7 +124,9 @@ def segmentation_scores(confusion: Any) -> dict[str, float]:
 
 @dataclasses.dataclass(frozen=True)
 class Segmentation:
-    """What of the pixels is labelled right: see `segmentation_scores`. Counts of an epoch stay below 2^31 pixels.
+    """Measure how well pixels are labelled, for ``metrics`` of `train_step` and `eval_step`; see `segmentation_scores`.
+
+    The counts of an epoch have to stay below 2^31 pixels.
 
     Attributes:
       num_classes: background, class 0, included.

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax.data import DataError
+from cnnjax.data import DataError, Scenes
 from cnnjax.data.drawn import DrawnBatches, DrawnData, stored_batches
 from cnnjax.data.photographs import grid_patches, random_patch, rescale, split_photographs
-from cnnjax.data.scenes import Scenes
 
 
 def number(generator):

@@ -9,13 +9,13 @@ from sklearn.metrics import confusion_matrix as count
 from sklearn.metrics import f1_score, jaccard_score
 
 from cnnjax.training import (
+    Segmentation,
     confusion_matrix,
     cross_entropy_and_dice,
     dice_loss,
     pixel_cross_entropy,
     segmentation_scores,
 )
-from cnnjax.training.segmentation import Segmentation
 
 CLASSES = 3
 LOSSES = [pixel_cross_entropy, dice_loss, cross_entropy_and_dice]
