@@ -4,8 +4,9 @@
     python experiments/notebooks.py --language es --output ~/curso
     python experiments/notebooks.py --install "cnnjax @ git+https://example.org/cnnjax.git"
 
-Needs jupytext (``pip install 'cnnjax[course]'``). On Colab the first cell installs the library: ``--install`` says what
-pip is asked for. Exit codes: 0, or 2 with the reason on stderr.
+Needs jupytext (``pip install 'cnnjax[course]'``). On Colab the first cell installs the library, and restarts the
+session for it; then run all cells once more. ``--install`` says what pip is asked for: a name, a URL, or a wheel that
+Colab can reach. Exit codes: 0, or 2 with the reason on stderr.
 """
 
 from __future__ import annotations
@@ -22,12 +23,16 @@ from cnnjax.writing import write_whole
 COURSE = Path(__file__).parents[1] / "docs" / "course"
 LANGUAGES = {"en": COURSE / "notebooks", "es": COURSE / "es" / "notebooks", "pt": COURSE / "pt" / "notebooks"}
 INSTALL = """\
+import importlib.util
 import subprocess
 import sys
 
 # On Colab the library has to be installed; elsewhere it is there.
-if "google.colab" in sys.modules:
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", {requirement!r}], check=True)"""
+if "google.colab" in sys.modules and importlib.util.find_spec("cnnjax") is None:
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", {requirement!r}], check=True)
+    # Older versions of NumPy and Matplotlib may be in the kernel's memory already.
+    print("The library is installed, and the session restarts. Then run all cells once more.")
+    get_ipython().kernel.do_shutdown(restart=True)"""
 
 
 def build(language: str, output: Path, requirement: str) -> list[Path]:
