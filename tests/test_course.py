@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import jax
 import pytest
@@ -245,6 +246,23 @@ def run_cells(path, folder):
 def test_notebooks_run(path, tmp_path):
     done = run_cells(path, tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_colab_installs_the_library_once_and_starts_anew(monkeypatch):
+    done = []
+    kernel = SimpleNamespace(do_shutdown=lambda restart: done.append(("restart", restart)))
+    monkeypatch.setattr(subprocess, "run", lambda command, check: done.append((command[3], command[-1], check)))
+
+    def run_first_cell():
+        cell = script_of("notebooks").INSTALL.format(requirement="cnnjax==0.1.0")
+        exec(cell, {"get_ipython": lambda: SimpleNamespace(kernel=kernel)})
+        return done
+
+    assert run_first_cell() == []
+    monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
+    assert run_first_cell() == []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert run_first_cell() == [("install", "cnnjax==0.1.0", True), ("restart", True)]
 
 
 @pytest.mark.extras
