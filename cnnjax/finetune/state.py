@@ -80,8 +80,8 @@ def train_state(
 
     Args:
       model: the network.
-      variables: its variables, ``params`` and, where there is batch normalisation, ``batch_stats``. They are copied,
-        because a step may be given its state to reuse.
+      variables: its variables, ``params`` and, where there is batch normalisation, ``batch_stats``. They and
+        ``rng`` are copied, because a step may be given its state to reuse.
       tx: the optimizer, without `freeze`.
       rng: random key of the run's draws.
       frozen: what is frozen, see `freeze`.
@@ -96,7 +96,7 @@ def train_state(
         params=params,
         batch_stats=batch_stats,
         opt_state=jax.jit(frozen_tx.init)(params),
-        rng=rng,
+        rng=jnp.copy(rng),
         ema=jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if ema else None,
         frozen=frozen_variables(params, batch_stats, frozen),
         apply_fn=model.apply,

@@ -63,6 +63,16 @@ def make_batch(plain):
     return {"image": plain[2], "label": plain[3]}
 
 
+def test_states_share_no_array_with_what_they_are_made_from(plain):
+    model, variables, _, _ = plain
+    key = jax.random.key(0)
+    first, second = (finetune.train_state(model, variables, optax.adam(0.1), key, frozen=FROZEN) for _ in range(2))
+    for leaf in jax.tree.leaves(first):
+        # What becomes of a state that is donated to a step.
+        leaf.delete()
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((second, variables, key)))
+
+
 @pytest.mark.users
 def test_frozen_parts_cost_no_backward_pass_and_keep_their_statistics(plain, convolutions, compile_quickly):
     model, variables, images, labels = plain
