@@ -30,9 +30,10 @@ import sys
 # On Colab the library has to be installed; elsewhere it is there.
 if "google.colab" in sys.modules and importlib.util.find_spec("cnnjax") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", {requirement!r}], check=True)
-    # Older versions of NumPy and Matplotlib may be in the kernel's memory already.
-    print("The library is installed, and the session restarts. Then run all cells once more.")
-    get_ipython().kernel.do_shutdown(restart=True)"""
+    # Older versions of NumPy and Matplotlib may be in the kernel's memory already. The error keeps the next cells from
+    # running before it has gone.
+    get_ipython().kernel.do_shutdown(restart=True)
+    raise SystemExit("The library is installed, and the session restarts. Then run all cells once more.")"""
 
 
 def build(language: str, output: Path, requirement: str) -> list[Path]:
