@@ -23,10 +23,11 @@ def draw_panels(
       rows: (title, image) each; images are [height, width, 1 or 3], uint8 or float in [0, 1], what is beyond clipped.
       title: above all.
       path: written whole or not at all.
-      size: inches of a panel.
+      size: width of a panel, in inches; it is as high as its highest image needs.
     """
     columns = max(len(row) for row in rows)
-    figure = new_figure(size * columns, (size + 0.2) * len(rows) + 0.5, title)
+    shape = max(image.shape[0] / image.shape[1] for row in rows for _, image in row)
+    figure = new_figure(size * columns, (size * shape + 0.2) * len(rows) + 0.5, title)
     for line, row in zip(figure.subplots(len(rows), columns, squeeze=False), rows, strict=True):
         for axes in line:
             axes.axis("off")

@@ -35,3 +35,13 @@ def test_panels_show_every_image(tmp_path):
     # The black image is right of the middle, and nothing else is that large and dark.
     assert (pixels[:, pixels.shape[1] // 2 :] < 10).sum() > 2000
     assert (middle < 10).sum() < 1500
+
+
+def test_rows_of_low_images_are_low(tmp_path):
+    heights = []
+    for height in (20, 10):
+        draw_panels([[("a", np.zeros((height, 20, 1)))]] * 2, "", tmp_path / "panels.png", size=2.0)
+        with Image.open(tmp_path / "panels.png") as picture:
+            heights.append(picture.height)
+    # Two rows, each lower by half of the width of a panel; beside them are a title's and the labels' room.
+    assert heights[1] < 0.65 * heights[0]
