@@ -28,7 +28,7 @@ LAST = 3
 def measure(setting: Setting) -> Numbers:
     """Train all four networks by the paper's optimizer, from a tenth of its rate up and down again."""
     data = load_arrays(setting)
-    steps = RECORD if setting.quick else 80
+    steps = RECORD if setting.quick else 160
     rate = optax.warmup_cosine_decay_schedule(0.01, 0.1, steps // 6, steps)
     depths = QUICK_DEPTHS if setting.quick else DEPTHS
     found = {}
