@@ -22,6 +22,7 @@ from cnnjax.data.source import Task, fingerprint
 from cnnjax.data.transforms import ResizeAndCentreCrop, resizer
 from cnnjax.finetune.paths import leaves_by_path, map_by_path, select
 from cnnjax.models import create_model, model_info
+from cnnjax.models.summary import count_macs
 from cnnjax.nn import whitening_kernel
 from cnnjax.pretrained import ImageFormat, WeightsInfo, adapt_format, weights_info
 from cnnjax.pretrained.load import load_fitting
@@ -30,6 +31,7 @@ from cnnjax.state import TrainState
 from cnnjax.training import processes
 from cnnjax.training.classifier_flags import DRAWN
 from cnnjax.training.config import TrainConfig, require_classifier
+from cnnjax.training.dispatch import steps_of_call
 from cnnjax.training.flags import ConfigError
 from cnnjax.training.lookahead import Lookahead
 from cnnjax.training.losses import LossName
@@ -141,7 +143,7 @@ class ClassifierSetup(RunSetup):
                 "lookahead": _lookahead(config, len(pipeline.train)),
                 "loss_reduction": config.loss_reduction,
             },
-            steps_per_dispatch=config.steps_per_dispatch,
+            steps_per_dispatch=_steps_per_dispatch(config, parts, devices, jax.default_backend()),
             views=config.test_time_augmentation,
             tests_raw=config.lookahead is None,
             fields=fields,
@@ -446,6 +448,18 @@ def _place(pipeline: DataPipeline, where: str, devices: Devices) -> DataPipeline
     if where == "yes":
         raise ConfigError("data_on_device yes needs images of one size within --memory-budget-mib; take auto or no")
     return pipeline
+
+
+def _steps_per_dispatch(config: TrainConfig, parts: Parts, devices: Devices, backend: str) -> int:
+    """Return how many steps a call of the device takes."""
+    if config.steps_per_dispatch is not None:
+        return config.steps_per_dispatch
+    if backend == "cpu" or not isinstance(parts["pipeline"], ResidentPipeline):
+        # Images of the host are handed over one batch at a time, and several would wait for the last of them.
+        return 1
+    macs = count_macs(parts["model"], parts["image_shape"])
+    # Forward, and two gradients of each convolution.
+    return steps_of_call(3 * 2 * macs * config.batch_size / devices.count)
 
 
 def aux_weight(config: TrainConfig, params: Mapping[str, Any]) -> float:

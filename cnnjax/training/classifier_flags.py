@@ -106,8 +106,9 @@ class ClassifierOptimisation(OptimisationFlags):
     batch_size: int = 64
     accumulate: int = 1
     """Number of parts that each device's images are processed in, one after another, for one step of the batch."""
-    steps_per_dispatch: int = 1
-    """Number of steps per call of the device; more than 1 helps small networks on fast devices."""
+    steps_per_dispatch: int | None = None
+    """Number of steps per call of the device; more than 1 helps small networks on fast devices. None takes several on
+    GPUs and TPUs if the training images are there and the network is small, and otherwise 1."""
     measure: Literal["accuracy", "top5_accuracy", "loss"] = "accuracy"
     """Test measure that chooses the best checkpoint and decides on early stopping."""
     loss: LossName = "cross_entropy"

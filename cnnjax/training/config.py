@@ -87,7 +87,6 @@ class TrainConfig(ClassifierRun, ClassifierOptimisation, ClassifierNetwork, Clas
                     self.accumulate < 1 or self.batch_size % self.accumulate == 0,
                     f"a divisor of batch_size ({self.batch_size})",
                 ),
-                ("steps_per_dispatch", self.steps_per_dispatch >= 1, "at least 1"),
                 ("label_smoothing", 0 <= self.label_smoothing < 1, share),
                 (
                     "label_smoothing",
@@ -123,7 +122,7 @@ class TrainConfig(ClassifierRun, ClassifierOptimisation, ClassifierNetwork, Clas
                 ("power", 0 < self.power < inf, "above 0 and finite"),
                 *(
                     (name, (count := getattr(self, name)) is None or count >= 1, "at least 1")
-                    for name in ("image_size", "train_examples", "test_examples")
+                    for name in ("image_size", "train_examples", "test_examples", "steps_per_dispatch")
                 ),
                 (
                     "whitening_images",

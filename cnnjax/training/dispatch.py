@@ -14,6 +14,22 @@ from cnnjax.state import TrainState
 from cnnjax.training.metrics import Sums
 from cnnjax.training.parallel import Devices, TrainStep
 
+# Of one call where the number of its steps is left open: operations, which take a fast accelerator some 10 ms, in which
+# the host prepares the next call; and steps, so that their batches stay few.
+CALL_FLOPS = 5e11
+MOST_STEPS = 64
+
+
+def steps_of_call(flops: float) -> int:
+    """Return how many steps one call of an accelerator is to take, from 1 to 64.
+
+    Decided by the size of a step alone, without a clock, so that each start of a run compiles the same program.
+
+    Args:
+      flops: floating-point operations of a step on one device.
+    """
+    return int(min(max(CALL_FLOPS // max(flops, 1.0), 1), MOST_STEPS))
+
 
 class Dispatcher:
     """Takes up to a fixed number of steps with one call, so that small networks do not wait for the host.
@@ -29,6 +45,8 @@ class Dispatcher:
       data: arrays of all training examples, which are put on every device; batches are then ``index`` int32[batch],
         their places, and what else is known of them. Every process has all. None: batches are the examples.
       loop: loop inside the program; None: if there are several steps, except on CPUs.
+    Attributes:
+      loops: whether a call takes several steps.
     """
 
     def __init__(
@@ -44,8 +62,8 @@ class Dispatcher:
         self.step = step
         self.steps = steps
         self._data = devices.replicate(dict(data or {}))
-        self._loop = (steps > 1 and jax.default_backend() != "cpu") if loop is None else loop
-        self._compiled = devices.compile_stacked(partial(_take_steps if self._loop else _take_first, step))
+        self.loops = (steps > 1 and jax.default_backend() != "cpu") if loop is None else loop
+        self._compiled = devices.compile_stacked(partial(_take_steps if self.loops else _take_first, step))
 
     def __call__(self, state: Any, sums: Any, batches: Sequence[Mapping[str, np.ndarray]]) -> tuple[Any, Any]:
         """Take one step per batch; return the new state, and the sums with those of the batches added.
@@ -54,7 +72,7 @@ class Dispatcher:
           state, sums: replicated; donated.
           batches: host batches (in each process its part of them), from 1 to ``steps``.
         """
-        if self._loop:
+        if self.loops:
             # What fills up the stack is not looked at.
             filled = [*batches, *[batches[-1]] * (self.steps - len(batches))]
             stacked = {name: np.stack([batch[name] for batch in filled]) for name in filled[0]}

@@ -192,9 +192,11 @@ class RunSetup(abc.ABC):
         """Return what steps the run takes, in one line."""
         size = "x".join(map(str, self.image_shape))
         batch, each = self.config.batch_size, self.num_examples / self.config.batch_size
+        stacked = self.train_stacked
+        calls = f", up to {stacked.steps} steps in one call" if stacked is not None and stacked.loops else ""
         return (
             f"{self.num_steps:,} steps of {batch:,} images of {size}, {each:,.4g} steps per epoch; "
-            f"{self.devices.count} {jax.devices()[0].device_kind} ({self.devices.mode})"
+            f"{self.devices.count} {jax.devices()[0].device_kind} ({self.devices.mode}){calls}"
         )
 
     def learning_rates(self, steps: int) -> list[tuple[int, float]]:

@@ -1,5 +1,6 @@
 """Several steps a call, and examples on the device: the same bits as single steps with examples from the host."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -8,13 +9,16 @@ import numpy as np
 import optax
 import pytest
 
+import cnnjax
 from cnnjax.data import Preprocess
 from cnnjax.data.augment import parse_all
 from cnnjax.data.pipeline import DataPipeline
 from cnnjax.data.resident import ResidentPipeline, fits_the_device
 from cnnjax.data.source import ArraySplit
-from cnnjax.training import Devices, train_step
-from cnnjax.training.dispatch import Dispatcher
+from cnnjax.training import Devices, dispatch, train_step
+from cnnjax.training.classifier import ClassifierSetup, _steps_per_dispatch
+from cnnjax.training.config import TrainConfig
+from cnnjax.training.dispatch import CALL_FLOPS, MOST_STEPS, Dispatcher, steps_of_call
 from cnnjax.training.metrics import zero_sums
 
 RANDOM = np.random.default_rng(0)
@@ -114,3 +118,34 @@ def test_places_are_those_of_the_examples_that_the_host_would_send():
     np.testing.assert_array_equal(resident.arrays["label"][next(resumed)["index"]], next(host)["label"])
     assert fits_the_device(plain, split.images.nbytes)
     assert not fits_the_device(plain, split.images.nbytes - 1)
+
+
+def test_small_steps_share_a_call_and_large_ones_have_their_own():
+    assert [steps_of_call(CALL_FLOPS * share) for share in (1e-6, 1 / 10.5, 0.6, 1, 100)] == [MOST_STEPS, 10, 1, 1, 1]
+    assert steps_of_call(0) == MOST_STEPS
+
+
+@pytest.fixture
+def chosen():
+    """Return how many steps a call takes for a backend, LeNet-5 on 8x8 digits, and changes of its config."""
+    config = TrainConfig(train_examples=256)
+
+    def choose(backend, count=1, **changes):
+        setup = ClassifierSetup.create(dataclasses.replace(config, **{"data_on_device": "yes", **changes}))
+        parts = {name: getattr(setup, name) for name in ("model", "image_shape", "pipeline")}
+        return _steps_per_dispatch(setup.config, parts, Devices("jit", count), backend)
+
+    return choose
+
+
+def test_calls_take_several_steps_by_themselves_on_accelerators_where_the_images_are(chosen):
+    assert chosen("gpu") == chosen("tpu") == MOST_STEPS
+    assert chosen("cpu") == chosen("gpu", data_on_device="no") == 1
+    assert chosen("gpu", steps_per_dispatch=3) == chosen("cpu", steps_per_dispatch=3) == 3
+
+
+def test_the_work_of_a_call_is_that_of_one_device(chosen, monkeypatch):
+    """Each of eight devices has an eighth of the batch."""
+    macs = cnnjax.count_macs(cnnjax.create_model("lenet5"), (28, 28, 1))
+    monkeypatch.setattr(dispatch, "CALL_FLOPS", 6 * macs * 64 * 1.01)
+    assert (chosen("gpu", image_size=28, batch_size=64), chosen("gpu", 8, image_size=28, batch_size=64)) == (1, 8)
