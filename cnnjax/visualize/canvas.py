@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import textwrap
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 # Images of fewer pixels are drawn pixel by pixel.
 SMALL = 200
+# Width and height of a letter of 9 points, in inches.
+LETTER, LINE = 0.075, 0.15
 # Colour maps for values from 0 up, and for signed values, whose middle is 0. Both serve the colour-blind too.
 UNSIGNED, SIGNED = "viridis", "RdBu_r"
 
@@ -29,6 +33,21 @@ def new_figure(width: float, height: float, title: str = "") -> Figure:
     if title:
         figure.suptitle(title)
     return figure
+
+
+def wrapped(texts: Sequence[str], inches: float) -> list[str]:
+    """Return texts of 9 points in lines that are so wide at most, as names of files may be long.
+
+    Args:
+      texts: one line each.
+      inches: of a panel.
+    """
+    return [textwrap.fill(text, max(int(inches / LETTER), 1)) for text in texts]
+
+
+def lines_of(texts: Iterable[str]) -> int:
+    """Return the lines of the text that has most of them."""
+    return max((text.count("\n") + 1 for text in texts), default=0)
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 100) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -67,8 +68,11 @@ def plot_runs(runs: Mapping[str, Records], path: str | os.PathLike[str], title: 
     epochs = {name: [record for record in records if record.get("kind") == "epoch"] for name, records in runs.items()}
     # Runs of several kinds have several measures.
     quantities = list(dict.fromkeys(name for records in epochs.values() for name in _quantities(records)))
-    below = 0.25 * len(runs) + 0.3
-    figure = new_figure(5.5 * len(quantities), 4.2 + below, title)
+    width = 5.5 * len(quantities)
+    # A column has a line of 0.7 inches and the longest name.
+    columns = max(int(width / (0.7 + 0.085 * max(map(len, runs)))), 1)
+    below = 0.25 * math.ceil((len(runs) + 2) / columns)
+    figure = new_figure(width, 4.2 + below, title)
     panels = figure.subplots(1, len(quantities), squeeze=False)[0]
     colours = [f"C{number % 10}" for number in range(len(runs))]
     for axes, quantity in zip(panels, quantities, strict=True):
@@ -85,7 +89,7 @@ def plot_runs(runs: Mapping[str, Records], path: str | os.PathLike[str], title: 
         Line2D([], [], color="black", alpha=0.5, linestyle="--", label="train"),
         Line2D([], [], color="black", label="test"),
     ]
-    figure.legend(handles=handles, loc="outside lower left", ncols=1 if len(runs) > 2 else 2, frameon=False)
+    figure.legend(handles=handles, loc="outside lower left", ncols=columns, frameon=False)
     save_figure(figure, path, dpi=120)
 
 

@@ -7,7 +7,17 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cnnjax.visualize.canvas import add_scale, limit_of, new_figure, save_figure, show_image, show_values
+from cnnjax.visualize.canvas import (
+    LINE,
+    add_scale,
+    limit_of,
+    lines_of,
+    new_figure,
+    save_figure,
+    show_image,
+    show_values,
+    wrapped,
+)
 
 # Share of the pixels of a gradient whose values the colours tell apart: a few are many times larger than all others.
 SHOWN_SHARE = 0.995
@@ -46,11 +56,13 @@ def draw_maps(
             raise ValueError(f"maps must be of the images' size {images.shape[:3]}, got {found.shape} for {name}")
     rows, columns = len(images), 1 + len(maps)
     tall = images.shape[1] / images.shape[2]
-    figure = new_figure(size * (columns + 0.22 * len(maps)), (size * tall + 0.35) * rows + 0.4, title)
+    shown = wrapped(labels, size)
+    above = 0.2 + LINE * max(lines_of(shown), 1)
+    figure = new_figure(size * (columns + 0.22 * len(maps)), (size * tall + above) * rows + 0.4, title)
     panels = figure.subplots(rows, columns, squeeze=False)
     for number, (line, image) in enumerate(zip(panels, images, strict=True)):
         show_image(line[0], image)
-        line[0].set_title(labels[number] if labels else "", fontsize=9)
+        line[0].set_title(shown[number] if shown else "", fontsize=9)
         scaled = image.astype(np.float32) / (255 if image.dtype == np.uint8 else 1)
         # Light, so that the colours above are those of the colour bar.
         grey = 0.45 + 0.55 * scaled.mean(-1, keepdims=True)
@@ -89,11 +101,12 @@ def draw_predictions(
       labels: of the images, drawn above each.
       probabilities: the values are probabilities, from 0 to 1, rather than predicted numbers.
     """
-    figure = new_figure(9, max(len(images) * 2.4, 3), title)
+    shown = wrapped(labels, 3.2)
+    figure = new_figure(9, max(len(images) * (2.25 + LINE * max(lines_of(shown), 1)), 3), title)
     panels = figure.subplots(len(images), 2, squeeze=False, width_ratios=(1, 1.6))
     for number, (left, right) in enumerate(panels):
         show_image(left, images[number])
-        left.set_title(labels[number] if labels else "", fontsize=9)
+        left.set_title(shown[number] if shown else "", fontsize=9)
         bars = right.barh(range(len(names[number])), values[number], color="tab:blue")
         texts = [f"{100 * value:.1f} %" if probabilities else f"{value:.4g}" for value in values[number]]
         right.bar_label(bars, texts, padding=3)

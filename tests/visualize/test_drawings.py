@@ -55,6 +55,23 @@ def test_signed_maps_are_white_at_0_and_others_start_at_it(tmp_path, texts):
         visualize.draw_maps(image[:0], {}, path, "title")
 
 
+def test_long_names_of_files_stay_inside_the_picture(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr("cnnjax.visualize.maps.save_figure", lambda figure, *rest, **options: figures.append(figure))
+    labels = ["DSC_20240719_103512_holiday_in_the_mountains_edited_copy_2.jpg: tabby cat"]
+    images, path = np.zeros((1, 4, 4, 1), np.uint8), tmp_path / "picture.png"
+    visualize.draw_maps(images, {"map": np.ones((1, 4, 4))}, path, "title", labels=labels)
+    visualize.draw_predictions(images, [["cat"]], [[0.9]], path, labels=labels)
+    for figure in figures:
+        figure.draw_without_rendering()
+        title = figure.axes[0].title
+        assert "".join(title.get_text().split()) == labels[0].replace(" ", "")
+        box = title.get_window_extent()
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+        assert box.y1 <= figure.bbox.y1
+    assert len(figures) == 2
+
+
 def test_scales_say_what_lies_beyond_them():
     figure = canvas.new_figure(2, 2)
     axes = figure.subplots()
