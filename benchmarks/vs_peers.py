@@ -415,6 +415,7 @@ def main() -> int:
             "batch_size": given.batch_size,
             "steps": given.steps,
             "peers": given.peers,
+            "xla_flags": os.environ.get("XLA_FLAGS", ""),
             "versions": {name: package_version(name) for name in ("cnnjax", "jax", "torch")},
         }
         rows = kept_rows(given, conditions)
@@ -429,6 +430,8 @@ def main() -> int:
         f"{devices.count} x {conditions['device']}, {given.dtype}, batches of {given.batch_size}; "
         f"peak {given.peak / 1e12:.3g} TFLOP/s {source}, {given.bandwidth / 1e9:.4g} GB/s of a copy measured here"
     )
+    if conditions["xla_flags"]:
+        title += f"; XLA_FLAGS={conditions['xla_flags']}"
     if given.platform == "gpu":
         setting = os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"]
         progress.print(f"JAX shares the card: XLA_PYTHON_CLIENT_PREALLOCATE={setting}")

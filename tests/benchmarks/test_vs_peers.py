@@ -90,7 +90,9 @@ def test_reading_is_measured_alone_and_with_the_step(run):
     assert row["of_the_step"] == pytest.approx(rates[2] / rates[1])
 
 
-def test_each_row_is_printed_and_written_and_a_measurement_that_was_cut_off_goes_on(run, measured, tmp_path):
+def test_each_row_is_printed_and_written_and_a_measurement_that_was_cut_off_goes_on(
+    run, measured, tmp_path, monkeypatch
+):
     flags = ("--models", "alexnet", "resnet18", *ARGUMENTS, "--peers", "cnnjax", "--json", tmp_path / "rows.json")
     with pytest.raises(KeyboardInterrupt):
         run("vs_peers", "--models", "alexnet", "vgg16", "resnet18", *flags[3:])
@@ -115,6 +117,10 @@ def test_each_row_is_printed_and_written_and_a_measurement_that_was_cut_off_goes
     code, _, errors = run("vs_peers", *flags[:4], 4, *flags[5:], "--resume")
     assert code == 2
     assert "has rows with batch_size 2, and it is 4 now" in errors
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_command_buffer=+convolution")
+    code, output, errors = run("vs_peers", *flags, "--resume")
+    assert code == 2
+    assert "and it is --xla_gpu_enable_command_buffer=+convolution now; take another file" in errors
 
 
 def test_a_budget_leaves_out_what_would_not_end_in_time(run, measured, tmp_path, benchmark):
