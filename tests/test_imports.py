@@ -28,6 +28,7 @@ ALLOWED = {
         *("nn", "signal", "models", "data", "state", "training", "visualize", "places", "writing", "restoration"),
         *("finetune", "pretrained"),
     },
+    "sweep": {"alive", "places", "runs", "training", "visualize"},
     "explorer": {"nn", "models", "data", "explain", "runs", "pretrained", "training"},
 }
 # Programs stand above the part whose folder they are in.

@@ -1,6 +1,6 @@
 """The search for hyper-parameters: what it tries, and that it goes on where it was stopped."""
 
-import importlib
+import importlib.util
 import json
 import os
 import shutil
@@ -15,20 +15,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from cnnjax import sweep
 from cnnjax.alive import process_identity
+from cnnjax.sweep import trials
 from cnnjax.training import RECIPES, ConfigError
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "sweep.py"
 
 
-@pytest.fixture(scope="module")
-def sweep():
-    sys.path.insert(0, str(SCRIPT.parent))
-    yield importlib.import_module("sweep")
-    sys.path.remove(str(SCRIPT.parent))
-
-
-def test_parameters_are_read_from_the_command_line(sweep):
+def test_parameters_are_read_from_the_command_line():
     assert sweep.Parameter.parse("learning_rate=1e-4:0.1:log") == sweep.Parameter(
         "learning_rate", low=1e-4, high=0.1, log=True
     )
@@ -48,12 +43,12 @@ def test_parameters_are_read_from_the_command_line(sweep):
         ("learning_rate=0:0.1:log", "above 0 for log"),
     ],
 )
-def test_parameters_that_cannot_be_are_refused(sweep, text, expected):
+def test_parameters_that_cannot_be_are_refused(text, expected):
     with pytest.raises(ConfigError, match=expected):
         sweep.Parameter.parse(text)
 
 
-def test_values_go_to_flags_and_to_fields_of_the_network(sweep):
+def test_values_go_to_flags_and_to_fields_of_the_network():
     config = RECIPES["cifar10-resnet20"].config
     values = {"learning_rate": 0.3, "augment": "crop:4 mirror", "model.dropout_rate": 0.25}
     changed = sweep.with_values(config, values)
@@ -65,7 +60,7 @@ def test_values_go_to_flags_and_to_fields_of_the_network(sweep):
 
 
 @pytest.mark.parametrize("recipe", ["digits-lenet5", "cifar10-resnet20"])
-def test_what_is_tried_by_default_is_around_the_recipe(sweep, recipe):
+def test_what_is_tried_by_default_is_around_the_recipe(recipe):
     config = RECIPES[recipe].config
     search = {parameter.name: parameter for parameter in sweep.default_search(config)}
     assert search["learning_rate"].low < config.learning_rate < search["learning_rate"].high
@@ -75,8 +70,11 @@ def test_what_is_tried_by_default_is_around_the_recipe(sweep, recipe):
             sweep.with_values(config, {parameter.name: value})
 
 
-def test_impossible_flags_are_one_line(sweep, tmp_path, capsys):
-    assert sweep.main(["--workdir", str(tmp_path), "--search", "batch_size=0|64"]) == 2
+def test_impossible_flags_are_one_line(tmp_path, capsys):
+    spec = importlib.util.spec_from_file_location("sweep_script", SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert script.main(["--workdir", str(tmp_path), "--search", "batch_size=0|64"]) == 2
     assert "batch_size must be at least 1, got 0" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
@@ -128,7 +126,7 @@ def test_a_sweep_that_is_stopped_goes_on(tmp_path):
     assert "holds another sweep" in changed.stderr
 
 
-def plan(sweep):
+def plan():
     """Return a config, and what to search."""
     config = RECIPES["digits-lenet5"].config
     return config, [sweep.Parameter("learning_rate", low=1e-3, high=1e-2, log=True)]
@@ -141,9 +139,9 @@ def trained(config, console):
 
 
 @pytest.mark.extras
-def test_a_file_is_shared_by_machines_and_trials_of_dead_processes_go_on(sweep, tmp_path, monkeypatch):
-    config, search = plan(sweep)
-    monkeypatch.setattr(sweep, "fit", trained)
+def test_a_file_is_shared_by_machines_and_trials_of_dead_processes_go_on(tmp_path, monkeypatch):
+    config, search = plan()
+    monkeypatch.setattr(trials, "fit", trained)
     here = sweep.Place(tmp_path / "here", str(tmp_path / "shared" / "study.log"), "s")
     there = sweep.Place(tmp_path / "there", here.storage, "s")
     # One trial of a process of this machine that is gone, one of another machine.
@@ -165,9 +163,9 @@ def test_a_file_is_shared_by_machines_and_trials_of_dead_processes_go_on(sweep, 
 
 
 @pytest.mark.extras
-def test_a_folder_that_another_machine_has_locked_is_left_to_it(sweep, tmp_path, monkeypatch):
-    config, search = plan(sweep)
-    monkeypatch.setattr(sweep, "fit", trained)
+def test_a_folder_that_another_machine_has_locked_is_left_to_it(tmp_path, monkeypatch):
+    config, search = plan()
+    monkeypatch.setattr(trials, "fit", trained)
     place = sweep.Place(tmp_path)
     study = place.open(config)
     gone = study.ask()
@@ -192,7 +190,7 @@ def test_a_folder_that_another_machine_has_locked_is_left_to_it(sweep, tmp_path,
         ),
     ],
 )
-def test_storages_that_cannot_be_are_one_line(sweep, tmp_path, storage, expected):
+def test_storages_that_cannot_be_are_one_line(tmp_path, storage, expected):
     with pytest.raises(ConfigError, match=expected) as found:
         sweep.Place(tmp_path, storage).open(RECIPES["digits-lenet5"].config)
     assert "secret" not in str(found.value)
@@ -230,24 +228,23 @@ def postgres():
 
 
 @pytest.mark.extras
-def test_a_database_is_shared_and_a_killed_worker_s_trial_is_taken_up_by_another(
-    sweep, tmp_path, monkeypatch, postgres
-):
+def test_a_database_is_shared_and_a_killed_worker_s_trial_is_taken_up_by_another(tmp_path, monkeypatch, postgres):
     """The first worker is a process that is killed in the middle of its trial."""
-    config, search = plan(sweep)
+    config, search = plan()
     place = sweep.Place(tmp_path, postgres, "s", heartbeat=1)
     code = f"""
-import sys, time
+import time
 from pathlib import Path
-sys.path.insert(0, {str(SCRIPT.parent)!r})
-import sweep
+from cnnjax import sweep
+from cnnjax.sweep import trials
+from cnnjax.training import RECIPES
 def stuck(config, console):
     (config.workdir / "begun").write_text("")
     time.sleep(600)
-sweep.fit = stuck
+trials.fit = stuck
 search = [sweep.Parameter("learning_rate", low=1e-3, high=1e-2, log=True)]
 place = sweep.Place(Path({str(tmp_path)!r}), {postgres!r}, "s", 1)
-sweep.work(0, sweep.RECIPES["digits-lenet5"].config, search, place, 2)
+sweep.work(0, RECIPES["digits-lenet5"].config, search, place, 2)
 """
     with subprocess.Popen([sys.executable, "-c", code]) as worker:
         deadline = time.monotonic() + 300
@@ -256,7 +253,7 @@ sweep.work(0, sweep.RECIPES["digits-lenet5"].config, search, place, 2)
             assert time.monotonic() < deadline
             time.sleep(0.05)
         worker.kill()
-    monkeypatch.setattr(sweep, "fit", trained)
+    monkeypatch.setattr(trials, "fit", trained)
     assert sweep.work(1, config, search, place, 2) == 0
     found = place.open(config).get_trials()
     assert [trial.state.name for trial in found] == ["FAIL", "COMPLETE", "COMPLETE"]
