@@ -47,6 +47,7 @@ from cnnjax.training import ConfigError, ImageToImageConfig, ImageToImageSetup, 
 from cnnjax.training.flags import parse
 from cnnjax.training.metrics import Regression
 from cnnjax.visualize import draw_panels
+from cnnjax.visualize.canvas import new_figure, save_figure
 from cnnjax.writing import write_json
 
 # What is drawn: test images of a row; pairs, and images on the way from one to the other; images of the plane, a side;
@@ -299,15 +300,11 @@ def draw_reconstructions(
 
 def draw_latent(network: Autoencoder, codes: np.ndarray, label: np.ndarray, names: Sequence[str], path: Path) -> None:
     """Draw codes in the plane in which they differ most, and the images that a grid of this plane decodes to."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     plane = Principal(iter([codes]), 2)
     points = plane.encode(codes)
     if points.shape[1] == 1:
         points = np.concatenate([points, np.zeros_like(points)], 1)
-    figure = Figure(figsize=(14, 6.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(14, 6.4)
     left, right = figure.subplots(1, 2)
     shown = points[:POINTS]
     kinds = label[:POINTS]
@@ -337,7 +334,7 @@ def draw_latent(network: Autoencoder, codes: np.ndarray, label: np.ndarray, name
     right.set_xticks(np.arange(PLANE) * width + width / 2, _ticks(low[0], high[0]), fontsize=8)
     right.set_yticks(np.arange(PLANE) * height + height / 2, _ticks(high[1], low[1]), fontsize=8)
     right.set(xlabel="first principal direction", ylabel="second principal direction")
-    figure.savefig(path, dpi=100)
+    save_figure(figure, path)
 
 
 def _ticks(first: float, last: float) -> list[str]:

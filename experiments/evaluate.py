@@ -45,6 +45,7 @@ from cnnjax.training import Devices, TrainConfig, run_command
 from cnnjax.training.classifier import open_dataset
 from cnnjax.visualize import plot_confusion
 from cnnjax.visualize.measures import measure_text
+from cnnjax.writing import write_whole
 
 # Classes in the table; of more, those that are recognised worst.
 SHOWN = 100
@@ -262,7 +263,7 @@ def evaluate(given: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     views = given.test_time_augmentation
     result = {"step": step, "test_time_augmentation": views, **numbers, "label_names": run.label_names, **more}
-    (folder / f"evaluation{suffix}.json").write_text(json.dumps(result) + "\n")
+    write_whole(folder / f"evaluation{suffix}.json", json.dumps(result) + "\n")
     if run.task == "classification":
         title = f"{run.name} on {dataset}, {numbers['test_accuracy']:.2%}"
         plot_confusion(matrix, run.label_names, folder / f"confusion{suffix}.png", title)

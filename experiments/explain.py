@@ -43,6 +43,7 @@ from cnnjax.visualize import (
     draw_randomization,
     draw_removal_curves,
 )
+from cnnjax.writing import write_whole
 
 METHODS: dict[str, Any] = {
     name: getattr(explain, name)
@@ -446,7 +447,7 @@ def explain_network(given: argparse.Namespace) -> None:
     if given.quality:
         sections += quality_sections(network, images, maps, targets.astype(np.int32), folder)
     path = folder / "report.html"
-    path.write_text(report(f"What {network.title} sees", notice, sections), encoding="utf-8")
+    write_whole(path, report(f"What {network.title} sees", notice, sections))
     print(f"The report is {path}")
 
 

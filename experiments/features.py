@@ -53,7 +53,7 @@ from cnnjax.training.config import require_classifier
 from cnnjax.training.flags import Flags, parse
 from cnnjax.training.parallel import ParallelMode
 from cnnjax.training.run_config import FREE_FIELDS
-from cnnjax.writing import write_whole
+from cnnjax.visualize.canvas import new_figure, save_figure
 
 NETWORK_EPOCHS = 10
 # Points of the picture at most: t-SNE takes a minute for 5,000.
@@ -366,15 +366,11 @@ def draw(
 ) -> None:
     """Draw the embedding by class; beside it the clusters, or in it the images that were taken for something else."""
     from matplotlib import colormaps
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
     panels = [("classes", labels, names)]
     if method == "k_means":
         panels.append(("clusters", predicted, [f"cluster {index + 1}" for index in range(len(names))]))
-    figure = Figure(figsize=(7.5 * len(panels), 6), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title)
+    figure = new_figure(7.5 * len(panels), 6, title)
     colours = colormaps["tab10" if len(names) <= 10 else "gist_rainbow"]
     for axes, (what, groups, called) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for index, name in enumerate(called):
@@ -387,7 +383,7 @@ def draw(
         # More names than fit beside the picture tell nothing.
         if len(names) <= 20:
             axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    write_whole(path, lambda file: figure.savefig(file, dpi=120, format="png"))
+    save_figure(figure, path, dpi=120)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

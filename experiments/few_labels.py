@@ -48,6 +48,7 @@ from cnnjax.training.config import require_classifier
 from cnnjax.training.flags import Flags, parse
 from cnnjax.training.metrics import means
 from cnnjax.training.nonfinite import skip_nonfinite
+from cnnjax.visualize.canvas import new_figure, save_figure
 
 LABELS_A_CLASS = (1, 5, 20, 100)
 DRAWS = 5
@@ -239,11 +240,7 @@ def _train(step: Any, state: Any, examples: Batch, steps: int, seed: int) -> Any
 
 def _draw(found: Mapping[str, Mapping[int, Sequence[float]]], path: Path, title: str) -> None:
     """Draw accuracy over labels per class, with standard deviations."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8, 4.5)
     axes = figure.subplots()
     for number, (name, scores) in enumerate(found.items()):
         labels = list(scores)
@@ -258,7 +255,7 @@ def _draw(found: Mapping[str, Mapping[int, Sequence[float]]], path: Path, title:
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=120, format="png")
+    save_figure(figure, path, dpi=120)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

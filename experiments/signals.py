@@ -27,6 +27,7 @@ from cnnjax.data.photographs import load_photograph, to_grey
 from cnnjax.places import local_path
 from cnnjax.signal.convolution import Border
 from cnnjax.training import run_command
+from cnnjax.visualize.canvas import new_figure, save_figure
 
 BORDERS: tuple[Border, ...] = get_args(Border)
 # Smaller ones leave nothing to see after pooling by 16.
@@ -61,17 +62,12 @@ def draw_all(file: Path | None, folder: Path) -> None:
     }
     for name, draw in pictures.items():
         path = folder / f"{name}.png"
-        draw().savefig(path, dpi=110)
+        save_figure(draw(), path, dpi=110)
         print(path)
 
 
 def _figure(rows: int, columns: int, size: tuple[float, float], title: str) -> tuple[Any, np.ndarray]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(columns * size[0], rows * size[1] + 0.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title)
+    figure = new_figure(columns * size[0], rows * size[1] + 0.5, title)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 

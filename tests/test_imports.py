@@ -29,10 +29,10 @@ ALLOWED = {
         *("finetune", "pretrained"),
     },
     "sweep": {"alive", "places", "runs", "training", "visualize"},
-    "explorer": {"nn", "models", "data", "explain", "runs", "pretrained", "training"},
+    "explorer": {"nn", "models", "data", "explain", "runs", "pretrained", "training", "writing"},
 }
 # Programs stand above the part whose folder they are in.
-PROGRAMS = {"models/__main__.py": {"visualize"}}
+PROGRAMS = {"models/__main__.py": {"visualize", "writing"}}
 
 
 def test_import_is_light():

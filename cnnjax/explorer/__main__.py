@@ -25,6 +25,7 @@ from cnnjax.explorer.server import Server
 from cnnjax.pretrained.flags import add_network_flags, check_network_flags, open_network
 from cnnjax.runs import Run
 from cnnjax.training import run_command
+from cnnjax.writing import write_whole
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -77,7 +78,7 @@ def explore(given: argparse.Namespace) -> None:
             (network.preprocessing.prepare(pixels), label) for pixels, label in map(examples.read, range(count))
         ]
         maps = [{method: overlays(pixels, method) for method in overlays.methods} for pixels, _ in pictures]
-        given.out.write_text(one_file(network, pictures, maps), encoding="utf-8")
+        write_whole(given.out, one_file(network, pictures, maps))
         print(f"The page is {given.out}")
         return
     try:

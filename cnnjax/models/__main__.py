@@ -18,6 +18,7 @@ from pathlib import Path
 
 from cnnjax.models import VARIANTS, create_model, list_models
 from cnnjax.models.summary import Summary, count_macs, summary
+from cnnjax.writing import write_whole
 
 BEGIN, END = "<!-- models: begin -->", "<!-- models: end -->"
 # Lines of a table and blocks of a picture that people still read.
@@ -131,7 +132,7 @@ def main(arguments: list[str] | None = None) -> int:
     old = path.read_text(encoding="utf-8")
     new = replace(old, table(VARIANTS))
     if options.write:
-        path.write_text(new, encoding="utf-8")
+        write_whole(path, new)
     elif new != old:
         sys.stdout.writelines(difflib.unified_diff(old.splitlines(True), new.splitlines(True), str(path), "the code"))
         print(f"\n{path} is out of date: python -m cnnjax.models --write {path}")
