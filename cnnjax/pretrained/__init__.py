@@ -12,11 +12,12 @@
 
 from cnnjax.pretrained.channels import adapt_format, adapt_kernel
 from cnnjax.pretrained.classes import imagenet_classes
-from cnnjax.pretrained.convert import from_state_dict, reference_shapes, sources, to_state_dict
+from cnnjax.pretrained.convert import from_state_dict, to_state_dict
 from cnnjax.pretrained.drawn import drawn_network
 from cnnjax.pretrained.folder import write_folder
 from cnnjax.pretrained.info import weights_info
 from cnnjax.pretrained.load import load
+from cnnjax.pretrained.plan import reference_shapes, sources
 from cnnjax.pretrained.published import list_weights
 from cnnjax.pretrained.save import save
 from cnnjax.pretrained.source import from_source

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from cnnjax.models import create_model, model_info
-from cnnjax.pretrained.convert import reference_shapes
+from cnnjax.pretrained.plan import reference_shapes
 
 # The field with which a family's networks have such heads.
 FIELDS: Mapping[str, str] = MappingProxyType(

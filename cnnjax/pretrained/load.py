@@ -15,12 +15,13 @@ from flax import traverse_util
 from cnnjax.models import model_info
 from cnnjax.pretrained.arrays import WeightsFileError, quoted, source_path
 from cnnjax.pretrained.auxiliary import auxiliary_field, fit_auxiliary_heads
-from cnnjax.pretrained.convert import from_state_dict, named_arrays, reference_shapes, sources
+from cnnjax.pretrained.convert import from_state_dict, named_arrays
 from cnnjax.pretrained.formats import find_reader, weights_in
 from cnnjax.pretrained.hub import fetch
 from cnnjax.pretrained.info import described, other_network
 from cnnjax.pretrained.keras_files import read_keras
 from cnnjax.pretrained.keras_weights import keras_fields
+from cnnjax.pretrained.plan import reference_shapes, sources
 from cnnjax.runs.reader import read_run, run_image_size
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from cnnjax.models import create_model
 from cnnjax.models.variant import IMAGENET_MEAN, IMAGENET_STD
 from cnnjax.pretrained.arrays import WeightsFileError
-from cnnjax.pretrained.convert import sources
+from cnnjax.pretrained.plan import sources
 from cnnjax.pretrained.weights import WeightsInfo, class_names
 from cnnjax.runs.images import ImageFormat
 
