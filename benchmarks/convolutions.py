@@ -3,10 +3,12 @@
     python benchmarks/convolutions.py
     python benchmarks/convolutions.py --only depthwise --repeats 20
     python benchmarks/convolutions.py --peers torch        # XLA's gradients of grouped kernels take seconds
+    python benchmarks/convolutions.py --draw 60 --peers torch product   # shapes drawn by chance, the slowest first
 
 For each row, the forward pass, and the forward pass with the gradients of images and kernel (pooling: of images), in
 float32. All take turns, so that a machine whose speed drifts is fair to them; medians are given, and ratios to
 PyTorch's time in the better of its two memory formats. PyTorch is left out, and named, where it is not installed.
+``product`` is a matrix product of as many operations as the convolution, with its two gradients.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib.util
+import math
 import statistics
 import sys
 import time
@@ -57,7 +60,39 @@ ROWS = [
     ("max_pool", 8, 28, 192, 192, 3, 1, 192),
     ("avg_pool", 8, 35, 192, 192, 3, 1, 192),
 ]
+# Of shapes that are drawn: what they are drawn from, and most operations of a forward pass.
+WINDOWS, STRIDES, MOST_FLOPS = (1, 3, 5, 7), (1, 2), 1e10
+Row = tuple[Any, ...]
 Call = Callable[[], Any]
+
+
+def draw_rows(count: int, seed: int) -> list[Row]:
+    """Return convolutions of 1 to 64 images of 1 to 16 pixels with 1 to 1024 channels, drawn by chance.
+
+    Batches, channels and features are powers of two; a third each is dense, grouped and depthwise, but for groups of
+    one channel. Shapes of more than `MOST_FLOPS` are drawn anew.
+    """
+    random = np.random.default_rng(seed)
+    rows: list[Row] = []
+    while len(rows) < count:
+        kind = str(random.choice(["dense", "grouped", "depthwise"]))
+        batch, channels, features = (2 ** int(random.integers(0, most + 1)) for most in (6, 10, 10))
+        size, window, stride = int(random.integers(1, 17)), int(random.choice(WINDOWS)), int(random.choice(STRIDES))
+        groups = 1
+        if kind == "grouped":
+            groups = 2 ** int(random.integers(0, min(channels, features).bit_length()))
+        elif kind == "depthwise":
+            features = groups = channels
+        row = (kind, batch, size, channels, features, window, stride, groups)
+        if 2 * math.prod(product_shape(row)) <= MOST_FLOPS:
+            rows.append(row)
+    return rows
+
+
+def product_shape(row: Row) -> tuple[int, int, int]:
+    """Return rows, inner length and columns of the matrix product of as many operations as a convolution."""
+    _, batch, size, channels, features, window, stride, groups = row
+    return batch * (-(-size // stride)) ** 2, window**2 * channels // groups, features
 
 
 def pool(kind: str, ours: bool, window: int, stride: int) -> Callable[[jax.Array], jax.Array]:
@@ -72,7 +107,7 @@ def pool(kind: str, ours: bool, window: int, stride: int) -> Callable[[jax.Array
     )
 
 
-def pool_calls(row: tuple[Any, ...], ours: bool) -> tuple[Call, Call]:
+def pool_calls(row: Row, ours: bool) -> tuple[Call, Call]:
     """Return compiled calls of the forward pass of a pooling, and of it with its gradient."""
     kind, batch, size, channels, _, window, stride, _ = row
     forward = pool(kind, ours, window, stride)
@@ -87,7 +122,7 @@ def pool_calls(row: tuple[Any, ...], ours: bool) -> tuple[Call, Call]:
     return lambda: jax.block_until_ready(first(images)), lambda: jax.block_until_ready(second(images, cotangent))
 
 
-def jax_calls(convolve: Any, row: tuple[Any, ...]) -> tuple[Call, Call]:
+def jax_calls(convolve: Any, row: Row) -> tuple[Call, Call]:
     """Return compiled calls of the forward pass, and of it with both gradients."""
     _, batch, size, channels, features, window, stride, groups = row
     random = np.random.default_rng(0)
@@ -113,7 +148,7 @@ def jax_calls(convolve: Any, row: tuple[Any, ...]) -> tuple[Call, Call]:
     )
 
 
-def torch_calls(memory_format: str, row: tuple[Any, ...]) -> tuple[Call, Call]:
+def torch_calls(memory_format: str, row: Row) -> tuple[Call, Call]:
     """Return the same of PyTorch."""
     import torch
 
@@ -143,12 +178,33 @@ def torch_calls(memory_format: str, row: tuple[Any, ...]) -> tuple[Call, Call]:
     return forward, lambda: torch.autograd.grad(convolve(images, kernel), (images, kernel), cotangent)
 
 
-def measure(row: tuple[Any, ...], repeats: int, peers: list[str]) -> dict[str, tuple[float, float]]:
+def product_calls(row: Row) -> tuple[Call, Call]:
+    """Return the same of a matrix product of as many operations."""
+    rows, inner, columns = product_shape(row)
+    random = np.random.default_rng(0)
+    first, second = (jnp.asarray(random.normal(size=shape), jnp.float32) for shape in ((rows, inner), (inner, columns)))
+    cotangent = jnp.ones((rows, columns))
+
+    def both(first: jax.Array, second: jax.Array, cotangent: jax.Array) -> Any:
+        out, vjp = jax.vjp(jnp.matmul, first, second)
+        return out, vjp(cotangent)
+
+    forward, all_three = jax.jit(jnp.matmul), jax.jit(both)
+    return (
+        lambda: jax.block_until_ready(forward(first, second)),
+        lambda: jax.block_until_ready(all_three(first, second, cotangent)),
+    )
+
+
+def measure(row: Row, repeats: int, peers: list[str]) -> dict[str, tuple[float, float]]:
     """Return the median milliseconds, forward and with gradients, by who took them."""
     calls = {}
     for peer in peers:
         if peer in ("contiguous_format", "channels_last"):
             calls[peer] = torch_calls(peer, row)
+        elif peer == "product":
+            if not row[0].endswith("pool"):
+                calls[peer] = product_calls(row)
         elif row[0].endswith("pool"):
             calls[peer] = pool_calls(row, ours=peer == "cnnjax")
         else:
@@ -172,25 +228,46 @@ def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=sorted({row[0] for row in ROWS}), help="one kind of row")
-    parser.add_argument("--peers", nargs="*", default=["xla", "torch"], choices=["xla", "torch"], help="beside ours")
+    parser.add_argument(
+        "--peers", nargs="*", default=["xla", "torch"], choices=["xla", "torch", "product"], help="beside ours"
+    )
+    parser.add_argument("--draw", type=int, metavar="N", help="so many shapes drawn by chance instead of the table's")
+    parser.add_argument("--seed", type=int, default=0, help="of --draw (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=7, help="timed turns")
     add_flags(parser)
     arguments = parser.parse_args()
     if arguments.repeats < 1:
         parser.error(f"--repeats must be at least 1, got {arguments.repeats}")
+    if arguments.draw is not None and arguments.draw < 1:
+        parser.error(f"--draw must be at least 1, got {arguments.draw}")
     progress, console = Console(stderr=True), Console(width=140)
     peers = ["cnnjax", "XLA"] if "xla" in arguments.peers else ["cnnjax"]
     if "torch" in arguments.peers and importlib.util.find_spec("torch"):
         peers += ["contiguous_format", "channels_last"]
     elif "torch" in arguments.peers:
         progress.print("PyTorch is not installed and is left out: pip install torch")
+    if "product" in arguments.peers:
+        peers.append("product")
+    rows = ROWS if arguments.draw is None else draw_rows(arguments.draw, arguments.seed)
     results: list[dict[str, Any]] = []
-    for row in ROWS:
+    for row in rows:
         if arguments.only in (None, row[0]):
             progress.print(f"{row[0]} {row[1:]}", highlight=False)
             results.append({"row": row, "milliseconds": measure(row, arguments.repeats, peers)})
+    if not results:
+        parser.error(f"none of the {len(rows)} shapes is {arguments.only}; draw more, or leave out --only")
+    if arguments.draw is not None:
+        results.sort(key=slowness, reverse=True)
     report(arguments, results, list(table_rows(results)), lambda: show(results, console))
     return 0
+
+
+def slowness(result: dict[str, Any]) -> float:
+    """Return the largest ratio of ours to the fastest of the others, forward and with gradients; 0 without others."""
+    times = result["milliseconds"]
+    others = [pair for peer, pair in times.items() if peer != "cnnjax"]
+    fastest = [min(pair) for pair in zip(*others, strict=True)]
+    return max((ours / theirs for ours, theirs in zip(times["cnnjax"], fastest, strict=False)), default=0.0)
 
 
 def table_rows(results: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -204,16 +281,17 @@ def table_rows(results: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def show(results: list[dict[str, Any]], console: Console) -> None:
     """Print a table, with ratios of ours to theirs."""
     table = Table(title="milliseconds, forward / forward and both gradients")
-    others = [peer for peer in results[0]["milliseconds"] if peer != "cnnjax"]
+    others = list(dict.fromkeys(peer for result in results for peer in result["milliseconds"] if peer != "cnnjax"))
     ratios = [f"ours / {peer}" for peer in others]
     for column in ("N, size, C in, C out, kernel, stride, groups", "cnnjax", *others, *ratios):
         table.add_column(column, justify="right")
     for result in results:
         times = result["milliseconds"]
         cells = [", ".join(map(str, result["row"][1:]))]
-        cells += [f"{first:.1f} / {second:.1f}" for first, second in times.values()]
+        pairs = [times.get(peer, ()) for peer in ("cnnjax", *others)]
+        cells += [" / ".join(f"{milliseconds:.1f}" for milliseconds in pair) for pair in pairs]
         for peer in others:
-            pairs = zip(times["cnnjax"], times[peer], strict=True)
+            pairs = zip(times["cnnjax"], times.get(peer, ()), strict=False)
             cells.append(" / ".join(f"{ours / theirs:.2f}" for ours, theirs in pairs))
         table.add_row(*cells)
     console.print(table)
