@@ -5,7 +5,8 @@
 
 Reads ``metrics.jsonl`` and ``result.json`` of runs of any script, also of those that are not complete. In the picture,
 test lines are whole and training lines dashed. ``curves.png`` and the table, ``results.csv``, are in outputs/compare/,
-or in ``--output``. Exit codes: 0, or 2 with the reason on stderr.
+or in ``--output``. Of complete runs whose flags differ in ``--seed`` alone, the mean and the standard deviation are
+printed too. Exit codes: 0, or 2 with the reason on stderr.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import csv
 import io
 import json
 import os
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +28,7 @@ from rich.table import Table
 from cnnjax.buckets import fetch
 from cnnjax.places import local_path, output_file
 from cnnjax.training import run_command
+from cnnjax.training.run_config import FREE_FIELDS
 from cnnjax.visualize import plot_runs
 from cnnjax.visualize.measures import find_measure, less_is_better, measure_text
 from cnnjax.writing import write_whole
@@ -95,6 +98,10 @@ def row(run: Compared) -> dict[str, Any]:
         if values:
             found[f"last {key}"] = values[-1]
             found[f"best {key}"] = (min if less_is_better(key) else max)(values)
+        # Of several views of each image, at the end of a run.
+        views = f"test_tta_{name}"
+        if views in last:
+            found[f"last {views}"] = last[views]
     return found | {"images per second": run.result.get("images_per_second"), "seconds": last.get("seconds")}
 
 
@@ -105,6 +112,28 @@ def text_of(name: str, value: Any) -> str:
     if "test_" in name:
         return measure_text(name, value)
     return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def repeated(runs: Mapping[str, Compared]) -> list[list[str]]:
+    """Return the names of complete runs that differ in the seed alone, and in what changes no result."""
+    found: dict[str, list[str]] = {}
+    for name, run in runs.items():
+        flags = {flag: value for flag, value in run.config.items() if flag not in FREE_FIELDS and flag != "seed"}
+        if run.result:
+            found.setdefault(json.dumps(flags, sort_keys=True), []).append(name)
+    return [names for names in found.values() if len(names) > 1]
+
+
+def spread(names: Sequence[str], rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return means and standard deviations of what runs reached last, in a line."""
+    parts = []
+    for column in (column for column in rows[names[0]] if column.startswith("last ")):
+        values = [rows[name][column] for name in names]
+        mean, deviation = (
+            measure_text(column, number) for number in (statistics.mean(values), statistics.stdev(values))
+        )
+        parts.append(f"{column.removeprefix('last ').replace('_', ' ')} {mean} ± {deviation}")
+    return f"{', '.join(names)} differ in the seed alone: {', '.join(parts)}"
 
 
 def compare(given: argparse.Namespace) -> None:
@@ -129,6 +158,8 @@ def compare(given: argparse.Namespace) -> None:
         for name, cells in texts.items():
             table.add_row(name, *(cells[column] for column in shown))
     console.print(table)
+    for group in repeated(runs):
+        console.print(spread(group, rows), soft_wrap=True)
     folder = given.output
     picture = output_file(folder and folder / "curves.png", "compare", "curves.png")
     numbers = output_file(folder and folder / "results.csv", "compare", "results.csv")

@@ -17,10 +17,10 @@ SPEC.loader.exec_module(compare)
 def make_run(tmp_path):
     """Return a function that writes what a run leaves, of its test measures after each epoch."""
 
-    def make(name, measure, values, result=None):
+    def make(name, measure, values, result=None, **flags):
         folder = tmp_path / name
         folder.mkdir(parents=True)
-        (folder / "config.json").write_text(json.dumps({"config": {"model": "net", "dataset": "set"}}))
+        (folder / "config.json").write_text(json.dumps({"config": {"model": "net", "dataset": "set", **flags}}))
         records = [
             {"kind": "epoch", "step": 5 * number, "epoch": number, "test_loss": 1 / number, "train_loss": 0.5}
             | {f"test_{measure}": value, "seconds": 2.0}
@@ -49,6 +49,24 @@ def test_a_picture_and_a_table_of_two_runs(make_run, tmp_path, capsys):
     with Image.open(tmp_path / "out" / "curves.png") as picture:
         assert picture.size[0] == 1320
     assert "curves.png" in text
+
+
+def test_runs_that_differ_in_the_seed_alone_have_a_mean(make_run, tmp_path, capsys):
+    done = {"images_per_second": 1.0}
+    runs = [
+        make_run(f"seed{seed}", "tta_accuracy", [0.9, value], done, seed=seed) for seed, value in ((0, 0.94), (1, 0.96))
+    ]
+    for folder in runs:
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()[:-1]]
+        lines[-1]["test_accuracy"] = 0.5
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    runs.append(make_run("unfinished", "accuracy", [0.5], seed=2))
+    runs.append(make_run("other", "accuracy", [0.5], done, seed=2, epochs=3))
+    assert compare.main([*map(str, runs), "--output", str(tmp_path / "out")]) == 0
+    text = capsys.readouterr().out
+    assert "seed0, seed1 differ in the seed alone: test loss 0.5000 ± 0.0000, " in text
+    assert "test accuracy 50.00 % ± 0.00 %, test tta accuracy 95.00 % ± 1.41 %\n" in text
+    assert text.count("differ in the seed alone") == 1
 
 
 @pytest.mark.parametrize(
