@@ -1,7 +1,8 @@
 """Convolution layers: drop-in replacements for those of ``flax.linen``, fast on every backend.
 
 Same arguments, parameter names and shapes, and the same results to rounding. On GPU and TPU they lower to the one
-native convolution; on CPU to the fastest of a few forms (see `cnnjax.nn.conv_cpu`), with all derivatives.
+native convolution, but for transposed and dilated ones on GPUs (see `cnnjax.nn.conv_gpu`); on CPU to the fastest of a
+few forms (see `cnnjax.nn.conv_cpu`), with all derivatives.
 """
 
 from __future__ import annotations

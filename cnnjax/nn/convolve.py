@@ -2,8 +2,9 @@
 
 Three bilinear operations, the convolution and its two gradients, are closed under transposition: each is linear in each
 of its arguments, and transposing one in an argument gives another of the three. So derivatives of any order and in both
-modes need no more than these. On GPU and TPU each lowers to the one native convolution, exactly as `jax.lax` writes it;
-on CPU to what `cnnjax.nn.conv_cpu` finds fastest for the shapes.
+modes need no more than these. On GPU and TPU each lowers to the one native convolution, exactly as `jax.lax` writes it,
+but for dilated images and kernels on GPUs, see `cnnjax.nn.conv_gpu`; on CPU, to what `cnnjax.nn.conv_cpu` finds fastest
+for the shapes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.interpreters import ad, batching
 
-from cnnjax.nn import conv_cpu
+from cnnjax.nn import conv_cpu, conv_gpu
 from cnnjax.nn.operation import (
     divided_explicitly,
     map_natively,
@@ -200,6 +201,28 @@ def _cpu_kernel_gradient(images: jax.Array, cotangent: jax.Array, *, window: tup
     return form(images, cotangent)
 
 
+def _is_transposed(first: Any, kernel: Any, **params: Any) -> bool:
+    return conv_gpu.is_transposed(kernel.shape[:-2], _geometry(params))
+
+
+def _has_gpu_gradient(images: Any, cotangent: Any, *, window: tuple[int, ...], **params: Any) -> bool:
+    geometry = _geometry(params)
+    return conv_gpu.is_transposed(window, geometry) or conv_gpu.has_gaps(window, geometry)
+
+
+def _gpu(images: jax.Array, kernel: jax.Array, **params: Any) -> jax.Array:
+    return conv_gpu.transposed_convolve(images, kernel, geometry=_geometry(params))
+
+
+def _gpu_input_gradient(cotangent: jax.Array, kernel: jax.Array, *, size: tuple[int, ...], **params: Any) -> jax.Array:
+    del size
+    return conv_gpu.transposed_input(cotangent, kernel, geometry=_geometry(params))
+
+
+def _gpu_kernel_gradient(images: jax.Array, cotangent: jax.Array, *, window: tuple[int, ...], **params: Any) -> Any:
+    return conv_gpu.kernel_gradient(images, cotangent, window=window, geometry=_geometry(params))
+
+
 # Networks repeat their layers, and each is asked for several times while it is traced.
 @functools.lru_cache(maxsize=4096)
 def _result(images: jax.ShapeDtypeStruct, kernel: jax.ShapeDtypeStruct, mesh: Any, **params: Any) -> Any:
@@ -226,10 +249,22 @@ def _kernel_gradient_shape(
 
 
 # The first has the name and the parameters of the operation of jax.lax, for tools that read traced programs.
-convolution_p = operation("conv_general_dilated", _native, _cpu, _convolution_shape)
-input_gradient_p = operation("conv_input_gradient", _native_input_gradient, _cpu_input_gradient, _input_gradient_shape)
+convolution_p = operation("conv_general_dilated", _native, _cpu, _convolution_shape, gpu=_gpu, gpu_if=_is_transposed)
+input_gradient_p = operation(
+    "conv_input_gradient",
+    _native_input_gradient,
+    _cpu_input_gradient,
+    _input_gradient_shape,
+    gpu=_gpu_input_gradient,
+    gpu_if=_is_transposed,
+)
 kernel_gradient_p = operation(
-    "conv_kernel_gradient", _native_kernel_gradient, _cpu_kernel_gradient, _kernel_gradient_shape
+    "conv_kernel_gradient",
+    _native_kernel_gradient,
+    _cpu_kernel_gradient,
+    _kernel_gradient_shape,
+    gpu=_gpu_kernel_gradient,
+    gpu_if=_has_gpu_gradient,
 )
 
 

@@ -55,6 +55,7 @@ def operation(
     plain: Callable[..., Any] | None = None,
     *,
     gpu: Callable[..., Any] | None = None,
+    gpu_if: Callable[..., bool] | None = None,
 ) -> Any:
     """Return a primitive that lowers to ``native``, on CPU to ``cpu``, and on GPUs to ``gpu`` if there is one.
 
@@ -62,6 +63,7 @@ def operation(
       name: how traced programs call it.
       native, cpu, gpu: (*arrays, **parameters) -> array.
       abstract: the same of abstract arrays.
+      gpu_if: (*arrays, **parameters) -> whether ``gpu`` is for these; GPUs take ``native`` for others. None: for all.
       plain: what it is within `written_out`; None is ``native``.
     """
     primitive = _Operation(name, plain or native)
@@ -79,7 +81,13 @@ def operation(
     primitive.def_abstract_eval(abstract)
     forms: dict[str | None, Callable[..., Any]] = {None: native, "cpu": functools.partial(divided, cpu)}
     if gpu is not None:
-        forms |= dict.fromkeys(("cuda", "rocm"), functools.partial(divided, gpu))
+
+        def on_gpu(*arrays: Any, **params: Any) -> Any:
+            if gpu_if is not None and not gpu_if(*arrays, **params):
+                return native(*arrays, **params)
+            return divided(gpu, *arrays, **params)
+
+        forms |= dict.fromkeys(("cuda", "rocm"), on_gpu)
     for platform, form in forms.items():
         mlir.register_lowering(primitive, mlir.lower_fun(form, multiple_results=False), platform=platform)
     return primitive

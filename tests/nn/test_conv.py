@@ -1,5 +1,7 @@
 """The convolution layers are those of Flax, in every way but speed."""
 
+import functools
+import re
 from unittest import mock
 
 import flax.linen
@@ -13,8 +15,8 @@ from hypothesis import strategies as st
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
-from cnnjax.nn import Conv, ConvTranspose, DepthwiseConv, conv_cpu
-from cnnjax.nn.convolve import conv_general_dilated
+from cnnjax.nn import Conv, ConvTranspose, DepthwiseConv, conv_cpu, convolve
+from cnnjax.nn.convolve import conv_general_dilated, conv_transpose
 from cnnjax.nn.slices import Geometry
 
 CHANNELS_LAST = {1: ("NHC", "HIO", "NHC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
@@ -361,6 +363,109 @@ def test_accelerators_get_the_native_convolution_and_nothing_else(platform, grou
     ours = program(conv_general_dilated)
     assert ours == program(lax.conv_general_dilated)
     assert sum("stablehlo.convolution" in line for line in ours) == 3
+
+
+# images, kernel, strides, padding of transposed convolutions; and whether strided ones stand for them on GPUs.
+TRANSPOSED = [
+    ((2, 5, 6, 3), (2, 2, 3, 4), (2, 2), "SAME", True),
+    ((2, 5, 6, 3), (3, 4, 3, 4), (2, 3), "SAME", True),
+    ((2, 5, 6, 3), (4, 3, 3, 4), (2, 1), "VALID", True),
+    ((2, 5, 6, 3), (3, 3, 3, 4), (2, 2), ((0, 2), (1, 1)), True),
+    ((2, 7, 3), (5, 3, 4), (3,), "SAME", True),
+    ((1, 3, 4, 2, 3), (3, 2, 2, 3, 4), (2, 2, 2), "SAME", True),
+    ((2, 5, 6, 3), (1, 1, 3, 4), (2, 2), "SAME", False),
+    ((2, 5, 6, 3), (3, 3, 3, 4), (2, 2), ((3, 3), (1, 1)), False),
+]
+
+
+def operands(function, images, kernel):
+    """Return images, kernel, cotangent and the parameters of the one convolution in a function."""
+    images, kernel = draw(images), draw(kernel, 1)
+    (equation,) = [
+        one for one in jax.make_jaxpr(function)(images, kernel).eqns if one.primitive is convolve.convolution_p
+    ]
+    return images, kernel, draw(equation.outvars[0].aval.shape, 2), equation.params
+
+
+@pytest.mark.parametrize(("images", "kernel", "strides", "padding", "expected"), TRANSPOSED, ids=str)
+def test_transposed_convolutions_are_gradients_of_strided_ones_on_gpus(
+    images, kernel, strides, padding, expected, compile_quickly
+):
+    images, kernel, cotangent, params = operands(lambda x, k: conv_transpose(x, k, strides, padding), images, kernel)
+    size, window = images.shape[1:-1], kernel.shape[:-2]
+    assert convolve._is_transposed(images, kernel, **params) == expected
+    assert convolve._has_gpu_gradient(images, cotangent, window=window, **params) == expected
+    if not expected:
+        return
+    for ours, native, arrays, more in (
+        (convolve._gpu, convolve._native, (images, kernel), {}),
+        (convolve._gpu_input_gradient, convolve._native_input_gradient, (cotangent, kernel), {"size": size}),
+        (convolve._gpu_kernel_gradient, convolve._native_kernel_gradient, (images, cotangent), {"window": window}),
+    ):
+        found, wanted = (
+            compile_quickly(functools.partial(form, **params, **more), *arrays)(*arrays) for form in (ours, native)
+        )
+        assert_close(found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("images", "kernel", "dilation", "padding", "groups"),
+    [
+        ((2, 9, 8, 3), (3, 3, 3, 4), (2, 2), "SAME", 1),
+        ((2, 9, 8, 3), (3, 2, 3, 4), (2, 3), "VALID", 1),
+        ((2, 9, 8, 6), (3, 3, 1, 6), (1, 2), ((3, 0), (-1, 2)), 6),
+        ((2, 11, 4), (4, 2, 6), (3,), "SAME", 2),
+    ],
+    ids=str,
+)
+def test_gradients_of_dilated_kernels_are_those_of_kernels_without_gaps_on_gpus(
+    images, kernel, dilation, padding, groups, compile_quickly
+):
+    def function(images, kernel):
+        return conv_general_dilated(
+            *(images, kernel, (1,) * len(dilation), padding),
+            rhs_dilation=dilation,
+            dimension_numbers=CHANNELS_LAST[len(dilation)],
+            feature_group_count=groups,
+        )
+
+    images, kernel, cotangent, params = operands(function, images, kernel)
+    window = kernel.shape[:-2]
+    assert not convolve._is_transposed(images, kernel, **params)
+    assert convolve._has_gpu_gradient(images, cotangent, window=window, **params)
+    found, wanted = (
+        compile_quickly(functools.partial(form, **params, window=window), images, cotangent)(images, cotangent)
+        for form in (convolve._gpu_kernel_gradient, convolve._native_kernel_gradient)
+    )
+    assert_close(found, wanted)
+    gradient = jax.grad(lambda *pair: (function(*pair) ** 2).sum(), 1)
+    text = jax.export.export(jax.jit(gradient), platforms=["cuda"])(images, kernel).mlir_module()
+    *_, own = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    # In XLA's terms the gradient's stride is the kernel's dilation: it has none.
+    assert not re.search(r"stride = \[.*[23]", own)
+
+
+def test_no_zeros_are_multiplied_in_transposed_convolutions_on_gpus():
+    """In the forward pass XLA sees to it: it knows the gradient by the kernel that is turned."""
+    pair = draw((2, 8, 8, 16)), draw((4, 4, 16, 8))
+
+    def forward(images, kernel):
+        return conv_transpose(images, kernel, (2, 2), "SAME")
+
+    def program(function, platform):
+        text = jax.export.export(jax.jit(function), platforms=[platform])(*pair).mlir_module()
+        return text, [line for line in text.splitlines() if "stablehlo.convolution" in line]
+
+    text, (own,) = program(forward, "cuda")
+    assert "lhs_dilate = [2, 2]" in own
+    # Turned once, and back behind the barrier.
+    assert (text.count("stablehlo.reverse"), text.count("stablehlo.optimization_barrier")) == (2, 1)
+    assert "stablehlo.reverse" not in program(forward, "tpu")[0]
+    gradient = jax.grad(lambda *pair: (forward(*pair) ** 2).sum(), (0, 1))
+    _, (_, *gradients) = program(gradient, "cuda")
+    assert sorted("stride = [2, 2]" in line for line in gradients) == [False, True]
+    assert sorted("rhs_dilate = [2, 2]" in line for line in gradients) == [False, True]
+    assert not any("lhs_dilate = [2, 2]" in line for line in gradients)
 
 
 def test_convolutions_of_the_same_shapes_are_traced_in_one_mesh_after_another():
