@@ -4,11 +4,13 @@
     python benchmarks/convolutions.py --only depthwise --repeats 20
     python benchmarks/convolutions.py --peers torch        # XLA's gradients of grouped kernels take seconds
     python benchmarks/convolutions.py --draw 60 --peers torch product   # shapes drawn by chance, the slowest first
+    python benchmarks/convolutions.py --batch-size 128 --dtype bfloat16   # on a GPU
 
-For each row, the forward pass, and the forward pass with the gradients of images and kernel (pooling: of images), in
-float32. All take turns, so that a machine whose speed drifts is fair to them; medians are given, and ratios to
-PyTorch's time in the better of its two memory formats. PyTorch is left out, and named, where it is not installed.
-``product`` is a matrix product of as many operations as the convolution, with its two gradients.
+For each row, the forward pass, and the forward pass with the gradients of images and kernel (pooling: of images), on
+the processor or the GPU that JAX computes on. Of transposed convolutions the stride is that of the result, of dilated
+ones it is the dilation of the kernel. All take turns, so that a machine whose speed drifts is fair to them; medians are
+given, and ratios to PyTorch's time in the better of its two memory formats. PyTorch is left out, and named, where it is
+not installed. ``product`` is a matrix product of as many operations as the convolution, with its two gradients.
 """
 
 from __future__ import annotations
@@ -55,6 +57,9 @@ ROWS = [
     ("grouped", 8, 14, 512, 512, 3, 1, 32),
     ("grouped", 8, 7, 512, 512, 3, 1, 32),
     ("grouped", 8, 2, 512, 512, 3, 1, 4),
+    ("transposed", 8, 28, 128, 64, 2, 2, 1),
+    ("transposed", 8, 28, 128, 64, 4, 2, 1),
+    ("dilated", 8, 28, 256, 256, 3, 2, 1),
     ("max_pool", 8, 112, 64, 64, 3, 2, 64),
     ("max_pool", 8, 112, 128, 128, 2, 2, 128),
     ("max_pool", 8, 28, 192, 192, 3, 1, 192),
@@ -91,8 +96,11 @@ def draw_rows(count: int, seed: int) -> list[Row]:
 
 def product_shape(row: Row) -> tuple[int, int, int]:
     """Return rows, inner length and columns of the matrix product of as many operations as a convolution."""
-    _, batch, size, channels, features, window, stride, groups = row
-    return batch * (-(-size // stride)) ** 2, window**2 * channels // groups, features
+    kind, batch, size, channels, features, window, stride, groups = row
+    if kind == "transposed":
+        return batch * size**2, channels, window**2 * features
+    places = -(-size // (1 if kind == "dilated" else stride))
+    return batch * places**2, window**2 * channels // groups, features
 
 
 def pool(kind: str, ours: bool, window: int, stride: int) -> Callable[[jax.Array], jax.Array]:
@@ -107,12 +115,12 @@ def pool(kind: str, ours: bool, window: int, stride: int) -> Callable[[jax.Array
     )
 
 
-def pool_calls(row: Row, ours: bool) -> tuple[Call, Call]:
+def pool_calls(row: Row, dtype: str, ours: bool) -> tuple[Call, Call]:
     """Return compiled calls of the forward pass of a pooling, and of it with its gradient."""
     kind, batch, size, channels, _, window, stride, _ = row
     forward = pool(kind, ours, window, stride)
-    images = jnp.asarray(np.random.default_rng(0).normal(size=(batch, size, size, channels)), jnp.float32)
-    cotangent = jnp.ones(jax.eval_shape(forward, images).shape)
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(batch, size, size, channels)), dtype)
+    cotangent = jnp.ones_like(jax.eval_shape(forward, images))
 
     def both(images: jax.Array, cotangent: jax.Array) -> Any:
         out, vjp = jax.vjp(forward, images)
@@ -122,20 +130,29 @@ def pool_calls(row: Row, ours: bool) -> tuple[Call, Call]:
     return lambda: jax.block_until_ready(first(images)), lambda: jax.block_until_ready(second(images, cotangent))
 
 
-def jax_calls(convolve: Any, row: Row) -> tuple[Call, Call]:
+def jax_calls(convolve: Any, row: Row, dtype: str) -> tuple[Call, Call]:
     """Return compiled calls of the forward pass, and of it with both gradients."""
-    _, batch, size, channels, features, window, stride, groups = row
+    kind, batch, size, channels, features, window, stride, groups = row
+    strides, before, gaps = (1 if kind in ("transposed", "dilated") else stride), window // 2, 1
+    padding = (before, before)
+    if kind == "transposed":
+        # As large as the stride makes it: what the transpose of a strided convolution pads.
+        padding = (window - 1 - cut_off(row), stride - 1 + cut_off(row))
+    elif kind == "dilated":
+        gaps, padding = stride, (before * stride, before * stride)
     random = np.random.default_rng(0)
-    images = jnp.asarray(random.normal(size=(batch, size, size, channels)), jnp.float32)
-    kernel = jnp.asarray(random.normal(size=(window, window, channels // groups, features)), jnp.float32)
+    images = jnp.asarray(random.normal(size=(batch, size, size, channels)), dtype)
+    kernel = jnp.asarray(random.normal(size=(window, window, channels // groups, features)), dtype)
     forward = functools.partial(
         convolve,
-        window_strides=(stride, stride),
-        padding=[(window // 2, window // 2)] * 2,
+        window_strides=(strides, strides),
+        padding=[padding] * 2,
+        lhs_dilation=(stride if kind == "transposed" else 1,) * 2,
+        rhs_dilation=(gaps, gaps),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
-    cotangent = jnp.ones(jax.eval_shape(forward, images, kernel).shape)
+    cotangent = jnp.ones_like(jax.eval_shape(forward, images, kernel))
 
     def both(images: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> Any:
         out, vjp = jax.vjp(forward, images, kernel)
@@ -148,13 +165,32 @@ def jax_calls(convolve: Any, row: Row) -> tuple[Call, Call]:
     )
 
 
-def torch_calls(memory_format: str, row: Row) -> tuple[Call, Call]:
-    """Return the same of PyTorch."""
+def cut_off(row: Row) -> int:
+    """Return how many pixels a transposed convolution leaves out in front, so that ``stride`` alone sets its size."""
+    *_, window, stride, _ = row
+    return -(-(window - stride) // 2)
+
+
+def torch_calls(memory_format: str, row: Row, dtype: str) -> tuple[Call, Call]:
+    """Return the same of PyTorch, on the kind of device that JAX computes on."""
     import torch
 
+    on_gpu = jax.default_backend() == "gpu"
+
+    def numbers(*shape: int) -> Any:
+        drawn = torch.randn(*shape, device="cuda" if on_gpu else "cpu", dtype=getattr(torch, dtype))
+        return drawn.to(memory_format=getattr(torch, memory_format)).requires_grad_()
+
+    def finished(call: Call) -> Call:
+        def run() -> None:
+            call()
+            if on_gpu:
+                torch.cuda.synchronize()
+
+        return run
+
     kind, batch, size, channels, features, window, stride, groups = row
-    layout = getattr(torch, memory_format)
-    images = torch.randn(batch, channels, size, size).to(memory_format=layout).requires_grad_()
+    images = numbers(batch, channels, size, size)
     if kind.endswith("pool"):
         function = getattr(torch.nn.functional, f"{kind}2d")
         pooled = functools.partial(
@@ -166,24 +202,33 @@ def torch_calls(memory_format: str, row: Row) -> tuple[Call, Call]:
             with torch.inference_mode():
                 pooled(images)
 
-        return only_forward, lambda: torch.autograd.grad(pooled(images), images, ones)
-    kernel = torch.randn(features, channels // groups, window, window).to(memory_format=layout).requires_grad_()
-    convolve = functools.partial(torch.nn.functional.conv2d, stride=stride, padding=window // 2, groups=groups)
+        return finished(only_forward), finished(lambda: torch.autograd.grad(pooled(images), images, ones))
+    shape = (channels, features) if kind == "transposed" else (features, channels // groups)
+    kernel = numbers(*shape, window, window)
+    options: dict[str, Any] = {"stride": stride, "padding": window // 2, "groups": groups}
+    if kind == "transposed":
+        options |= {"padding": cut_off(row), "output_padding": stride - window + 2 * cut_off(row)}
+    elif kind == "dilated":
+        options = {"dilation": stride, "padding": stride * (window // 2)}
+    function = torch.nn.functional.conv_transpose2d if kind == "transposed" else torch.nn.functional.conv2d
+    convolve = functools.partial(function, **options)
     cotangent = torch.ones_like(convolve(images, kernel))
 
     def forward() -> None:
         with torch.inference_mode():
             convolve(images, kernel)
 
-    return forward, lambda: torch.autograd.grad(convolve(images, kernel), (images, kernel), cotangent)
+    return finished(forward), finished(
+        lambda: torch.autograd.grad(convolve(images, kernel), (images, kernel), cotangent)
+    )
 
 
-def product_calls(row: Row) -> tuple[Call, Call]:
+def product_calls(row: Row, dtype: str) -> tuple[Call, Call]:
     """Return the same of a matrix product of as many operations."""
     rows, inner, columns = product_shape(row)
     random = np.random.default_rng(0)
-    first, second = (jnp.asarray(random.normal(size=shape), jnp.float32) for shape in ((rows, inner), (inner, columns)))
-    cotangent = jnp.ones((rows, columns))
+    first, second = (jnp.asarray(random.normal(size=shape), dtype) for shape in ((rows, inner), (inner, columns)))
+    cotangent = jnp.ones((rows, columns), dtype)
 
     def both(first: jax.Array, second: jax.Array, cotangent: jax.Array) -> Any:
         out, vjp = jax.vjp(jnp.matmul, first, second)
@@ -196,19 +241,20 @@ def product_calls(row: Row) -> tuple[Call, Call]:
     )
 
 
-def measure(row: Row, repeats: int, peers: list[str]) -> dict[str, tuple[float, float]]:
+def measure(row: Row, repeats: int, peers: list[str], dtype: str) -> dict[str, tuple[float, float]]:
     """Return the median milliseconds, forward and with gradients, by who took them."""
     calls = {}
     for peer in peers:
         if peer in ("contiguous_format", "channels_last"):
-            calls[peer] = torch_calls(peer, row)
+            calls[peer] = torch_calls(peer, row, dtype)
         elif peer == "product":
             if not row[0].endswith("pool"):
-                calls[peer] = product_calls(row)
+                calls[peer] = product_calls(row, dtype)
         elif row[0].endswith("pool"):
-            calls[peer] = pool_calls(row, ours=peer == "cnnjax")
+            calls[peer] = pool_calls(row, dtype, ours=peer == "cnnjax")
         else:
-            calls[peer] = jax_calls(conv_general_dilated if peer == "cnnjax" else lax.conv_general_dilated, row)
+            convolve = conv_general_dilated if peer == "cnnjax" else lax.conv_general_dilated
+            calls[peer] = jax_calls(convolve, row, dtype)
     times: dict[str, list[list[float]]] = {peer: [[], []] for peer in peers}
     for turn in range(repeats + 1):
         for peer, pair in calls.items():
@@ -233,16 +279,21 @@ def main() -> int:
     )
     parser.add_argument("--draw", type=int, metavar="N", help="so many shapes drawn by chance instead of the table's")
     parser.add_argument("--seed", type=int, default=0, help="of --draw (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, help="images of every row (default: those of the row)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="default: %(default)s")
     parser.add_argument("--repeats", type=int, default=7, help="timed turns")
     add_flags(parser)
     arguments = parser.parse_args()
     if arguments.repeats < 1:
         parser.error(f"--repeats must be at least 1, got {arguments.repeats}")
-    if arguments.draw is not None and arguments.draw < 1:
-        parser.error(f"--draw must be at least 1, got {arguments.draw}")
+    for name in ("draw", "batch_size"):
+        if (number := getattr(arguments, name)) is not None and number < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {number}")
     progress, console = Console(stderr=True), Console(width=140)
     peers = ["cnnjax", "XLA"] if "xla" in arguments.peers else ["cnnjax"]
     if "torch" in arguments.peers and importlib.util.find_spec("torch"):
+        if jax.default_backend() == "gpu" and not _torch_has_gpu():
+            parser.error("JAX computes on a GPU, and PyTorch sees none: install it for CUDA, or give --peers xla")
         peers += ["contiguous_format", "channels_last"]
     elif "torch" in arguments.peers:
         progress.print("PyTorch is not installed and is left out: pip install torch")
@@ -252,14 +303,21 @@ def main() -> int:
     results: list[dict[str, Any]] = []
     for row in rows:
         if arguments.only in (None, row[0]):
-            progress.print(f"{row[0]} {row[1:]}", highlight=False)
-            results.append({"row": row, "milliseconds": measure(row, arguments.repeats, peers)})
+            taken = (row[0], arguments.batch_size or row[1], *row[2:])
+            progress.print(f"{taken[0]} {taken[1:]}", highlight=False)
+            results.append({"row": taken, "milliseconds": measure(taken, arguments.repeats, peers, arguments.dtype)})
     if not results:
         parser.error(f"none of the {len(rows)} shapes is {arguments.only}; draw more, or leave out --only")
     if arguments.draw is not None:
         results.sort(key=slowness, reverse=True)
-    report(arguments, results, list(table_rows(results)), lambda: show(results, console))
+    report(arguments, results, list(table_rows(results)), lambda: show(results, console, arguments.dtype))
     return 0
+
+
+def _torch_has_gpu() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_available())
 
 
 def slowness(result: dict[str, Any]) -> float:
@@ -278,9 +336,9 @@ def table_rows(results: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             yield shape | {"peer": peer, "forward_ms": forward, "forward_and_gradients_ms": both}
 
 
-def show(results: list[dict[str, Any]], console: Console) -> None:
+def show(results: list[dict[str, Any]], console: Console, dtype: str) -> None:
     """Print a table, with ratios of ours to theirs."""
-    table = Table(title="milliseconds, forward / forward and both gradients")
+    table = Table(title=f"milliseconds on a {jax.default_backend()}, {dtype}, forward / forward and both gradients")
     others = list(dict.fromkeys(peer for result in results for peer in result["milliseconds"] if peer != "cnnjax"))
     ratios = [f"ours / {peer}" for peer in others]
     for column in ("N, size, C in, C out, kernel, stride, groups", "cnnjax", *others, *ratios):

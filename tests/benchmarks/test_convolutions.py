@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from cnnjax.nn.convolve import conv_general_dilated
+
 
 def test_drawn_shapes_are_those_of_the_seed_and_within_bounds(benchmark):
     convolutions = benchmark("convolutions")
@@ -20,7 +22,24 @@ def test_drawn_shapes_are_those_of_the_seed_and_within_bounds(benchmark):
 
 def test_a_product_has_as_many_operations_as_its_convolution(benchmark):
     # 2 images of 5x5, 6 channels to 4 features in 2 groups, 3x3 with stride 2: 9 places each.
-    assert benchmark("convolutions").product_shape(("grouped", 2, 5, 6, 4, 3, 2, 2)) == (18, 27, 4)
+    convolutions = benchmark("convolutions")
+    assert convolutions.product_shape(("grouped", 2, 5, 6, 4, 3, 2, 2)) == (18, 27, 4)
+    assert convolutions.product_shape(("transposed", 2, 5, 6, 4, 3, 2, 1)) == (50, 6, 36)
+    assert convolutions.product_shape(("dilated", 2, 5, 6, 4, 3, 2, 1)) == (50, 54, 4)
+
+
+def test_transposed_and_dilated_rows_have_the_sizes_that_they_say(benchmark):
+    convolutions, sizes = benchmark("convolutions"), []
+
+    def convolve(images, kernel, **options):
+        out = conv_general_dilated(images, kernel, **options)
+        sizes.append(out.shape)
+        return out
+
+    for window in (2, 3, 4, 5):
+        convolutions.jax_calls(convolve, ("transposed", 1, 5, 2, 3, window, 2, 1), "float32")
+    convolutions.jax_calls(convolve, ("dilated", 1, 5, 2, 3, 3, 2, 1), "bfloat16")
+    assert sizes == [(1, 10, 10, 3)] * 4 + [(1, 5, 5, 3)]
 
 
 @pytest.mark.slow
