@@ -349,8 +349,8 @@ def show(results: list[dict[str, Any]], console: Console, dtype: str) -> None:
         pairs = [times.get(peer, ()) for peer in ("cnnjax", *others)]
         cells += [" / ".join(f"{milliseconds:.1f}" for milliseconds in pair) for pair in pairs]
         for peer in others:
-            pairs = zip(times["cnnjax"], times.get(peer, ()), strict=False)
-            cells.append(" / ".join(f"{ours / theirs:.2f}" for ours, theirs in pairs))
+            compared = zip(times["cnnjax"], times.get(peer, ()), strict=False)
+            cells.append(" / ".join(f"{ours / theirs:.2f}" for ours, theirs in compared))
         table.add_row(*cells)
     console.print(table)
 
