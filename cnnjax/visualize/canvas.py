@@ -39,10 +39,11 @@ def wrapped(texts: Sequence[str], inches: float) -> list[str]:
     """Return texts of 9 points in lines that are so wide at most, as names of files may be long.
 
     Args:
-      texts: one line each.
+      texts: of one line or more.
       inches: of a panel.
     """
-    return [textwrap.fill(text, max(int(inches / LETTER), 1)) for text in texts]
+    letters = max(int(inches / LETTER), 1)
+    return ["\n".join(textwrap.fill(line, letters) for line in text.split("\n")) for text in texts]
 
 
 def lines_of(texts: Iterable[str]) -> int:
