@@ -10,6 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+# Traced once for each shape, with its derivatives.
+_relu = jax.jit(jax.nn.relu, inline=True)
+
 
 def identity(x: jax.Array) -> jax.Array:
     """Return ``x``."""
@@ -36,7 +39,7 @@ def relu(x: jax.Array) -> jax.Array:
 
     Source: Nair and Hinton 2010, "Rectified linear units improve restricted Boltzmann machines".
     """
-    return jax.nn.relu(x)
+    return _relu(x)
 
 
 def leaky_relu(x: jax.Array, negative_slope: float = 0.01) -> jax.Array:

@@ -9,6 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from cnnjax.nn.parameters import ShapedParameters
 from cnnjax.nn.precision import sum_dtype
@@ -16,7 +17,7 @@ from cnnjax.nn.precision import sum_dtype
 
 # A network has one normalisation per convolution, and tracing each with its derivatives took more than half of the time
 # that tracing a step takes. Inside ``jax.jit``, all of one shape are traced once, and ``inline`` leaves the program as
-# it would be without.
+# it would be without. Operations of `jax.lax` take less time to trace than those of `jax.numpy`.
 @partial(jax.jit, static_argnames=("epsilon", "dtype"), inline=True)
 def _normalized(
     x: jax.Array,
@@ -30,45 +31,55 @@ def _normalized(
 ) -> jax.Array:
     """Return scale * (x - mean) / sqrt(var + epsilon) + bias, channel by channel, in ``dtype``."""
     sums = sum_dtype(x.dtype)
-    factor = jax.lax.rsqrt(var.astype(sums) + epsilon)
+    factor = lax.rsqrt(lax.add(_cast(var, sums), epsilon))
     if scale is not None:
-        factor = factor * scale.astype(sums)
-    shift = -mean.astype(sums) * factor
+        factor = lax.mul(factor, _cast(scale, sums))
+    shift = lax.mul(lax.neg(_cast(mean, sums)), factor)
     if bias is not None:
-        shift = shift + bias.astype(sums)
+        shift = lax.add(shift, _cast(bias, sums))
     # Scale and bias absorb the statistics while these are still vectors.
-    ahead = range(x.ndim - 1)
-    y = x.astype(sums) * jnp.expand_dims(factor, ahead) + jnp.expand_dims(shift, ahead)
-    return y.astype(dtype)
+    y = lax.add(lax.mul(_cast(x, sums), _along_channels(factor, x)), _along_channels(shift, x))
+    return _cast(y, dtype)
+
+
+def _cast(x: jax.Array, dtype: Any) -> jax.Array:
+    return x if x.dtype == dtype else lax.convert_element_type(x, dtype)
+
+
+def _along_channels(vector: jax.Array, x: jax.Array) -> jax.Array:
+    """Return a number a channel in as many axes as ``x`` has, all but the last of size 1."""
+    return lax.expand_dims(vector, tuple(range(x.ndim - 1)))
 
 
 @partial(jax.jit, static_argnames=("axis_name", "fast"), inline=True)
 def _measured(
     x: jax.Array, mask: jax.Array | None, *, axis_name: str | None, fast: bool
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, jax.Array | float]:
     """Return mean, biased variance and the number of positions they were taken over."""
-    x = x.astype(sum_dtype(x.dtype))
+    x = _cast(x, sum_dtype(x.dtype))
     axes = tuple(range(x.ndim - 1))
+
+    def sum_over_batch(values: jax.Array) -> jax.Array:
+        total = lax.reduce_sum(values if weight is None else lax.mul(values, weight), axes)
+        return total if axis_name is None else lax.psum(total, axis_name)
+
+    count: jax.Array | float
+    weight = None
     if mask is None:
-        count = jnp.asarray(x.size // x.shape[-1], x.dtype)
-        weight: jax.Array | float = 1.0
+        positions = x.size // x.shape[-1]
+        # Exported programs may have symbolic sizes.
+        count = float(positions) if isinstance(positions, int) else jnp.asarray(positions, x.dtype)
+        count = count if axis_name is None else lax.psum(count, axis_name)
     else:
         weight = jnp.broadcast_to(mask, (*x.shape[:-1], 1)).astype(x.dtype)
-        count = weight.sum()
-    total = (x * weight).sum(axes)
-    if axis_name is not None:
-        count, total = jax.lax.psum((count, total), axis_name)
-    safe_count = jnp.maximum(count, 1)
-    mean = total / safe_count
+        count = weight.sum() if axis_name is None else lax.psum(weight.sum(), axis_name)
+    safe_count = jnp.maximum(count, 1) if isinstance(count, jax.Array) else max(count, 1.0)
+    mean = lax.div(sum_over_batch(x), safe_count)
     if fast:
-        square = (x * x * weight).sum(axes)
-        square = jax.lax.psum(square, axis_name) if axis_name is not None else square
-        var = jnp.maximum(square / safe_count - mean * mean, 0)
+        var = lax.max(lax.sub(lax.div(sum_over_batch(lax.mul(x, x)), safe_count), lax.mul(mean, mean)), 0.0)
     else:
-        centred = x - jnp.expand_dims(mean, axes)
-        square = (centred * centred * weight).sum(axes)
-        square = jax.lax.psum(square, axis_name) if axis_name is not None else square
-        var = square / safe_count
+        centred = lax.sub(x, _along_channels(mean, x))
+        var = lax.div(sum_over_batch(lax.mul(centred, centred)), safe_count)
     return mean, var, count
 
 
@@ -97,13 +108,14 @@ class BatchNorm(ShapedParameters, nn.BatchNorm):
     y = scale * (x - mean) / sqrt(var + epsilon) + bias. Running statistics are float32, whatever x is. Batches
     are normalised with the biased variance, while the running variance takes the unbiased one, as PyTorch and the
     fused kernel of TensorFlow do and ``flax.linen.BatchNorm`` does not; set ``unbiased_running_var=False`` for Flax's
-    rule. Variables are named as in ``flax.linen.BatchNorm``; of its fields, ``axis`` must stay -1 and
-    ``axis_index_groups`` None. The variance is taken in one pass over ``x``, as the mean of squares less the square of
-    the mean: as exact as two passes while |mean| is of the size of the deviation (ResNet-50 is 7e-5 off a float64 run
-    with either, in its largest logit), but 2e-5 off where it is 10 times that and 2e-3 at 100 times, relative; set
-    ``use_fast_variance=False`` there. Values are computed as x * factor + shift, for which the backward pass keeps no
-    array but ``x``: as exact as subtracting the mean first, but for the gradients, which are up to three times as far
-    off (the scale's 9e-6 instead of 3e-6, relative, where |mean| is 10 times the deviation).
+    rule. No gradient goes through the move of the running statistics, as in PyTorch. Variables are named as in
+    ``flax.linen.BatchNorm``; of its fields, ``axis`` must stay -1 and ``axis_index_groups`` None. The variance is taken
+    in one pass over ``x``, as the mean of squares less the square of the mean: as exact as two passes while |mean| is
+    of the size of the deviation (ResNet-50 is 7e-5 off a float64 run with either, in its largest logit), but 2e-5 off
+    where it is 10 times that and 2e-3 at 100 times, relative; set ``use_fast_variance=False`` there. Values are
+    computed as x * factor + shift, for which the backward pass keeps no array but ``x``: as exact as subtracting the
+    mean first, but for the gradients, which are up to three times as far off (the scale's 9e-6 instead of 3e-6,
+    relative, where |mean| is 10 times the deviation).
 
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167, algorithms 1 and 2; differs: running averages with ``momentum``
     replace the average over training batches.
@@ -150,7 +162,7 @@ class BatchNorm(ShapedParameters, nn.BatchNorm):
         mean, var, count = measure()
         if not self.is_initializing():
             ra_mean.value, ra_var.value = _moved(
-                *(ra_mean.value, ra_var.value, mean, var, count),
+                *lax.stop_gradient((ra_mean.value, ra_var.value, mean, var, count)),
                 momentum=self.momentum,
                 unbiased=self.unbiased_running_var,
             )

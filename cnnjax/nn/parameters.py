@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
+import flax.errors
 import jax
 import numpy as np
-
-
-def _unfilled(key: jax.Array, shape: Sequence[int], dtype: Any = np.float32) -> np.ndarray:
-    """Return an array of that shape which takes no memory, and nothing to trace."""
-    del key
-    return np.broadcast_to(np.zeros((), dtype), shape)
 
 
 class ShapedParameters:
@@ -22,8 +17,14 @@ class ShapedParameters:
     the time in which a network is traced. Where the parameter exists, the shape that was asked for says as much.
     """
 
-    def param(self, name: str, init_fn: Callable[..., Any], *init_args: Any, **init_kwargs: Any) -> Any:
+    def param(self, name: str, init_fn: Callable[..., Any], *init_args: Any, unbox: bool = True, **kwargs: Any) -> Any:
         """Return a parameter, as ``flax.linen.Module.param`` does."""
-        if self.has_variable("params", name):  # type: ignore[attr-defined]
-            init_fn = _unfilled
-        return super().param(name, init_fn, *init_args, **init_kwargs)  # type: ignore[misc]
+        layer: Any = self
+        if not init_args or not layer.has_variable("params", name):
+            return super().param(name, init_fn, *init_args, unbox=unbox, **kwargs)  # type: ignore[misc]
+        value = layer.variable("params", name, unbox=unbox).value
+        shape = tuple(init_args[0])
+        for array in jax.tree.leaves(value):
+            if np.shape(array) != shape:
+                raise flax.errors.ScopeParamShapeError(name, layer.scope.path_text, np.shape(array), shape)
+        return value

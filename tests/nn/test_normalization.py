@@ -47,6 +47,28 @@ def test_the_backward_pass_keeps_nothing_but_the_images():
         np.testing.assert_array_equal(jnp.broadcast_to(array, x.shape), x)
 
 
+def test_running_statistics_hand_no_gradient_back():
+    x = data()
+    layer = BatchNorm(use_running_average=False)
+    variables = layer.init(jax.random.key(1), x)
+
+    def moved(x):
+        return layer.apply(variables, x, mutable=["batch_stats"])[1]["batch_stats"]["mean"].sum()
+
+    np.testing.assert_array_equal(jax.grad(moved)(x), jnp.zeros_like(x))
+    assert moved(x) != moved(x + 1)
+
+
+def test_training_steps_are_exported_for_any_number_of_images():
+    layer = BatchNorm(use_running_average=False)
+    x = data()
+    variables = layer.init(jax.random.key(1), x)
+    apply = jax.jit(lambda x: layer.apply(variables, x, mutable=["batch_stats"]))
+    shape = jax.export.symbolic_shape(", ".join(map(str, ("batch", *x.shape[1:]))))
+    exported = jax.export.export(apply)(jax.ShapeDtypeStruct(shape, x.dtype))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), exported.call(x), apply(x))
+
+
 def test_masked_positions_count_in_no_statistic():
     x = data()
     layer = BatchNorm(use_running_average=False)
