@@ -18,7 +18,11 @@ class ShapedParameters:
     """
 
     def param(self, name: str, init_fn: Callable[..., Any], *init_args: Any, unbox: bool = True, **kwargs: Any) -> Any:
-        """Return a parameter, as ``flax.linen.Module.param`` does."""
+        """Return a parameter, as ``flax.linen.Module.param`` does.
+
+        Raises:
+          flax.errors.ScopeParamShapeError: the parameter that is there has another shape.
+        """
         layer: Any = self
         if not init_args or not layer.has_variable("params", name):
             return super().param(name, init_fn, *init_args, unbox=unbox, **kwargs)  # type: ignore[misc]
