@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 
 from cnnjax.models.variant import ModelInfo, Variant
-from cnnjax.nn import Conv, LayerNorm, StochasticDepth, global_avg_pool
+from cnnjax.nn import Conv, Dense, LayerNorm, StochasticDepth, global_avg_pool
 from cnnjax.nn.activation import gelu
 from cnnjax.nn.building import StageGeometry, check_images, dilate_stages, stochastic_depth_rates
 
@@ -221,7 +221,7 @@ class ConvNeXt(nn.Module):
         # PyTorch's truncation, at 100 standard deviations, cuts nothing off.
         kernel_init = nn.initializers.normal(0.02)
         conv = partial(Conv, kernel_init=kernel_init, **types)
-        dense = partial(nn.Dense, kernel_init=kernel_init, **types)
+        dense = partial(Dense, kernel_init=kernel_init, **types)
         norm = partial(LayerNorm, epsilon=1e-6, **types)
         block = partial(
             Block,

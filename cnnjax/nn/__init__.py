@@ -33,6 +33,7 @@ from cnnjax.nn.activation import (
 )
 from cnnjax.nn.attention import SqueezeExcite
 from cnnjax.nn.conv import Conv, ConvTranspose, DepthwiseConv
+from cnnjax.nn.dense import Dense
 from cnnjax.nn.folded import FoldedBatchNorm, PointwiseKernel, PoolingBatchNorm
 from cnnjax.nn.initializers import dirac, he_fan_in, he_fan_out, torch_uniform
 from cnnjax.nn.normalization import BatchNorm, LayerNorm, local_response_norm
@@ -57,6 +58,7 @@ __all__ = [
     "BatchNorm",
     "Conv",
     "ConvTranspose",
+    "Dense",
     "DepthwiseConv",
     "FoldedBatchNorm",
     "Identity",

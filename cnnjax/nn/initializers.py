@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -29,17 +30,35 @@ class Drawn:
         return self.rule(*self.values)(*args, **kwargs)
 
 
+def variance_scaling(
+    scale: float, mode: Literal["fan_in", "fan_out"], distribution: Literal["normal", "truncated_normal", "uniform"]
+) -> Initializer:
+    """Return ``flax.linen.initializers.variance_scaling`` with the same arguments: the same numbers, started sooner.
+
+    XLA's CPU compiler takes up to three times as long for random numbers in four dimensions as in a row. What is drawn
+    depends on the place in that row alone, and its variance on the fan, by which ``scale`` is divided here.
+    """
+
+    def init(key: jax.Array, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
+        *window, inputs, outputs = shape
+        fan = math.prod(window) * (inputs if mode == "fan_in" else outputs)
+        numbers = (1, math.prod(shape)) if mode == "fan_in" else (math.prod(shape), 1)
+        return nn.initializers.variance_scaling(scale / fan, mode, distribution)(key, numbers, dtype).reshape(shape)
+
+    return init
+
+
 # Normal with variance 2 / (outputs * kernel area). He et al. 2015, arXiv:1502.01852, equation 14; torchvision's
 # choice for convolutions before ReLU.
-he_fan_out: Initializer = Drawn(nn.initializers.variance_scaling, (2.0, "fan_out", "normal"))
+he_fan_out: Initializer = Drawn(variance_scaling, (2.0, "fan_out", "normal"))
 
 # Normal with variance 2 / (inputs * kernel area). He et al. 2015, arXiv:1502.01852, equation 10; PyTorch's
 # "kaiming_normal_" as it comes.
-he_fan_in: Initializer = Drawn(nn.initializers.variance_scaling, (2.0, "fan_in", "normal"))
+he_fan_in: Initializer = Drawn(variance_scaling, (2.0, "fan_in", "normal"))
 
 # Uniform within 1 / sqrt(inputs * kernel area): PyTorch's default for convolutions and dense layers, which
 # torchvision's reference results were trained from.
-torch_uniform: Initializer = Drawn(nn.initializers.variance_scaling, (1 / 3, "fan_in", "uniform"))
+torch_uniform: Initializer = Drawn(variance_scaling, (1 / 3, "fan_in", "uniform"))
 
 
 def identity_kernel(rest: Initializer) -> Initializer:

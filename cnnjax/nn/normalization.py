@@ -95,11 +95,12 @@ def _moved(
     unbiased: bool,
 ) -> tuple[jax.Array, jax.Array]:
     """Return running statistics that have moved towards those of a batch of ``count`` positions, float32."""
-    running = var * (count / jnp.maximum(count - 1, 1)) if unbiased else var
-    return (
-        momentum * running_mean + (1 - momentum) * mean.astype(jnp.float32),
-        momentum * running_var + (1 - momentum) * running.astype(jnp.float32),
-    )
+    running = lax.mul(var, jnp.asarray(count / jnp.maximum(count - 1, 1), var.dtype)) if unbiased else var
+
+    def move(old: jax.Array, new: jax.Array) -> jax.Array:
+        return lax.add(lax.mul(old, momentum), lax.mul(_cast(new, jnp.float32), 1 - momentum))
+
+    return move(running_mean, mean), move(running_var, running)
 
 
 class BatchNorm(ShapedParameters, nn.BatchNorm):

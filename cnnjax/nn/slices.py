@@ -7,7 +7,6 @@ import contextvars
 import dataclasses
 import functools
 import itertools
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -93,7 +92,7 @@ def fused_sum(terms: Sequence[Callable[[], jax.Array]]) -> jax.Array:
     """Return the sum of what the terms return, in fused loops of limited length, each computed `apart`."""
 
     def add(part: Sequence[Callable[[], jax.Array]]) -> jax.Array:
-        return functools.reduce(operator.add, (term() for term in part))
+        return functools.reduce(lax.add, (term() for term in part))
 
     total = apart(functools.partial(add, terms[:TERMS]))
     for start in range(TERMS, len(terms), TERMS):
@@ -194,3 +193,13 @@ def scatter(
 def row(vector: jax.Array, rank: int) -> jax.Array:
     """Return a vector as an array of ``rank`` axes, along the last."""
     return vector.reshape((1,) * (rank - vector.ndim) + vector.shape)
+
+
+def weights_of(kernel: jax.Array, tap: Shape) -> jax.Array:
+    """Return what a tap of a depthwise kernel multiplies its channels with, [1..., channels].
+
+    Indexing an array takes ten times as long to trace, and large windows have many taps.
+    """
+    begin = (*tap, 0, 0)
+    end = (*(place + 1 for place in tap), 1, kernel.shape[-1])
+    return lax.slice(kernel, begin, end)

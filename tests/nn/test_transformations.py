@@ -13,6 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from cnnjax.nn import avg_pool, max_pool
 from cnnjax.nn.convolve import conv_general_dilated, conv_transpose
+from cnnjax.nn.dense import matrix_dot_general
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -53,6 +54,11 @@ OPERATIONS = {
         (3, 3, 4, 4),
         lambda x, w: conv_transpose(x, w, (2, 2), "SAME"),
         lambda x, w: lax.conv_transpose(x, w, (2, 2), "SAME", dimension_numbers=LAYOUT),
+    ),
+    "over pixels": (
+        (4, 5),
+        functools.partial(matrix_dot_general, dimension_numbers=(((3,), (0,)), ((), ()))),
+        functools.partial(lax.dot_general, dimension_numbers=(((3,), (0,)), ((), ()))),
     ),
     "max": ((3, 3, 4, 4), lambda x, w: max_pool(x, 3, 2, PADS) * w.sum(), pooling(-jnp.inf, lax.max, 1)),
     "average": ((3, 3, 4, 4), lambda x, w: avg_pool(x, 3, 2, PADS) * w.sum(), pooling(0.0, lax.add, 1 / 9)),

@@ -11,7 +11,7 @@ from jax import lax
 
 from cnnjax.nn.conv_cpu.forms import Forms
 from cnnjax.nn.conv_cpu.rows import varying_as
-from cnnjax.nn.slices import Geometry, Shape, fused_sum, pad, row, scatter, shifted, taps_of
+from cnnjax.nn.slices import Geometry, Shape, fused_sum, pad, scatter, shifted, taps_of, weights_of
 
 
 def _repeat(images: jax.Array, features: int) -> jax.Array:
@@ -26,14 +26,14 @@ def _depthwise(images: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> j
     padded = pad(_repeat(images, kernel.shape[-1]), geometry.padding)
 
     def term(tap: Shape) -> jax.Array:
-        return shifted(padded, tap, out, geometry) * row(kernel[tap][0], padded.ndim)
+        return lax.mul(shifted(padded, tap, out, geometry), weights_of(kernel, tap))
 
     return fused_sum([functools.partial(term, tap) for tap in taps_of(window)])
 
 
 def _depthwise_input(cotangent: jax.Array, kernel: jax.Array, *, size: Shape, geometry: Geometry) -> jax.Array:
     def product(parts: list[jax.Array], tap: Shape) -> jax.Array:
-        return parts[0] * row(kernel[tap][0], parts[0].ndim)
+        return lax.mul(parts[0], weights_of(kernel, tap))
 
     images = scatter([cotangent], kernel.shape[:-2], size, geometry, product, kernel.shape[-1])
     if geometry.groups == kernel.shape[-1]:
