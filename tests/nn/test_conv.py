@@ -168,7 +168,7 @@ def test_each_form_is_chosen_and_has_the_derivatives_of_lax(name, compile_quickl
 @pytest.mark.parametrize(("rank", "groups", "stride"), [(2, 1, 2), (2, 1, 1), (1, 3, 2), (2, 3, 2), (3, 3, 2)])
 def test_kernel_gradients_are_those_of_lax_however_many_rows_make_a_block(rank, groups, stride, monkeypatch):
     form = conv_cpu.LOOPED if groups == 1 else conv_cpu.BLOCKS
-    geometry = Geometry((stride,) * rank, ((1, 2),) * rank, (1,) * rank, (2,) * rank, groups)
+    geometry = Geometry((stride,) * rank, ((1, 2),) * rank, (1,) * rank, (stride,) * rank, groups)
     images, window = draw((2, *range(9, 9 + rank), 6)), (3,) * rank
     cotangent = draw((2, *geometry.output_size(images.shape[1:-1], window), 9), 1)
     expected = conv_cpu.NATIVE.kernel_gradient(images, cotangent, window=window, geometry=geometry)

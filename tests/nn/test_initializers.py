@@ -22,3 +22,8 @@ def test_draws_are_bit_for_bit_those_of_flax(mode, distribution, shape, dtype):
     )
     assert ours.dtype == flax.dtype
     np.testing.assert_array_equal(ours, flax)
+
+
+def test_what_has_no_inputs_is_refused():
+    with pytest.raises(ValueError, match="1-dimensional"):
+        variance_scaling(1.0, "fan_in", "normal")(jax.random.key(0), (3,))

@@ -27,7 +27,15 @@ FEW_FEATURES = 128
 def _kernel_gradient(images: jax.Array, cotangent: jax.Array, *, window: Shape, geometry: Geometry) -> jax.Array:
     """Return the kernel gradient in a loop over blocks of rows, by the form that is faster."""
     few = cotangent.shape[-1] <= FEW_FEATURES and set(geometry.strides) == {1}
-    return (_crossed_kernel if few else _looped_kernel)(images, cotangent, window=window, geometry=geometry)
+    # The crossed form multiplies as many rows of zeros as the window is high.
+    low = 4 * _span(window, geometry) <= cotangent.shape[1]
+    form = _crossed_kernel if few and low else _looped_kernel
+    return form(images, cotangent, window=window, geometry=geometry)
+
+
+def _span(window: Shape, geometry: Geometry) -> int:
+    """Return from the first row of a window to its last."""
+    return (window[0] - 1) * geometry.kernel_dilation[0]
 
 
 def _crossed_kernel(images: jax.Array, cotangent: jax.Array, *, window: Shape, geometry: Geometry) -> jax.Array:
@@ -41,7 +49,7 @@ def _crossed_kernel(images: jax.Array, cotangent: jax.Array, *, window: Shape, g
     batch, rows, columns, features = cotangent.shape
     channels, (down, across) = images.shape[-1], window
     below, beside = geometry.kernel_dilation
-    span = (down - 1) * below
+    span = _span(window, geometry)
     most = max(1, CROSSED_ELEMENTS // (columns * (across * channels + down * features)))
     blocks = -(-(rows + span) // most)
     height = -(-(rows + span) // blocks)
