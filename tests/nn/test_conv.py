@@ -138,8 +138,8 @@ FORMS = {
     "blocks": ((2, 6, 5, 40), (3, 3, 10, 20), (2, 1), ((1, 1), (1, 1)), ONES, ONES, 4, conv_cpu.BLOCKS),
     "small blocks": ((2, 2, 3, 40), (3, 3, 10, 20), (1, 2), ((1, 1), (1, 1)), ONES, ONES, 4, conv_cpu.BLOCKS),
     "dense": ((2, 18, 10, 5), (3, 2, 5, 4), (2, 1), ((1, 1), (0, 2)), ONES, (1, 2), 1, conv_cpu.LOOPED),
-    "few features": ((2, 18, 10, 5), (3, 2, 5, 4), ONES, ((1, 1), (0, 2)), ONES, (2, 3), 1, conv_cpu.LOOPED),
-    "many features": ((2, 9, 9, 3), (3, 3, 3, 130), ONES, ((1, 1), (0, 2)), ONES, ONES, 1, conv_cpu.LOOPED),
+    "few channels": ((2, 9, 9, 3), (3, 3, 3, 4), ONES, ((1, 1), (0, 2)), ONES, ONES, 1, conv_cpu.LOOPED),
+    "many channels": ((2, 18, 10, 64), (3, 2, 64, 4), ONES, ((1, 1), (0, 2)), ONES, (2, 3), 1, conv_cpu.LOOPED),
     "small map": ((2, 8, 6, 5), (3, 2, 5, 4), (2, 1), ((1, 1), (0, 2)), ONES, (1, 2), 1, conv_cpu.PATCHES),
     "padding alone": ((2, 2, 1, 5), (3, 4, 5, 4), (1, 2), ((3, 3), (2, 1)), ONES, (3, 1), 1, conv_cpu.PATCHES),
     "pixels left over": ((2, 9, 8, 3), (2, 3, 3, 4), (4, 3), ((0, 0), (0, 0)), ONES, ONES, 1, conv_cpu.PATCHES),
@@ -165,11 +165,13 @@ def test_each_form_is_chosen_and_has_the_derivatives_of_lax(name, compile_quickl
     check_against_lax((images, kernel, arguments, jnp.float32), compile_quickly)
 
 
-@pytest.mark.parametrize(("rank", "groups", "stride"), [(2, 1, 2), (2, 1, 1), (1, 3, 2), (2, 3, 2), (3, 3, 2)])
-def test_kernel_gradients_are_those_of_lax_however_many_rows_make_a_block(rank, groups, stride, monkeypatch):
+@pytest.mark.parametrize(
+    ("rank", "groups", "stride", "channels"), [(2, 1, 2, 6), (2, 1, 1, 64), (1, 3, 2, 6), (2, 3, 2, 6), (3, 3, 2, 6)]
+)
+def test_kernel_gradients_are_those_of_lax_however_many_rows_make_a_block(rank, groups, stride, channels, monkeypatch):
     form = conv_cpu.LOOPED if groups == 1 else conv_cpu.BLOCKS
     geometry = Geometry((stride,) * rank, ((1, 2),) * rank, (1,) * rank, (stride,) * rank, groups)
-    images, window = draw((2, *range(9, 9 + rank), 6)), (3,) * rank
+    images, window = draw((2, *range(9, 9 + rank), channels)), (3,) * rank
     cotangent = draw((2, *geometry.output_size(images.shape[1:-1], window), 9), 1)
     expected = conv_cpu.NATIVE.kernel_gradient(images, cotangent, window=window, geometry=geometry)
     for limit in (1, 500, 1 << 20):

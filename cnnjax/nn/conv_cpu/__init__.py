@@ -16,8 +16,8 @@ gradients of kernels. The rule:
 - a dense window over a map of few pixels: what the window sees at each of them, written side by side, times the
   kernel, one matrix product for all images;
 - any other dense window: XLA's convolution, many of them one column wider than asked for, which makes it use all
-  cores; the kernel gradient as a sum of matrix products over blocks of rows, of what the window sees, or, for few
-  features at stride 1, of what a row of the window sees and the rows of the cotangent that saw it;
+  cores; the kernel gradient as a sum of matrix products over blocks of rows, of what the window sees, or, for many
+  channels at stride 1, of what a row of the window sees and the rows of the cotangent that saw it;
 - what is left, as XLA does it.
 
 Each form is a module; `choose` and `choose_undilated` are the rule. `benchmarks/convolutions.py` measures each form
