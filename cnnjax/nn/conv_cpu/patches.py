@@ -16,6 +16,8 @@ from cnnjax.nn.slices import Geometry, Shape, fused_sum, pad, shifted, taps_of
 
 # Most pixels of a result that are computed by one product with the whole kernel.
 SMALL_MAP = 64
+# Most channels that are gathered axis by axis, and whose first layers are computed so on larger maps.
+FEW_CHANNELS = 4
 
 
 def smaller_than_window(size: Shape, window: Shape) -> bool:
@@ -35,22 +37,32 @@ def is_small(size: Shape, window: Shape, geometry: Geometry) -> bool:
     return math.prod(geometry.output_size(size, window)) <= SMALL_MAP or smaller_than_window(size, window)
 
 
-def _seeing(window: Shape, size: Shape, geometry: Geometry) -> list[Shape]:
-    """Return the taps that see a pixel from any place of the window, at least one; the others see padding alone."""
+def _seeing(window: Shape, size: Shape, geometry: Geometry) -> list[list[int]]:
+    """Return the places along each axis of the window that see a pixel from anywhere, at least one.
+
+    The others see padding alone.
+    """
     out = geometry.output_size(size, window)
     axes = zip(window, size, out, geometry.strides, geometry.kernel_dilation, geometry.padding, strict=True)
-    seeing = [
+    return [
         [t for t in range(k) if any(0 <= o * s + t * d - low < n for o in range(m))] or [0]
         for k, n, m, s, d, (low, _) in axes
     ]
-    return list(itertools.product(*seeing))
 
 
-def _side_by_side(images: jax.Array, taps: list[Shape], window: Shape, geometry: Geometry) -> jax.Array:
+def _side_by_side(images: jax.Array, seeing: list[list[int]], window: Shape, geometry: Geometry) -> jax.Array:
     """Return what the taps see, [batch, spatial..., taps * channels]."""
     out = geometry.output_size(images.shape[1:-1], window)
-    padded = pad(images, geometry.padding)
-    return jnp.concatenate([shifted(padded, tap, out, geometry) for tap in taps], -1)
+    seen = pad(images, geometry.padding)
+    if images.shape[-1] > FEW_CHANNELS:
+        return jnp.concatenate([shifted(seen, tap, out, geometry) for tap in itertools.product(*seeing)], -1)
+    # Few numbers lie side by side to be copied at once. Axis by axis from the last, there are more with each.
+    for axis, places in reversed(list(enumerate(seeing))):
+        stride, starts = geometry.strides[axis], [place * geometry.kernel_dilation[axis] for place in places]
+        reach = (out[axis] - 1) * stride + 1
+        parts = [lax.slice_in_dim(seen, start, start + reach, stride, axis + 1) for start in starts]
+        seen = jnp.concatenate(parts, -1)
+    return seen
 
 
 def _matrix(kernel: jax.Array, taps: list[Shape]) -> jax.Array:
@@ -62,16 +74,17 @@ def _matrix(kernel: jax.Array, taps: list[Shape]) -> jax.Array:
 
 def _patches_convolve(images: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
     window = kernel.shape[:-2]
-    taps = _seeing(window, images.shape[1:-1], geometry)
-    seen = _side_by_side(images, taps, window, geometry)
-    product = lax.dot(seen.reshape(-1, seen.shape[-1]), _matrix(kernel, taps), precision=geometry.precision)
+    seeing = _seeing(window, images.shape[1:-1], geometry)
+    seen = _side_by_side(images, seeing, window, geometry)
+    matrix = _matrix(kernel, list(itertools.product(*seeing)))
+    product = lax.dot(seen.reshape(-1, seen.shape[-1]), matrix, precision=geometry.precision)
     return product.reshape(*seen.shape[:-1], -1)
 
 
 def _patches_input(cotangent: jax.Array, kernel: jax.Array, *, size: Shape, geometry: Geometry) -> jax.Array:
     """Return the images' cotangent: the sum over the taps of one product's parts, each put where the tap saw."""
     window, channels, out = kernel.shape[:-2], kernel.shape[-2], cotangent.shape[1:-1]
-    taps = _seeing(window, size, geometry)
+    taps = list(itertools.product(*_seeing(window, size, geometry)))
     flat, last = cotangent.reshape(-1, cotangent.shape[-1]), (((1,), (1,)), ((), ()))
     product = lax.dot_general(flat, _matrix(kernel, taps), last, precision=geometry.precision)
     product = product.reshape(*cotangent.shape[:-1], -1)
@@ -88,10 +101,12 @@ def _patches_input(cotangent: jax.Array, kernel: jax.Array, *, size: Shape, geom
     return fused_sum([functools.partial(seen_by, number, tap) for number, tap in enumerate(taps)])
 
 
-def _patches_kernel(images: jax.Array, cotangent: jax.Array, *, window: Shape, geometry: Geometry) -> jax.Array:
+def patches_kernel(images: jax.Array, cotangent: jax.Array, *, window: Shape, geometry: Geometry) -> jax.Array:
+    """Return the kernel gradient as one product over all pixels."""
     channels, features = images.shape[-1], cotangent.shape[-1]
-    taps, every = _seeing(window, images.shape[1:-1], geometry), taps_of(window)
-    product = over_pixels(_side_by_side(images, taps, window, geometry), cotangent, geometry)
+    seeing, every = _seeing(window, images.shape[1:-1], geometry), taps_of(window)
+    taps = list(itertools.product(*seeing))
+    product = over_pixels(_side_by_side(images, seeing, window, geometry), cotangent, geometry)
     if len(taps) < len(every):
         # What sees padding alone has no gradient.
         parts = dict(zip(taps, jnp.split(product, len(taps)), strict=True))
@@ -100,4 +115,4 @@ def _patches_kernel(images: jax.Array, cotangent: jax.Array, *, window: Shape, g
     return product.reshape(*window, channels, features)
 
 
-PATCHES = Forms(_patches_convolve, _patches_input, _patches_kernel)
+PATCHES = Forms(_patches_convolve, _patches_input, patches_kernel)
