@@ -183,6 +183,18 @@ def test_kernel_gradients_are_those_of_lax_however_many_rows_make_a_block(rank, 
         assert_close(form.kernel_gradient(images, cotangent, window=window, geometry=geometry), expected)
 
 
+@pytest.mark.parametrize(("channels", "features"), [(3, 5), (5, 3)])
+def test_kernel_gradients_over_many_pixels_are_those_of_lax(channels, features):
+    geometry = Geometry((1, 1), ((0, 0), (0, 0)), (1, 1), (1, 1), 1)
+    images, cotangent = draw((2, 64, 65, channels)), draw((2, 64, 65, features), 1)
+    assert images[..., 0].size >= conv_cpu.pointwise.HALVED_PIXELS
+    ours, theirs = (
+        form.kernel_gradient(images, cotangent, window=(1, 1), geometry=geometry)
+        for form in (conv_cpu.POINTWISE, conv_cpu.NATIVE)
+    )
+    assert_close(ours, theirs)
+
+
 def test_negative_padding_cuts():
     # XLA:CPU itself computes wrong numbers here, so the reference cuts first.
     images, kernel = draw((2, 10, 6, 4)), draw((2, 4, 1, 4), 1)

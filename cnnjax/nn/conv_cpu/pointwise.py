@@ -12,6 +12,10 @@ from jax import lax
 from cnnjax.nn.conv_cpu.forms import Forms
 from cnnjax.nn.slices import Geometry, Shape
 
+# From so many pixels on, a sum over them is computed in two halves, whose addition costs less than it gains. Measured
+# on two cores with AVX-512: gradients of 1x1 kernels over maps of 56 and 112 pixels take 0.86 of the time.
+HALVED_PIXELS = 1 << 13
+
 
 def _dot(left: jax.Array, right: jax.Array, axes: Any, geometry: Geometry) -> jax.Array:
     return lax.dot_general(left, right, (axes, ((), ())), precision=geometry.precision)
@@ -52,10 +56,20 @@ def _pointwise_input(cotangent: jax.Array, kernel: jax.Array, *, size: Shape, ge
 def over_pixels(images: jax.Array, cotangent: jax.Array, geometry: Geometry) -> jax.Array:
     """Return the product [channels, features] that is summed over the pixels of all images.
 
-    As matrices: of a product over several axes XLA would transpose an argument first, pixel by pixel.
+    As matrices: of a product over several axes XLA would transpose an argument first, pixel by pixel. Over many pixels,
+    each half is a product of its own, which XLA gives to one core whole, and the smaller matrix comes first.
     """
     channels, features = images.shape[-1], cotangent.shape[-1]
-    return _dot(images.reshape(-1, channels), cotangent.reshape(-1, features), ((0,), (0,)), geometry)
+    left, right = images.reshape(-1, channels), cotangent.reshape(-1, features)
+    pixels = left.shape[0]
+    # An exported program may be of any number of images.
+    if not isinstance(pixels, int) or pixels < HALVED_PIXELS or pixels % 2:
+        return _dot(left, right, ((0,), (0,)), geometry)
+    if channels > features:
+        return over_pixels(cotangent, images, geometry).T
+    halves = [array.reshape(2, pixels // 2, -1) for array in (left, right)]
+    axes = (((1,), (1,)), ((0,), (0,)))
+    return lax.dot_general(*halves, axes, precision=geometry.precision).sum(0)
 
 
 def _pointwise_kernel(images: jax.Array, cotangent: jax.Array, *, window: Shape, geometry: Geometry) -> jax.Array:
