@@ -67,9 +67,8 @@ def over_pixels(images: jax.Array, cotangent: jax.Array, geometry: Geometry) -> 
         return _dot(left, right, ((0,), (0,)), geometry)
     if channels > features:
         return over_pixels(cotangent, images, geometry).T
-    halves = [array.reshape(2, pixels // 2, -1) for array in (left, right)]
-    axes = (((1,), (1,)), ((0,), (0,)))
-    return lax.dot_general(*halves, axes, precision=geometry.precision).sum(0)
+    left, right = (array.reshape(2, pixels // 2, -1) for array in (left, right))
+    return lax.dot_general(left, right, (((1,), (1,)), ((0,), (0,))), precision=geometry.precision).sum(0)
 
 
 def _pointwise_kernel(images: jax.Array, cotangent: jax.Array, *, window: Shape, geometry: Geometry) -> jax.Array:
