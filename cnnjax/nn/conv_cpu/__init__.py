@@ -15,11 +15,11 @@ gradients of kernels. The rule:
   multiplied; the phases are interleaved;
 - a dense window over a map of few pixels: what the window sees at each of them, written side by side, times the
   kernel, one matrix product for all images;
-- a dense window over images of few channels, as of a first layer: the same, where the window is small; of a larger
-  window the kernel gradient;
+- a small dense window from or to few channels, as of first and last layers: the same, of the side with few channels;
 - any other dense window: XLA's convolution, many of them one column wider than asked for, which makes it use all
   cores; the kernel gradient as a sum of matrix products over blocks of rows, of what the window sees, or, for many
-  channels at stride 1, of what a row of the window sees and the rows of the cotangent that saw it;
+  channels at stride 1, of what a row of the window sees and the rows of the cotangent that saw it; for half as many
+  features as channels, the same with both turned round;
 - what is left, as XLA does it.
 
 Each form is a module; `choose` and `choose_undilated` are the rule. `benchmarks/convolutions.py` measures each form
@@ -37,8 +37,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from cnnjax.nn.conv_cpu.dense import DENSE
 from cnnjax.nn.conv_cpu.depthwise import DEPTHWISE
-from cnnjax.nn.conv_cpu.first import FIRST
 from cnnjax.nn.conv_cpu.forms import Forms
 from cnnjax.nn.conv_cpu.groups import BLOCKS, LANES
 from cnnjax.nn.conv_cpu.looped import LOOPED
@@ -51,8 +51,8 @@ from cnnjax.nn.slices import Geometry, Shape
 
 __all__ = [
     "BLOCKS",
+    "DENSE",
     "DEPTHWISE",
-    "FIRST",
     "LANES",
     "LOOPED",
     "NATIVE",

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnnjax.nn.conv_cpu.forms import Forms, turned
+from cnnjax.nn.conv_cpu.forms import Forms, turned, turned_geometry
 from cnnjax.nn.conv_cpu.native import native_convolve, native_input
 from cnnjax.nn.conv_cpu.pointwise import over_pixels
 from cnnjax.nn.conv_cpu.rows import rows_in_cache, rows_seen, varying_as
@@ -117,12 +117,8 @@ def dense_input(cotangent: jax.Array, kernel: jax.Array, *, size: Shape, geometr
     """Return the images' cotangent, of spatial shape ``size``: at stride 1 a `dense_convolve` itself."""
     if set(geometry.strides) != {1}:
         return native_input(cotangent, kernel, size=size, geometry=geometry)
-    reach = [(k - 1) * d for k, d in zip(kernel.shape[:-2], geometry.kernel_dilation, strict=True)]
-    padding = tuple(
-        (far - low, n + low - out)
-        for far, (low, _), n, out in zip(reach, geometry.padding, size, cotangent.shape[1:-1], strict=True)
-    )
-    return dense_convolve(cotangent, turned(kernel), geometry=dataclasses.replace(geometry, padding=padding))
+    back = turned_geometry(geometry, kernel.shape[:-2], size, cotangent.shape[1:-1])
+    return dense_convolve(cotangent, turned(kernel), geometry=back)
 
 
 LOOPED = Forms(dense_convolve, dense_input, _kernel_gradient)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 
+from cnnjax.nn.conv_cpu.dense import DENSE
 from cnnjax.nn.conv_cpu.depthwise import DEPTHWISE
-from cnnjax.nn.conv_cpu.first import FIRST
 from cnnjax.nn.conv_cpu.forms import Forms
 from cnnjax.nn.conv_cpu.groups import BLOCKS, LANES
-from cnnjax.nn.conv_cpu.looped import LOOPED
 from cnnjax.nn.conv_cpu.native import NATIVE
-from cnnjax.nn.conv_cpu.patches import FEW_CHANNELS, PATCHES, is_small
+from cnnjax.nn.conv_cpu.patches import PATCHES, is_small
 from cnnjax.nn.conv_cpu.pointwise import POINTWISE
 from cnnjax.nn.slices import Geometry, Shape
 
@@ -46,6 +45,4 @@ def choose_undilated(window: Shape, channels: int, size: Shape, geometry: Geomet
         return LANES if per_group <= LANE_CHANNELS and groups >= LANE_GROUPS else BLOCKS
     if is_small(size, window, geometry):
         return PATCHES
-    if len(window) != 2:
-        return NATIVE
-    return FIRST if channels <= FEW_CHANNELS else LOOPED
+    return DENSE if len(window) == 2 else NATIVE
