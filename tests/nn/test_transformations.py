@@ -177,7 +177,8 @@ def branching_in_a_loop(function, x, w):
 
 
 def an_ensemble(function, x, w):
-    results = jax.jit(jax.vmap(with_gradients(function), (None, 3), 1))(x, jnp.stack([w - 1, w], 3))
+    axis = w.ndim - 1
+    results = jax.jit(jax.vmap(with_gradients(function), (None, axis), 1))(x, jnp.stack([w - 1, w], axis))
     return jax.tree.map(lambda leaf: leaf[:, 1], results)
 
 
