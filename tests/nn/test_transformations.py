@@ -34,6 +34,10 @@ PADS = ((1, 1), (1, 1))
 # name -> (shape of the kernel, ours, that of jax.lax); each form that a CPU has is there.
 OPERATIONS = {
     "dense": ((3, 3, 4, 4), convolution(conv_general_dilated, (2, 2)), convolution(lax.conv_general_dilated, (2, 2))),
+    # Over maps that are not small.
+    "loop": ((3, 3, 4, 4), convolution(conv_general_dilated), convolution(lax.conv_general_dilated)),
+    "first": ((3, 3, 4, 8), convolution(conv_general_dilated), convolution(lax.conv_general_dilated)),
+    "last": ((3, 3, 4, 2), convolution(conv_general_dilated), convolution(lax.conv_general_dilated)),
     "depthwise": (
         (3, 3, 1, 4),
         convolution(conv_general_dilated, groups=4),
@@ -68,7 +72,8 @@ OPERATIONS = {
 def arrays(name):
     kernel = OPERATIONS[name][0]
     draw = np.random.default_rng(0).normal
-    return draw(size=(4, 4, 4, 32 if name == "lanes" else 4)), draw(size=kernel)
+    side = 9 if name in ("loop", "first", "last") else 4
+    return draw(size=(4, side, side, 32 if name == "lanes" else 4)), draw(size=kernel)
 
 
 def with_gradients(function):

@@ -101,8 +101,7 @@ def _patches_input(cotangent: jax.Array, kernel: jax.Array, *, size: Shape, geom
     return fused_sum([functools.partial(seen_by, number, tap) for number, tap in enumerate(taps)])
 
 
-def patches_kernel(images: jax.Array, cotangent: jax.Array, *, window: Shape, geometry: Geometry) -> jax.Array:
-    """Return the kernel gradient as one product over all pixels."""
+def _patches_kernel(images: jax.Array, cotangent: jax.Array, *, window: Shape, geometry: Geometry) -> jax.Array:
     channels, features = images.shape[-1], cotangent.shape[-1]
     seeing, every = _seeing(window, images.shape[1:-1], geometry), taps_of(window)
     taps = list(itertools.product(*seeing))
@@ -115,4 +114,4 @@ def patches_kernel(images: jax.Array, cotangent: jax.Array, *, window: Shape, ge
     return product.reshape(*window, channels, features)
 
 
-PATCHES = Forms(_patches_convolve, _patches_input, patches_kernel)
+PATCHES = Forms(_patches_convolve, _patches_input, _patches_kernel)
