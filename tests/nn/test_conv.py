@@ -145,6 +145,7 @@ FORMS = {
     "large last layer": ((2, 12, 13, 24), (7, 5, 24, 3), ONES, ((3, 1), (0, 2)), ONES, ONES, 1, conv_cpu.DENSE),
     "few to few": ((2, 9, 9, 3), (3, 3, 3, 4), ONES, ((1, 1), (0, 2)), ONES, ONES, 1, conv_cpu.DENSE),
     "fewer features": ((2, 9, 10, 18), (3, 2, 18, 9), ONES, ((1, 1), (-1, 2)), ONES, (1, 2), 1, conv_cpu.DENSE),
+    "many fewer": ((1, 17, 9, 128), (3, 2, 128, 64), ONES, ((3, 1), (-1, 2)), ONES, (1, 2), 1, conv_cpu.DENSE),
     "many channels": ((2, 18, 10, 64), (3, 2, 64, 33), ONES, ((1, 1), (0, 2)), ONES, (2, 3), 1, conv_cpu.DENSE),
     "small map": ((2, 8, 6, 5), (3, 2, 5, 4), (2, 1), ((1, 1), (0, 2)), ONES, (1, 2), 1, conv_cpu.PATCHES),
     "padding alone": ((2, 2, 1, 5), (3, 4, 5, 4), (1, 2), ((3, 3), (2, 1)), ONES, (3, 1), 1, conv_cpu.PATCHES),

@@ -36,6 +36,7 @@ def _convolve(images: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> ja
 
 
 def _input_gradient(cotangent: jax.Array, kernel: jax.Array, *, size: Shape, geometry: Geometry) -> jax.Array:
+    # What is gathered is the cotangent, so that its channels have to be few, and the window small.
     small = math.prod(kernel.shape[:-2]) <= SMALL_WINDOW
     form = _for_values(kernel, geometry, FEW_CHANNELS if small else 0)
     return form.input_gradient(cotangent, kernel, size=size, geometry=geometry)

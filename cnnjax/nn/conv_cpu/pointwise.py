@@ -57,7 +57,7 @@ def over_pixels(images: jax.Array, cotangent: jax.Array, geometry: Geometry) -> 
     """Return the product [channels, features] that is summed over the pixels of all images.
 
     As matrices: of a product over several axes XLA would transpose an argument first, pixel by pixel. Over many pixels,
-    each half is a product of its own, which XLA gives to one core whole, and the smaller matrix comes first.
+    it is faster as the sum of a product for each half, and with the smaller matrix first.
     """
     channels, features = images.shape[-1], cotangent.shape[-1]
     left, right = images.reshape(-1, channels), cotangent.reshape(-1, features)
