@@ -137,6 +137,7 @@ FORMS = {
     "lanes": ((2, 5, 6, 32), (2, 3, 2, 48), (1, 2), ((1, 0), (1, 1)), ONES, ONES, 16, conv_cpu.LANES),
     "blocks": ((2, 6, 5, 40), (3, 3, 10, 20), (2, 1), ((1, 1), (1, 1)), ONES, ONES, 4, conv_cpu.BLOCKS),
     "small blocks": ((2, 2, 3, 40), (3, 3, 10, 20), (1, 2), ((1, 1), (1, 1)), ONES, ONES, 4, conv_cpu.BLOCKS),
+    "patchify": ((2, 9, 8, 5), (4, 3, 5, 4), (4, 3), ((0, 0), (0, -1)), ONES, ONES, 1, conv_cpu.PATCHIFY),
     "dense": ((2, 18, 10, 5), (3, 2, 5, 9), (2, 1), ((1, 1), (0, 2)), ONES, (1, 2), 1, conv_cpu.DENSE),
     "first layer": ((2, 11, 19, 3), (3, 2, 3, 8), (1, 2), ((1, 1), (-1, 2)), ONES, (2, 1), 1, conv_cpu.DENSE),
     "large first layer": ((2, 18, 17, 3), (7, 5, 3, 24), (2, 1), ((1, 1), (0, 2)), ONES, ONES, 1, conv_cpu.DENSE),
@@ -173,19 +174,24 @@ def test_each_form_is_chosen_and_has_the_derivatives_of_lax(name, compile_quickl
 
 
 @pytest.mark.parametrize(
-    ("rank", "groups", "stride", "channels"), [(2, 1, 2, 6), (2, 1, 1, 64), (1, 3, 2, 6), (2, 3, 2, 6), (3, 3, 2, 6)]
+    ("gradient", "rank", "groups"),
+    [
+        (conv_cpu.looped.looped_kernel, 2, 1),
+        (conv_cpu.BLOCKS.kernel_gradient, 1, 3),
+        (conv_cpu.BLOCKS.kernel_gradient, 2, 3),
+        (conv_cpu.BLOCKS.kernel_gradient, 3, 3),
+    ],
 )
-def test_kernel_gradients_are_those_of_lax_however_many_rows_make_a_block(rank, groups, stride, channels, monkeypatch):
-    form = conv_cpu.LOOPED if groups == 1 else conv_cpu.BLOCKS
+def test_kernel_gradients_are_those_of_lax_however_many_rows_make_a_block(gradient, rank, groups, monkeypatch):
+    stride, channels = 2, 6
     geometry = Geometry((stride,) * rank, ((1, 2),) * rank, (1,) * rank, (stride,) * rank, groups)
     images, window = draw((2, *range(9, 9 + rank), channels)), (3,) * rank
     cotangent = draw((2, *geometry.output_size(images.shape[1:-1], window), 9), 1)
     expected = conv_cpu.NATIVE.kernel_gradient(images, cotangent, window=window, geometry=geometry)
     for limit in (1, 500, 1 << 20):
         monkeypatch.setattr(conv_cpu.looped, "BLOCK_ELEMENTS", limit)
-        monkeypatch.setattr(conv_cpu.looped, "CROSSED_ELEMENTS", limit)
         monkeypatch.setattr(conv_cpu.groups, "PLANE_ELEMENTS", limit)
-        assert_close(form.kernel_gradient(images, cotangent, window=window, geometry=geometry), expected)
+        assert_close(gradient(images, cotangent, window=window, geometry=geometry), expected)
 
 
 @pytest.mark.parametrize(("channels", "features"), [(3, 5), (5, 3)])
@@ -503,3 +509,30 @@ def test_convolutions_of_the_same_shapes_are_traced_in_one_mesh_after_another():
         each = PartitionSpec(name)
         divided = jax.shard_map(double, mesh=mesh, in_specs=(each, PartitionSpec()), out_specs=each)
         assert jax.eval_shape(divided, images, kernel).shape == (8, 4, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "strides", "padding", "dilation", "groups"),
+    [
+        ((12, 12), (3, 3), ONES, ((1, 1), (1, 1)), ONES, 1),
+        ((12, 12), (3, 3), ONES, ((0, 0), (0, 0)), ONES, 1),
+        ((9, 18), (3, 3), ONES, ((1, 1), (1, 1)), ONES, 1),
+        ((18, 9), (3, 3), ONES, ((1, 1), (1, 1)), ONES, 1),
+        ((12, 12), (1, 7), ONES, ((0, 0), (3, 3)), ONES, 1),
+        ((12, 12), (7, 1), ONES, ((3, 3), (0, 0)), ONES, 1),
+        ((12, 12), (3, 3), ONES, ((2, 2), (2, 2)), (2, 2), 1),
+        ((20, 20), (5, 5), (2, 2), ((2, 2), (2, 2)), ONES, 1),
+        ((12, 12), (3, 3), ONES, ((1, 1), (1, 1)), ONES, 4),
+    ],
+)
+def test_kernel_gradients_are_by_eigen(size, window, strides, padding, dilation, groups):
+    # If XLA chose otherwise, it would compute the same numbers: in several times the time, or a hundred times.
+    geometry = Geometry(strides, padding, ONES, dilation, groups)
+    images = draw((2, *size, 32))
+    cotangent = draw((2, *geometry.output_size(size, window), 24), 1)
+    gradient = conv_cpu.kernel_gradient(images.shape, window, images.dtype, geometry)
+    program = jax.jit(gradient).lower(images, cotangent).compile().as_text()
+    convolutions = [line for line in program.splitlines() if " convolution(" in line]
+    assert convolutions
+    assert not [line for line in convolutions if "reversal" in line]
+    assert "ynn" not in program

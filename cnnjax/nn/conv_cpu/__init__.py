@@ -39,11 +39,12 @@ import jax.numpy as jnp
 
 from cnnjax.nn.conv_cpu.dense import DENSE
 from cnnjax.nn.conv_cpu.depthwise import DEPTHWISE
+from cnnjax.nn.conv_cpu.eigen import EIGEN
 from cnnjax.nn.conv_cpu.forms import Forms
 from cnnjax.nn.conv_cpu.groups import BLOCKS, LANES
-from cnnjax.nn.conv_cpu.looped import LOOPED
 from cnnjax.nn.conv_cpu.native import NATIVE
 from cnnjax.nn.conv_cpu.patches import PATCHES
+from cnnjax.nn.conv_cpu.patchify import PATCHIFY
 from cnnjax.nn.conv_cpu.phases import PHASES
 from cnnjax.nn.conv_cpu.pointwise import POINTWISE
 from cnnjax.nn.conv_cpu.undilated import choose_undilated
@@ -53,10 +54,11 @@ __all__ = [
     "BLOCKS",
     "DENSE",
     "DEPTHWISE",
+    "EIGEN",
     "LANES",
-    "LOOPED",
     "NATIVE",
     "PATCHES",
+    "PATCHIFY",
     "PHASES",
     "POINTWISE",
     "Form",

@@ -10,8 +10,8 @@ import math
 
 import jax
 
+from cnnjax.nn.conv_cpu.eigen import EIGEN
 from cnnjax.nn.conv_cpu.forms import Forms, back_to_front
-from cnnjax.nn.conv_cpu.looped import LOOPED
 from cnnjax.nn.conv_cpu.patches import FEW_CHANNELS, PATCHES
 from cnnjax.nn.slices import Geometry, Shape
 
@@ -24,7 +24,7 @@ FEW_FEATURES = 8
 # What is written side by side for all pixels at once takes at most so many times the memory of the other side.
 COPIES = 5
 
-_PATCHES_BACK, _LOOPED_BACK = back_to_front(PATCHES), back_to_front(LOOPED)
+_PATCHES_BACK, _EIGEN_BACK = back_to_front(PATCHES), back_to_front(EIGEN)
 
 
 def _fits(window: Shape, few: int, many: int) -> bool:
@@ -47,7 +47,7 @@ def _for_values(kernel: jax.Array, geometry: Geometry, few_features: int) -> For
     if channels <= FEW_CHANNELS and math.prod(window) <= SMALL_WINDOW and _fits(tuple(window), channels, features):
         return PATCHES
     few = features <= few_features and set(geometry.strides) == {1} and _fits(tuple(window), features, channels)
-    return _PATCHES_BACK if few else LOOPED
+    return _PATCHES_BACK if few else EIGEN
 
 
 def _kernel_gradient(images: jax.Array, cotangent: jax.Array, *, window: Shape, geometry: Geometry) -> jax.Array:
@@ -59,9 +59,9 @@ def _kernel_gradient(images: jax.Array, cotangent: jax.Array, *, window: Shape, 
         form = _PATCHES_BACK
     elif unstrided and 2 * features <= channels:
         # Copies of the side with fewer channels: 128 channels to 32 features take 0.5 of the time, 128 to 64 0.85.
-        form = _LOOPED_BACK
+        form = _EIGEN_BACK
     else:
-        form = LOOPED
+        form = EIGEN
     return form.kernel_gradient(images, cotangent, window=window, geometry=geometry)
 
 

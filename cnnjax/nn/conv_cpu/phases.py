@@ -1,46 +1,22 @@
-"""Dilated images (transposed convolutions): one convolution for each phase of the output."""
+"""Dilated images (transposed convolutions): one convolution for each phase of the output, and its gradients."""
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
-import math
-
 import jax
-import jax.numpy as jnp
 
+from cnnjax.nn.conv_cpu.by_phase import by_phase
 from cnnjax.nn.conv_cpu.forms import Forms, turned
-from cnnjax.nn.conv_cpu.pointwise import pointwise_convolve
 from cnnjax.nn.conv_cpu.undilated import choose_undilated
-from cnnjax.nn.slices import Geometry, Shape, interleave, pad
+from cnnjax.nn.slices import Geometry, Shape
+
+
+def _convolve(images: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
+    forms = choose_undilated(kernel.shape[:-2], images.shape[-1], images.shape[1:-1], geometry)
+    return forms.convolve(images, kernel, geometry=geometry)
 
 
 def _phases(images: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
-    strides, window, size = geometry.input_dilation, kernel.shape[:-2], images.shape[1:-1]
-    out = geometry.output_size(size, window)
-    counts = [-(-n // s) for n, s in zip(out, strides, strict=True)]
-    phases = {}
-    for phase in itertools.product(*map(range, strides)):
-        lows = [low for low, _ in geometry.padding]
-        first = [(low - a) % s for low, a, s in zip(lows, phase, strides, strict=True)]
-        part = kernel[tuple(slice(i, None, s) for i, s in zip(first, strides, strict=True))]
-        if 0 in part.shape:
-            phases[phase] = jnp.zeros((images.shape[0], *counts, kernel.shape[-1]), images.dtype)
-            continue
-        before = [(low - a - i) // s for low, a, i, s in zip(lows, phase, first, strides, strict=True)]
-        padding = tuple(
-            (low, count + k - 1 - n - low)
-            for low, count, k, n in zip(before, counts, part.shape[:-2], size, strict=True)
-        )
-        inner = Geometry((1,) * len(size), padding, (1,) * len(size), (1,) * len(size), 1, geometry.precision)
-        # A single tap sees whole images, shifted.
-        if math.prod(part.shape[:-2]) == 1:
-            inner = dataclasses.replace(inner, padding=((0, 0),) * len(size))
-            phases[phase] = pointwise_convolve(pad(images, padding), part, geometry=inner)
-        else:
-            forms = choose_undilated(part.shape[:-2], images.shape[-1], size, inner)
-            phases[phase] = forms.convolve(images, part, geometry=inner)
-    return interleave(phases, strides, out)
+    return by_phase(images, kernel, geometry=geometry, convolve=_convolve)
 
 
 def _undilated(geometry: Geometry, size: Shape, out: Shape, window: Shape) -> Geometry:

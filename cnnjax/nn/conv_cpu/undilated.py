@@ -10,6 +10,7 @@ from cnnjax.nn.conv_cpu.forms import Forms
 from cnnjax.nn.conv_cpu.groups import BLOCKS, LANES
 from cnnjax.nn.conv_cpu.native import NATIVE
 from cnnjax.nn.conv_cpu.patches import PATCHES, is_small
+from cnnjax.nn.conv_cpu.patchify import PATCHIFY, is_patchify
 from cnnjax.nn.conv_cpu.pointwise import POINTWISE
 from cnnjax.nn.slices import Geometry, Shape
 
@@ -37,6 +38,8 @@ def choose_undilated(window: Shape, channels: int, size: Shape, geometry: Geomet
         return NATIVE
     if taps == 1 and groups <= POINTWISE_GROUPS and all(pad == (0, 0) for pad in geometry.padding):
         return POINTWISE
+    if groups == 1 and is_patchify(window, geometry):
+        return PATCHIFY
     if taps > MAX_TAPS:
         return NATIVE
     if groups > 1 and per_group == 1:

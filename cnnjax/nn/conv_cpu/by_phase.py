@@ -1,0 +1,51 @@
+"""Dilated images, as of a transposed convolution: one convolution for each phase of the result."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from cnnjax.nn.conv_cpu.pointwise import pointwise_convolve
+from cnnjax.nn.slices import Geometry, interleave, pad
+
+
+def by_phase(
+    images: jax.Array, kernel: jax.Array, *, geometry: Geometry, convolve: Callable[..., jax.Array]
+) -> jax.Array:
+    """Return a convolution of dilated images, at stride 1 with an undilated kernel, that multiplies no zeros.
+
+    Args:
+      images: [batch, spatial..., channels].
+      kernel: [window..., channels, features].
+      geometry: how the window moves.
+      convolve: (images, kernel, geometry=) -> images, for the phases, which are not dilated and have several taps.
+    """
+    strides, window, size = geometry.input_dilation, kernel.shape[:-2], images.shape[1:-1]
+    out = geometry.output_size(size, window)
+    counts = [-(-n // s) for n, s in zip(out, strides, strict=True)]
+    phases = {}
+    for phase in itertools.product(*map(range, strides)):
+        lows = [low for low, _ in geometry.padding]
+        first = [(low - a) % s for low, a, s in zip(lows, phase, strides, strict=True)]
+        part = kernel[tuple(slice(i, None, s) for i, s in zip(first, strides, strict=True))]
+        if 0 in part.shape:
+            phases[phase] = jnp.zeros((images.shape[0], *counts, kernel.shape[-1]), images.dtype)
+            continue
+        before = [(low - a - i) // s for low, a, i, s in zip(lows, phase, first, strides, strict=True)]
+        padding = tuple(
+            (low, count + k - 1 - n - low)
+            for low, count, k, n in zip(before, counts, part.shape[:-2], size, strict=True)
+        )
+        inner = Geometry((1,) * len(size), padding, (1,) * len(size), (1,) * len(size), 1, geometry.precision)
+        # A single tap sees whole images, shifted.
+        if math.prod(part.shape[:-2]) == 1:
+            inner = dataclasses.replace(inner, padding=((0, 0),) * len(size))
+            phases[phase] = pointwise_convolve(pad(images, padding), part, geometry=inner)
+        else:
+            phases[phase] = convolve(images, part, geometry=inner)
+    return interleave(phases, strides, out)

@@ -1,0 +1,63 @@
+"""Dense windows over two axes, as XLA's convolution by Eigen, which is faster than the one that XLA prefers.
+
+XLA:CPU gives a convolution to YNNPACK first. YNNPACK refuses those whose result or kernel is longer along an axis than
+the images are before padding, and Eigen gets them. So results are computed with a few columns or rows more than asked
+for, and kernels lengthened by zeros.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import jax
+from jax import lax
+
+from cnnjax.nn.conv_cpu.by_phase import by_phase
+from cnnjax.nn.conv_cpu.correlation import correlate
+from cnnjax.nn.conv_cpu.forms import Forms, turned, turned_geometry
+from cnnjax.nn.conv_cpu.native import native_convolve, native_input
+from cnnjax.nn.slices import Geometry, Shape
+
+# Results are computed longer by at most this part of them.
+MOST_EXTRA = 1 / 4
+
+
+def eigen_convolve(images: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
+    """Return a convolution, computed longer than asked for along the axis where that takes least.
+
+    Where it would take much, with strides above all, YNNPACK has it. Without padding it is several times slower than
+    with, so that there it gets one column more.
+    """
+    strides, padded = geometry.strides, any(itertools.chain(*geometry.padding))
+    if min(itertools.chain(*geometry.padding)) < 0 or (padded and set(strides) != {1}):
+        return native_convolve(images, kernel, geometry=geometry)
+    size, out = images.shape[1:-1], geometry.output_size(images.shape[1:-1], kernel.shape[:-2])
+    extra = {axis: max(1, n + 1 - m) for axis, (n, m) in enumerate(zip(size, out, strict=True))}
+    axis = min(extra, key=lambda axis: (extra[axis] / out[axis], -axis))
+    if extra[axis] > MOST_EXTRA * out[axis]:
+        axis, extra = 1, {1: 1}
+    padding = list(geometry.padding)
+    padding[axis] = (padding[axis][0], padding[axis][1] + extra[axis] * strides[axis])
+    result = native_convolve(images, kernel, geometry=dataclasses.replace(geometry, padding=tuple(padding)))
+    return lax.slice_in_dim(result, 0, out[axis], axis=axis + 1)
+
+
+def eigen_input(cotangent: jax.Array, kernel: jax.Array, *, size: Shape, geometry: Geometry) -> jax.Array:
+    """Return the images' cotangent, of spatial shape ``size``: a convolution with the turned kernel.
+
+    With strides it is one for each phase, so that no zero is multiplied.
+    """
+    window, out = kernel.shape[:-2], cotangent.shape[1:-1]
+    if set(geometry.strides) == {1}:
+        back = turned_geometry(geometry, window, size, out)
+        return eigen_convolve(cotangent, turned(kernel), geometry=back)
+    if set(geometry.kernel_dilation) != {1}:
+        return native_input(cotangent, kernel, size=size, geometry=geometry)
+    spread = tuple((m - 1) * s + 1 for m, s in zip(out, geometry.strides, strict=True))
+    back = turned_geometry(geometry, window, size, spread)
+    back = dataclasses.replace(back, strides=(1, 1), input_dilation=geometry.strides)
+    return by_phase(cotangent, turned(kernel), geometry=back, convolve=eigen_convolve)
+
+
+EIGEN = Forms(eigen_convolve, eigen_input, correlate)
