@@ -10,8 +10,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from cnnjax.nn.conv_cpu.forms import turned, turned_geometry
 from cnnjax.nn.conv_cpu.pointwise import pointwise_convolve
-from cnnjax.nn.slices import Geometry, interleave, pad
+from cnnjax.nn.slices import Geometry, Shape, interleave, pad
 
 
 def by_phase(
@@ -49,3 +50,21 @@ def by_phase(
         else:
             phases[phase] = convolve(images, part, geometry=inner)
     return interleave(phases, strides, out)
+
+
+def input_by_phase(
+    cotangent: jax.Array, kernel: jax.Array, *, size: Shape, geometry: Geometry, convolve: Callable[..., jax.Array]
+) -> jax.Array:
+    """Return the images' cotangent, of spatial shape ``size``, of a strided convolution with an undilated kernel.
+
+    Args:
+      cotangent: [batch, spatial..., features].
+      kernel: [window..., channels, features].
+      size: spatial shape of the images.
+      geometry: how the window moves over the images.
+      convolve: as for `by_phase`.
+    """
+    spread = tuple((m - 1) * s + 1 for m, s in zip(cotangent.shape[1:-1], geometry.strides, strict=True))
+    back = turned_geometry(geometry, kernel.shape[:-2], size, spread)
+    back = dataclasses.replace(back, strides=(1,) * len(size), input_dilation=geometry.strides)
+    return by_phase(cotangent, turned(kernel), geometry=back, convolve=convolve)

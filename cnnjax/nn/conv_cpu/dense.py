@@ -10,6 +10,7 @@ import math
 
 import jax
 
+from cnnjax.nn.conv_cpu.by_phase import input_by_phase
 from cnnjax.nn.conv_cpu.eigen import EIGEN
 from cnnjax.nn.conv_cpu.forms import Forms, back_to_front
 from cnnjax.nn.conv_cpu.patches import FEW_CHANNELS, PATCHES
@@ -18,8 +19,8 @@ from cnnjax.nn.slices import Geometry, Shape
 # Measured on two cores with AVX-512, as all numbers here: of 3 channels XLA takes 1.4 to 6 times as long for 3x3
 # windows and 24 to 64 features, as long for 16 features, and half as long for 7x7 windows.
 SMALL_WINDOW = 25
-# To 1 to 8 features, values take 0.3 to 0.6 of the time of XLA's, and gradients of kernels 0.05 to 0.4 of those of a
-# loop. From 12 on it is no gain for values.
+# To 1 to 8 features, values take 0.3 to 0.6 of the time of XLA's, and gradients of kernels 0.4 to 1 of Eigen's. From 12
+# on it is no gain for values.
 FEW_FEATURES = 8
 # What is written side by side for all pixels at once takes at most so many times the memory of the other side.
 COPIES = 5
@@ -36,6 +37,8 @@ def _convolve(images: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> ja
 
 
 def _input_gradient(cotangent: jax.Array, kernel: jax.Array, *, size: Shape, geometry: Geometry) -> jax.Array:
+    if set(geometry.strides) != {1} and set(geometry.kernel_dilation) == {1}:
+        return input_by_phase(cotangent, kernel, size=size, geometry=geometry, convolve=_convolve)
     # What is gathered is the cotangent, so that its channels have to be few, and the window small.
     small = math.prod(kernel.shape[:-2]) <= SMALL_WINDOW
     form = _for_values(kernel, geometry, FEW_CHANNELS if small else 0)
@@ -58,7 +61,7 @@ def _kernel_gradient(images: jax.Array, cotangent: jax.Array, *, window: Shape, 
     elif unstrided and features <= FEW_FEATURES and _fits(window, features, channels):
         form = _PATCHES_BACK
     elif unstrided and 2 * features <= channels:
-        # Copies of the side with fewer channels: 128 channels to 32 features take 0.5 of the time, 128 to 64 0.85.
+        # The cotangent has fewer channels, which count as images: 0.5 to 1.05 of the time, mostly 0.8.
         form = _EIGEN_BACK
     else:
         form = EIGEN

@@ -2,7 +2,8 @@
 
 XLA:CPU gives a convolution to YNNPACK first. YNNPACK refuses those whose result or kernel is longer along an axis than
 the images are before padding, and Eigen gets them. So results are computed with a few columns or rows more than asked
-for, and kernels lengthened by zeros.
+for, and a cotangent that is a kernel is lengthened by zeros. On two cores with AVX-512, Eigen takes 0.8 to 0.95 of
+YNNPACK's time for values of 128 features or more, 0.5 for fewer, and 0.2 to 0.9 for gradients of kernels.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import itertools
 import jax
 from jax import lax
 
-from cnnjax.nn.conv_cpu.by_phase import by_phase
+from cnnjax.nn.conv_cpu.by_phase import input_by_phase
 from cnnjax.nn.conv_cpu.correlation import correlate
 from cnnjax.nn.conv_cpu.forms import Forms, turned, turned_geometry
 from cnnjax.nn.conv_cpu.native import native_convolve, native_input
@@ -48,16 +49,12 @@ def eigen_input(cotangent: jax.Array, kernel: jax.Array, *, size: Shape, geometr
 
     With strides it is one for each phase, so that no zero is multiplied.
     """
-    window, out = kernel.shape[:-2], cotangent.shape[1:-1]
     if set(geometry.strides) == {1}:
-        back = turned_geometry(geometry, window, size, out)
+        back = turned_geometry(geometry, kernel.shape[:-2], size, cotangent.shape[1:-1])
         return eigen_convolve(cotangent, turned(kernel), geometry=back)
     if set(geometry.kernel_dilation) != {1}:
         return native_input(cotangent, kernel, size=size, geometry=geometry)
-    spread = tuple((m - 1) * s + 1 for m, s in zip(out, geometry.strides, strict=True))
-    back = turned_geometry(geometry, window, size, spread)
-    back = dataclasses.replace(back, strides=(1, 1), input_dilation=geometry.strides)
-    return by_phase(cotangent, turned(kernel), geometry=back, convolve=eigen_convolve)
+    return input_by_phase(cotangent, kernel, size=size, geometry=geometry, convolve=eigen_convolve)
 
 
 EIGEN = Forms(eigen_convolve, eigen_input, correlate)
