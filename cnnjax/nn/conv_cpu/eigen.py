@@ -14,14 +14,13 @@ import itertools
 import jax
 from jax import lax
 
-from cnnjax.nn.conv_cpu.by_phase import input_by_phase
 from cnnjax.nn.conv_cpu.correlation import correlate
 from cnnjax.nn.conv_cpu.forms import Forms, turned, turned_geometry
 from cnnjax.nn.conv_cpu.native import native_convolve, native_input
 from cnnjax.nn.slices import Geometry, Shape
 
 # Results are computed longer by at most this part of them.
-MOST_EXTRA = 1 / 4
+MOST_EXTRA = 1 / 8
 
 
 def eigen_convolve(images: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
@@ -45,16 +44,11 @@ def eigen_convolve(images: jax.Array, kernel: jax.Array, *, geometry: Geometry) 
 
 
 def eigen_input(cotangent: jax.Array, kernel: jax.Array, *, size: Shape, geometry: Geometry) -> jax.Array:
-    """Return the images' cotangent, of spatial shape ``size``: a convolution with the turned kernel.
-
-    With strides it is one for each phase, so that no zero is multiplied.
-    """
-    if set(geometry.strides) == {1}:
-        back = turned_geometry(geometry, kernel.shape[:-2], size, cotangent.shape[1:-1])
-        return eigen_convolve(cotangent, turned(kernel), geometry=back)
-    if set(geometry.kernel_dilation) != {1}:
+    """Return the images' cotangent, of spatial shape ``size``: at stride 1 a convolution with the turned kernel."""
+    if set(geometry.strides) != {1}:
         return native_input(cotangent, kernel, size=size, geometry=geometry)
-    return input_by_phase(cotangent, kernel, size=size, geometry=geometry, convolve=eigen_convolve)
+    back = turned_geometry(geometry, kernel.shape[:-2], size, cotangent.shape[1:-1])
+    return eigen_convolve(cotangent, turned(kernel), geometry=back)
 
 
 EIGEN = Forms(eigen_convolve, eigen_input, correlate)

@@ -167,8 +167,7 @@ def _block_convolve(images: jax.Array, kernel: jax.Array, *, geometry: Geometry)
 def _block_input(cotangent: jax.Array, kernel: jax.Array, *, size: Shape, geometry: Geometry) -> jax.Array:
     kernels = _block_kernels(kernel, geometry.groups)
     parts, dense = zip(split(cotangent, len(kernels)), kernels, strict=True), dataclasses.replace(geometry, groups=1)
-    # By phases, as `eigen_input` has strides, the convolutions of a block are many small ones.
-    form = eigen_input if geometry.strides == (1, 1) else native_input
+    form = eigen_input if len(geometry.strides) == 2 else native_input
     if smaller_than_window(size, kernel.shape[:-2]):
         form = PATCHES.input_gradient
     return join([form(part, weights, size=size, geometry=dense) for part, weights in parts])
