@@ -144,6 +144,7 @@ FORMS = {
     "last layer": ((2, 9, 10, 8), (3, 2, 8, 3), ONES, ((1, 1), (-1, 2)), ONES, (1, 2), 1, conv_cpu.DENSE),
     "last of five": ((2, 9, 10, 8), (3, 2, 8, 5), ONES, ((3, 1), (0, 2)), ONES, ONES, 1, conv_cpu.DENSE),
     "large last layer": ((2, 12, 13, 24), (7, 5, 24, 3), ONES, ((3, 1), (0, 2)), ONES, ONES, 1, conv_cpu.DENSE),
+    "cut by more than all": ((2, 40, 2, 16), (3, 2, 16, 16), (2, 1), ((1, 1), (-3, 13)), ONES, ONES, 1, conv_cpu.DENSE),
     "few to few": ((2, 9, 9, 3), (3, 3, 3, 4), ONES, ((1, 1), (0, 2)), ONES, ONES, 1, conv_cpu.DENSE),
     "fewer features": ((2, 9, 10, 18), (3, 2, 18, 9), ONES, ((1, 1), (-1, 2)), ONES, (1, 2), 1, conv_cpu.DENSE),
     "many fewer": ((1, 17, 9, 128), (3, 2, 128, 64), ONES, ((3, 1), (-1, 2)), ONES, (1, 2), 1, conv_cpu.DENSE),

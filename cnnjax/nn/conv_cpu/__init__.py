@@ -1,28 +1,29 @@
 """Which form of a convolution is fastest on a CPU, and these forms.
 
-XLA computes a convolution on CPUs in one of three ways. YNNPACK, which it asks first, and Eigen are good for dense
-windows over many channels, Eigen most of all, also for the gradients of kernels. What both refuse is computed number by
-number, a hundred times slower. So convolutions are written such that Eigen gets them, and depthwise, grouped and small
-ones as programs of other operations. The rule:
+XLA has three ways to compute a convolution on CPUs: YNNPACK, which it asks first; Eigen; and number by number, ten to
+hundreds of times slower, what both refuse. Eigen is the best for dense windows over many channels, most of all for the
+gradients of kernels. So dense convolutions at stride 1 are written such that Eigen gets them where that costs little,
+and depthwise, grouped and small ones as programs of other operations. The rule:
 
 - a 1x1 window is a matrix product, with and without groups;
-- a window that moves by its own size: the images with the pixels of each window side by side, one matrix product;
+- a window that moves by its own size, without padding: the images with the pixels of each window side by side, one
+  matrix product;
 - depthwise: the sum over the window's taps of shifted images times the tap; its kernel gradient accumulates shifted
   rows times rows of the cotangent;
 - few channels per group (at most 8) in many groups (at least 16): the same sum of shifted images, with the group index
   innermost, so that vectors are long;
 - other groups: a dense convolution for each block of groups, with zeros between the groups of a block;
 - the kernel gradient of groups: that of dense kernels for smaller blocks of groups, of which the groups' own parts are
-  taken; with strides, batched matrix products of the planes that the taps see;
+  taken; otherwise, as with strides, batched matrix products of the planes that the taps see;
 - dilated images (a transposed convolution): one convolution for each phase of the output, so that no zero is
   multiplied; the phases are interleaved;
 - a dense window over a map of few pixels: what the window sees at each of them, written side by side, times the
   kernel, one matrix product for all images;
 - a small dense window from or to few channels, as of first and last layers: the same, of the side with few channels;
-- any other dense window: XLA's convolution, mostly one column or row longer than asked for, which makes it Eigen's; the
-  images' gradient for strides as that of dilated images; the kernel gradient as a convolution of the images by the
-  cotangent in which channels count as images, and, for half as many features as channels, the same with both turned
-  round;
+- any other dense window: XLA's convolution, at stride 1 mostly one column or row longer than asked for, which makes it
+  Eigen's; with strides, the images' gradient is one of dilated images, by phases; the kernel gradient is a convolution
+  of the images by the cotangent in which channels count as images, or, for at most half as many features as channels
+  at stride 1, the same with both turned round;
 - what is left, as XLA does it.
 
 Each form is a module; `choose` and `choose_undilated` are the rule. `benchmarks/convolutions.py` measures each form

@@ -18,13 +18,14 @@ from cnnjax.nn.slices import Geometry, Shape, interleave, pad
 def by_phase(
     images: jax.Array, kernel: jax.Array, *, geometry: Geometry, convolve: Callable[..., jax.Array]
 ) -> jax.Array:
-    """Return a convolution of dilated images, at stride 1 with an undilated kernel, that multiplies no zeros.
+    """Return a convolution of dilated images, at stride 1 with an undilated kernel, without multiplying their zeros.
 
     Args:
       images: [batch, spatial..., channels].
       kernel: [window..., channels, features].
       geometry: how the window moves.
-      convolve: (images, kernel, geometry=) -> images, for the phases, which are not dilated and have several taps.
+      convolve: (images, kernel, geometry=) -> images: computes a phase for which the kernel has several taps, at stride
+        1 and without dilation.
     """
     strides, window, size = geometry.input_dilation, kernel.shape[:-2], images.shape[1:-1]
     out = geometry.output_size(size, window)

@@ -19,8 +19,8 @@ from cnnjax.nn.slices import Geometry, Shape
 # Measured on two cores with AVX-512, as all numbers here: of 3 channels XLA takes 1.4 to 6 times as long for 3x3
 # windows and 24 to 64 features, as long for 16 features, and half as long for 7x7 windows.
 SMALL_WINDOW = 25
-# To 1 to 8 features, values take 0.3 to 0.6 of the time of XLA's, and gradients of kernels 0.4 to 1 of Eigen's. From 12
-# on it is no gain for values.
+# With 1 to 8 features, values take 0.3 to 0.6 of the time of XLA's, and gradients of kernels 0.4 to 1 of Eigen's. From
+# 12 on it is no gain for values.
 FEW_FEATURES = 8
 # What is written side by side for all pixels at once takes at most so many times the memory of the other side.
 COPIES = 5
@@ -61,7 +61,7 @@ def _kernel_gradient(images: jax.Array, cotangent: jax.Array, *, window: Shape, 
     elif unstrided and features <= FEW_FEATURES and _fits(window, features, channels):
         form = _PATCHES_BACK
     elif unstrided and 2 * features <= channels:
-        # The cotangent has fewer channels, which count as images: 0.5 to 1.05 of the time, mostly 0.8.
+        # The channels that count as images are then the fewer: 0.5 to 1.05, mostly 0.8, of the time the other way.
         form = _EIGEN_BACK
     else:
         form = EIGEN

@@ -2,8 +2,8 @@
 
 XLA:CPU gives a convolution to YNNPACK first. YNNPACK refuses those whose result or kernel is longer along an axis than
 the images are before padding, and Eigen gets them. So results are computed with a few columns or rows more than asked
-for, and a cotangent that is a kernel is lengthened by zeros. On two cores with AVX-512, Eigen takes 0.8 to 0.95 of
-YNNPACK's time for values of 128 features or more, 0.5 for fewer, and 0.2 to 0.9 for gradients of kernels.
+for, and a cotangent that is a kernel is lengthened by zeros. On two cores with AVX-512, Eigen takes 0.8 to 1.0 of
+YNNPACK's time for values of 128 features or more, 0.5 to 0.8 for fewer, and 0.2 to 1.0 for gradients of kernels.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from cnnjax.nn.conv_cpu.forms import Forms, turned, turned_geometry
 from cnnjax.nn.conv_cpu.native import native_convolve, native_input
 from cnnjax.nn.slices import Geometry, Shape
 
-# Results are computed longer by at most this part of them.
+# Results are computed longer by at most this part of them to be Eigen's.
 MOST_EXTRA = 1 / 8
 
 
 def eigen_convolve(images: jax.Array, kernel: jax.Array, *, geometry: Geometry) -> jax.Array:
     """Return a convolution, computed longer than asked for along the axis where that takes least.
 
-    Where it would take much, with strides above all, YNNPACK has it. Without padding it is several times slower than
-    with, so that there it gets one column more.
+    Where that takes too much, YNNPACK computes it, with one column more, because it is several times slower without
+    padding. Strided convolutions with padding, and all with negative padding, are left as they are.
     """
     strides, padded = geometry.strides, any(itertools.chain(*geometry.padding))
     if min(itertools.chain(*geometry.padding)) < 0 or (padded and set(strides) != {1}):

@@ -25,7 +25,7 @@ from cnnjax.nn.slices import Geometry, Shape, apart, fused_sum, pad, row, scatte
 PLANE_ELEMENTS = 1 << 22
 # Groups are put together to blocks of about this many channels.
 BLOCK_CHANNELS = 32
-# The same for gradients of kernels at stride 1: with AVX-512, 0.4 to 0.8 of the time of a product for each group.
+# The same for gradients of kernels at stride 1: with AVX-512, 0.3 to 0.8 of the time of a product for each group.
 GRADIENT_CHANNELS = 16
 
 
@@ -137,7 +137,7 @@ LANES = Forms(_lane_convolve, _lane_input, _grouped_kernel)
 
 
 def _together(groups: int, channels: int, limit: int) -> int:
-    """Return how many groups make a block of at most so many channels."""
+    """Return how many groups make a block: of at most ``limit`` channels, or 1 if one has more."""
     return max(n for n in range(1, groups + 1) if groups % n == 0 and (n == 1 or n * channels <= limit))
 
 

@@ -11,7 +11,7 @@ from cnnjax.nn.slices import Geometry, Shape, apart, pad
 
 
 def is_patchify(window: Shape, geometry: Geometry) -> bool:
-    """Return whether the window moves by its own size along two axes, over images without padding."""
+    """Return whether the window moves by its own size over two axes, which are not padded, at most cut at the end."""
     plain = set(geometry.kernel_dilation) == {1} and all(low == 0 and high <= 0 for low, high in geometry.padding)
     return window == geometry.strides and len(window) == 2 and plain
 
