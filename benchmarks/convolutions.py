@@ -11,7 +11,8 @@ the processor or the GPU that JAX computes on. Of transposed convolutions the st
 ones it is the dilation of the kernel. All take turns, so that a machine whose speed drifts is fair to them; medians are
 given, and ratios to PyTorch's time in the better of its two memory formats. PyTorch is left out, and named, where it is
 not installed. ``product`` is a matrix product of as many operations as the convolution, with its two gradients. On
-processors all have their memory in large pages, unless CNNJAX_LARGE_PAGES is off.
+processors all have their memory in large pages, unless CNNJAX_LARGE_PAGES is off. With CNNJAX_ONEDNN=on, XLA computes
+by oneDNN where it can, also for "XLA".
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from rich.table import Table
 from cnnjax.large_pages import use_large_pages
 from cnnjax.nn.convolve import conv_general_dilated
 from cnnjax.nn.window_pool import window_max, window_sum
-from cnnjax.training.command import LARGE_PAGES
+from cnnjax.training.command import LARGE_PAGES, ONEDNN, ask_for_onednn
 
 COLUMNS = ("kind", "batch", "size", "channels", "features", "window", "stride", "groups")
 # Pooling keeps the channels.
@@ -281,6 +282,8 @@ def measure(row: Row, repeats: int, peers: list[str], dtype: str) -> dict[str, t
 
 def main() -> int:
     """Measure and print."""
+    if os.environ.get(ONEDNN) == "on":
+        print(ask_for_onednn(), file=sys.stderr)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=sorted({row[0] for row in ROWS}), help="one kind of row")
     parser.add_argument(

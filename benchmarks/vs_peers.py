@@ -18,7 +18,7 @@ What a peer has no number for is said below the table.
 On a GPU, JAX and PyTorch share the card: JAX takes memory as it needs it, not three quarters of it at the start
 (XLA_PYTHON_CLIENT_PREALLOCATE=false, unless you set it). Where one of them sees a GPU and the other does not, nothing
 is measured; --device cpu compares them on the processor. On a machine without accelerators memory is in large pages
-for all of them, unless CNNJAX_LARGE_PAGES is off.
+for all of them, unless CNNJAX_LARGE_PAGES is off. With CNNJAX_ONEDNN=on, XLA computes by oneDNN where it can.
 
 Shares of the peak count the operations that the network needs, by its multiply-adds (three passes for training),
 against --peak-tflops, the data sheet of the device (benchmarks/devices.py) or, where neither is known, a large matrix
@@ -57,7 +57,7 @@ import cnnjax
 from cnnjax.large_pages import use_large_pages
 from cnnjax.runs.directory import package_version
 from cnnjax.training import Devices
-from cnnjax.training.command import LARGE_PAGES, only_processors
+from cnnjax.training.command import LARGE_PAGES, ONEDNN, ask_for_onednn, only_processors
 from cnnjax.training.parallel import ParallelMode
 from cnnjax.training.setup import device_name
 from cnnjax.visualize.canvas import new_figure, save_figure
@@ -403,6 +403,8 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     """Measure and print."""
     started, progress = time.perf_counter(), Console(stderr=True, highlight=False, soft_wrap=True)
+    if os.environ.get(ONEDNN) == "on":
+        progress.print(ask_for_onednn())
     given = parse()
     if os.environ.get(LARGE_PAGES) != "off" and given.platform == "cpu":
         use_large_pages()

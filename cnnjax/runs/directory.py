@@ -198,8 +198,9 @@ class RunDirectory:
         Args:
           resolved: as it is now.
         Returns:
-          What differs and may go on, in words: the version of the library that resizes, the device, and the versions
-          of cuDNN on a GPU and of jaxlib, which holds the compiler. All of them may round otherwise.
+          What differs and may go on, in words: the version of the library that resizes, the device, whether
+          oneDNN computes, and the versions of cuDNN on a GPU and of jaxlib, which holds the compiler. All of them may
+          round otherwise.
         Raises:
           WorkdirError: anything else that both know of differs.
         """
@@ -218,6 +219,8 @@ class RunDirectory:
                 notices.append(f"{line}: images may differ by rounding from those before")
             elif name == "device":
                 notices.append(f"{line}: results may differ by rounding from a run on one device")
+            elif name == "onednn":
+                notices.append(f"{line}: results may differ by rounding from a run with one of both")
             elif name in CUDNN:
                 notices.append(f"{line}: results may differ by rounding from a run with one version")
             else:

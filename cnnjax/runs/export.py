@@ -12,6 +12,7 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
+from cnnjax.nn.onednn import is_asked
 from cnnjax.runs.network import LoadedNetwork
 from cnnjax.runs.onnx import to_onnx
 from cnnjax.runs.run import Run, load_run
@@ -51,8 +52,10 @@ def export_network(network: LoadedNetwork, out: str | os.PathLike[str], platform
       out: written whole or not at all.
       platforms: what it will run on, of "cpu", "cuda", "rocm" and "tpu".
     Raises:
-      ValueError: the package flatbuffers is missing.
+      ValueError: the package flatbuffers is missing, or this process has asked for oneDNN.
     """
+    if is_asked():
+        raise ValueError("programs that are exported may run without oneDNN, and slowly: unset CNNJAX_ONEDNN")
     shape = (*network.preprocessing.size, len(network.preprocessing.mean))
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *shape), jnp.uint8)

@@ -14,6 +14,7 @@ import jax
 from rich.console import Console
 
 from cnnjax.large_pages import use_large_pages
+from cnnjax.nn.onednn import use_onednn
 from cnnjax.runs.checkpoints import CheckpointError
 from cnnjax.training.compilation import OFF, VARIABLE, use_compilation_cache
 from cnnjax.training.interruption import Interrupted
@@ -22,6 +23,7 @@ from cnnjax.training.processes import LostProcessError, ProcessesError
 
 PLATFORMS = "jax_platforms"
 LARGE_PAGES = "CNNJAX_LARGE_PAGES"
+ONEDNN = "CNNJAX_ONEDNN"
 
 
 def run_command(command: Callable[[], object]) -> int:
@@ -30,8 +32,9 @@ def run_command(command: Callable[[], object]) -> int:
     A value that cannot be used, data or files that cannot be read, and a run that cannot go on are explained in one
     line on stderr; every other error is a fault of the program, and shows its traceback.
 
-    Before that, it puts memory into large pages where the processor computes, and keeps compiled programs (see
-    `cnnjax.large_pages` and `cnnjax.training.compilation`), and says so on stderr in a line each.
+    Before that, it puts memory into large pages where the processor computes, keeps compiled programs, and asks for
+    oneDNN if it is told to, and says so on stderr in a line each. See `cnnjax.large_pages`,
+    `cnnjax.training.compilation` and `cnnjax.nn.onednn`.
 
     Args:
       command: parses the command line and does what it asks for.
@@ -61,27 +64,45 @@ def run_command(command: Callable[[], object]) -> int:
 def prepare(console: Console) -> None:
     """Set up memory and compiled programs of a process that computes, and say so, but for a mere ``--help``.
 
-    ``$CNNJAX_LARGE_PAGES`` is "on" or "off", by default what suits the devices; ``$CNNJAX_COMPILATION_CACHE`` is a
-    folder or "off".
+    ``$CNNJAX_LARGE_PAGES`` is "on" or "off", by default what suits the devices; ``$CNNJAX_ONEDNN`` is "on" or, by
+    default, "off"; ``$CNNJAX_COMPILATION_CACHE`` is a folder or "off".
 
     Raises:
-      ValueError: another value of the first.
+      ValueError: another value of the first two.
       PathError: a folder that is not of this machine.
     """
     if {"-h", "--help"} & set(sys.argv[1:]):
         return
-    wanted = os.environ.get(LARGE_PAGES)
-    if wanted not in (None, "on", OFF):
-        raise ValueError(f"{LARGE_PAGES} must be on or off, got {wanted!r}")
+    wanted = _switch(LARGE_PAGES)
     if wanted == "on" or (wanted is None and only_processors()):
         reason = use_large_pages()
         if reason is None:
             console.print(f"memory is in large pages; {LARGE_PAGES}=off: in small ones", style="dim")
         elif wanted == "on":
             console.print(f"memory is in small pages: {reason}", style="yellow", markup=False)
+    if _switch(ONEDNN) == "on":
+        console.print(ask_for_onednn(), style="dim", markup=False)
     kept = use_compilation_cache()
     if os.environ.get(VARIABLE) != OFF:
         console.print(f"{kept}; {VARIABLE}=off: not kept", style="dim", markup=False)
+
+
+def ask_for_onednn() -> str:
+    """Ask for oneDNN, see `cnnjax.nn.onednn`, and return what came of it, for a message."""
+    reason = use_onednn()
+    return "convolutions on processors are by oneDNN" if reason is None else f"oneDNN is not used: {reason}"
+
+
+def _switch(variable: str) -> str | None:
+    """Return "on", "off" or None, which an environment variable says.
+
+    Raises:
+      ValueError: it says something else.
+    """
+    wanted = os.environ.get(variable)
+    if wanted not in (None, "on", OFF):
+        raise ValueError(f"{variable} must be on or off, got {wanted!r}")
+    return wanted
 
 
 def only_processors() -> bool:

@@ -11,6 +11,7 @@ import filelock
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from cnnjax.nn.onednn import is_asked
 from cnnjax.places import cache_folder, local_path
 
 # In place of a folder: nothing is kept.
@@ -27,7 +28,8 @@ def use_compilation_cache(place: str | os.PathLike[str] | None = None) -> str:
 
     Several processes may share a folder, which one lock guards. A folder that cannot be written to is read. An entry
     that cannot be read or written, because it is damaged or the disk is full, is a warning of JAX, and its program is
-    compiled. What is kept is the program itself, so that a resumed run has the same bits.
+    compiled. What is kept is the program itself, so that a resumed run has the same bits. Where `cnnjax.nn.onednn` was
+    asked for, nothing is kept.
 
     Args:
       place: a folder, in which each kind of processor gets one of its own; "off": none, but for what
@@ -38,6 +40,9 @@ def use_compilation_cache(place: str | os.PathLike[str] | None = None) -> str:
     Raises:
       PathError: the folder is not of this machine.
     """
+    if is_asked():
+        _set(None)
+        return "compiled programs are not kept: XLA cannot store those with oneDNN"
     given = place or os.environ.get(VARIABLE)
     if given == OFF:
         told = os.environ.get("JAX_COMPILATION_CACHE_DIR")

@@ -15,6 +15,7 @@ from flax import serialization
 from rich.console import Console
 
 from cnnjax.buckets import publish
+from cnnjax.nn.onednn import is_asked
 from cnnjax.places import url_of
 from cnnjax.runs.checkpoints import CheckpointError, Checkpoints
 from cnnjax.runs.directory import RunDirectory
@@ -107,7 +108,8 @@ def fit(
         def open_files() -> Checkpoints | None:
             if directory is None:
                 return None
-            resolved = setup.resolved() | jax_settings() | {"device": device_name()} | gpu_libraries()
+            machine = {"device": device_name(), "onednn": is_asked()} | gpu_libraries()
+            resolved = setup.resolved() | jax_settings() | machine
             for notice in directory.check_resolved(resolved):
                 console.print(f"[yellow]{notice}[/yellow]")
             if directory.grows:

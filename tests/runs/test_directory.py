@@ -40,6 +40,16 @@ def test_another_device_compiler_or_resizer_may_round_otherwise(directory):
     )
 
 
+def test_onednn_may_round_otherwise(directory):
+    saved = json.loads(directory.config_file.read_text())
+    saved["resolved"]["onednn"] = True
+    directory.config_file.write_text(json.dumps(saved))
+    assert directory.check_resolved(RESOLVED | {"onednn": True}) == []
+    assert directory.check_resolved(RESOLVED | {"onednn": False}) == [
+        "onednn: True there, False now: results may differ by rounding from a run with one of both"
+    ]
+
+
 def test_another_cudnn_may_round_otherwise(directory, monkeypatch):
     assert gpu_libraries() == {}
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")

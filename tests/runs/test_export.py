@@ -61,3 +61,10 @@ def test_convolutions_of_every_kind_export_for_every_platform_and_batch(name):
 def test_a_run_that_is_not_there_is_one_line(tmp_path, capsys):
     assert export.main(["--workdir", str(tmp_path)]) == 2
     assert "is not a run: it has no config.json" in capsys.readouterr().err
+
+
+def test_no_program_is_exported_that_is_slow_without_onednn(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("cnnjax.runs.export.is_asked", lambda: True)
+    assert export.main(["--workdir", str(RUN), "--out", str(tmp_path / "model.stablehlo")]) == 2
+    assert "may run without oneDNN, and slowly: unset CNNJAX_ONEDNN" in " ".join(capsys.readouterr().err.split())
+    assert not list(tmp_path.iterdir())

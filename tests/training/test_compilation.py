@@ -1,6 +1,7 @@
 """Compiled programs are kept where they can be, and nothing stops where they cannot."""
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -14,7 +15,7 @@ import pytest
 from etils import epath
 from jax.experimental.compilation_cache import compilation_cache
 
-from cnnjax.training import compilation, run_command
+from cnnjax.training import command, compilation, run_command
 from cnnjax.training.compilation import VARIABLE, use_compilation_cache
 from cnnjax.training.config import TrainConfig
 
@@ -157,9 +158,30 @@ def test_scripts_say_where_programs_are_kept_but_not_beside_their_help(fresh, tm
     assert run_command(lambda: None) == 0
     assert capsys.readouterr().err == ""
     fresh.setattr(sys, "argv", ["train.py"])
-    fresh.setenv("CNNJAX_LARGE_PAGES", "yes")
-    assert run_command(lambda: None) == 2
-    assert "CNNJAX_LARGE_PAGES must be on or off, got 'yes'" in capsys.readouterr().err
+    for variable in ("CNNJAX_LARGE_PAGES", "CNNJAX_ONEDNN"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(variable, "yes")
+            assert run_command(lambda: None) == 2
+        assert f"{variable} must be on or off, got 'yes'" in capsys.readouterr().err
+
+
+def test_scripts_ask_for_onednn_where_they_are_told_to_and_then_keep_nothing(fresh, tmp_path, capsys):
+    fresh.setenv(VARIABLE, str(tmp_path / "programs"))
+    fresh.setenv("CNNJAX_ONEDNN", "on")
+    fresh.setattr(sys, "argv", ["train.py"])
+    fresh.setattr(command, "use_onednn", lambda: "another system")
+    assert run_command(lambda: None) == 0
+    assert "oneDNN is not used: another system" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "programs")
+
+    fresh.setattr(command, "use_onednn", lambda: None)
+    fresh.setattr(compilation, "is_asked", lambda: True)
+    assert run_command(lambda: None) == 0
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "convolutions on processors are by oneDNN"
+    assert second.startswith("compiled programs are not kept: XLA cannot store those with oneDNN")
+    assert getattr(jax.config, SETTINGS[0]) is None
+    assert not (tmp_path / "programs").exists()
 
 
 def test_where_programs_are_kept_may_change_between_two_parts_of_a_run():

@@ -16,6 +16,7 @@ from jax import lax
 from cnnjax.nn.conv_cpu.looped import looped_kernel
 from cnnjax.nn.conv_cpu.native import native_convolve
 from cnnjax.nn.conv_cpu.pointwise import over_pixels
+from cnnjax.nn.onednn import is_used
 from cnnjax.nn.slices import Geometry, Shape, apart, pad
 
 # The cotangent is made longer by at most this part of it: what zeros cost then is about what Eigen gains over the loop,
@@ -100,13 +101,19 @@ def _at_stride_1(images: jax.Array, cotangent: jax.Array, window: Shape, geometr
 
     def kernel(group: int | jax.Array) -> jax.Array:
         channels_first = apart(lambda: pad(_group_of(images, group, groups), before).transpose(3, 1, 2, 0))
-        longer = apart(lambda: pad(_group_of(cotangent, group, groups), after).transpose(1, 2, 0, 3))
+        longer = apart(lambda: _turned_for_eigen(pad(_group_of(cotangent, group, groups), after).transpose(1, 2, 0, 3)))
+        longer = _turned_for_eigen(longer)
         return native_convolve(channels_first, longer, geometry=inner)
 
     if groups == 1:
         return kernel(0).transpose(1, 2, 0, 3)
     kernels = lax.scan(lambda _, group: (None, kernel(group)), None, jnp.arange(groups), unroll=UNROLLED_GROUPS)[1]
     return kernels.transpose(2, 3, 1, 0, 4).reshape(*window, channels // groups, features)
+
+
+def _turned_for_eigen(kernel: jax.Array) -> jax.Array:
+    """Return a kernel turned round if oneDNN is used, which gets none that were turned just before."""
+    return lax.rev(kernel, (0, 1)) if is_used() else kernel
 
 
 def _group_of(images: jax.Array, group: int | jax.Array, groups: int) -> jax.Array:

@@ -9,9 +9,11 @@ from cnnjax.nn.conv_cpu.depthwise import DEPTHWISE
 from cnnjax.nn.conv_cpu.forms import Forms
 from cnnjax.nn.conv_cpu.groups import BLOCKS, LANES
 from cnnjax.nn.conv_cpu.native import NATIVE
+from cnnjax.nn.conv_cpu.onednn import by_onednn
 from cnnjax.nn.conv_cpu.patches import PATCHES, is_small
 from cnnjax.nn.conv_cpu.patchify import PATCHIFY, is_patchify
 from cnnjax.nn.conv_cpu.pointwise import POINTWISE
+from cnnjax.nn.onednn import is_used
 from cnnjax.nn.slices import Geometry, Shape
 
 # The largest window that is summed tap by tap; larger ones are left to XLA.
@@ -42,10 +44,13 @@ def choose_undilated(window: Shape, channels: int, size: Shape, geometry: Geomet
         return PATCHIFY
     if taps > MAX_TAPS:
         return NATIVE
-    if groups > 1 and per_group == 1:
-        return DEPTHWISE
-    if groups > 1:
-        return LANES if per_group <= LANE_CHANNELS and groups >= LANE_GROUPS else BLOCKS
-    if is_small(size, window, geometry):
+    if groups == 1 and is_small(size, window, geometry):
         return PATCHES
-    return DENSE if len(window) == 2 else NATIVE
+    if groups > 1 and per_group == 1:
+        form = DEPTHWISE
+    elif groups > 1:
+        form = LANES if per_group <= LANE_CHANNELS and groups >= LANE_GROUPS else BLOCKS
+    else:
+        form = DENSE if len(window) == 2 else NATIVE
+    # Of rows alone, those of ours are as fast, depthwise ones faster.
+    return by_onednn(form) if len(window) > 1 and is_used() else form
