@@ -39,7 +39,7 @@ from rich.table import Table
 from cnnjax.large_pages import use_large_pages
 from cnnjax.nn.convolve import conv_general_dilated
 from cnnjax.nn.window_pool import window_max, window_sum
-from cnnjax.training.command import LARGE_PAGES, ONEDNN, ask_for_onednn
+from cnnjax.training.command import LARGE_PAGES, ask_for_onednn
 
 COLUMNS = ("kind", "batch", "size", "channels", "features", "window", "stride", "groups")
 # Pooling keeps the channels.
@@ -282,8 +282,7 @@ def measure(row: Row, repeats: int, peers: list[str], dtype: str) -> dict[str, t
 
 def main() -> int:
     """Measure and print."""
-    if os.environ.get(ONEDNN) == "on":
-        print(ask_for_onednn(), file=sys.stderr)
+    ask_for_onednn(Console(stderr=True))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=sorted({row[0] for row in ROWS}), help="one kind of row")
     parser.add_argument(

@@ -57,7 +57,7 @@ import cnnjax
 from cnnjax.large_pages import use_large_pages
 from cnnjax.runs.directory import package_version
 from cnnjax.training import Devices
-from cnnjax.training.command import LARGE_PAGES, ONEDNN, ask_for_onednn, only_processors
+from cnnjax.training.command import LARGE_PAGES, ask_for_onednn, only_processors
 from cnnjax.training.parallel import ParallelMode
 from cnnjax.training.setup import device_name
 from cnnjax.visualize.canvas import new_figure, save_figure
@@ -403,8 +403,7 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     """Measure and print."""
     started, progress = time.perf_counter(), Console(stderr=True, highlight=False, soft_wrap=True)
-    if os.environ.get(ONEDNN) == "on":
-        progress.print(ask_for_onednn())
+    ask_for_onednn(progress)
     given = parse()
     if os.environ.get(LARGE_PAGES) != "off" and given.platform == "cpu":
         use_large_pages()

@@ -227,9 +227,10 @@ def test_readme_is_two_screens():
 
 def test_what_the_page_on_speed_sets_is_there(monkeypatch):
     called = []
-    for name in ("large_pages.use_large_pages", "training.compilation.use_compilation_cache"):
+    names = ["large_pages.use_large_pages", "nn.onednn.use_onednn", "training.compilation.use_compilation_cache"]
+    for name in names:
         monkeypatch.setattr(f"cnnjax.{name}", lambda name=name: called.append(name))
     for block in blocks_of(DOCS / "speed.md"):
         if block.language == "python":
             exec(block.text, {})
-    assert called == ["large_pages.use_large_pages", "training.compilation.use_compilation_cache"]
+    assert called == names

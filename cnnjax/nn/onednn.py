@@ -1,7 +1,7 @@
 """Convolutions on CPUs by oneDNN, which XLA contains, and uses if it is asked to before JAX starts.
 
-oneDNN computes values and images' gradients of grouped and depthwise windows, and of first layers, in a fraction of the
-time of what XLA:CPU does otherwise, and those of dense windows in a little less. It is what PyTorch uses.
+oneDNN, which PyTorch computes with too, takes for grouped and depthwise windows and for first layers a fraction of the
+time of what XLA:CPU does otherwise, and for dense windows a little less.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FLAGS = (
     "--xla_cpu_experimental_onednn_custom_call=true",
     "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution,-individual_dot",
 )
-# XLA ends a process whose flags it does not know, so that they are given to versions alone that were tried with them.
+# XLA ends a process whose flags it does not know, so only versions that were tried with these get them.
 TRIED = "0.12"
 _ASKED = threading.Event()
 
@@ -38,8 +38,8 @@ def use_onednn() -> str | None:
     A second call returns what the first did.
 
     Returns:
-      None if it is so now, or why it cannot be, for a message: another system, a version of jaxlib without oneDNN or
-      with which this was not tried, or a call that comes too late.
+      None if XLA was asked, or why it cannot be, for a message: another system or processor, a version of jaxlib with
+      which this was not tried, or a call that comes too late.
     """
     if _ASKED.is_set():
         return None
@@ -48,18 +48,20 @@ def use_onednn() -> str | None:
     if jaxlib.__version__.split(".")[:2] != TRIED.split("."):
         return f"it was tried with jaxlib {TRIED} alone, and this is {jaxlib.__version__}"
     before = os.environ.get("XLA_FLAGS")
-    os.environ["XLA_FLAGS"] = " ".join([*(before or "").split(), *FLAGS])
+    flags = (before or "").split()
+    os.environ["XLA_FLAGS"] = " ".join([*flags, *(flag for flag in FLAGS if flag not in flags)])
     # By name: JAX does not keep alive what attributes are part of.
     options = get_compile_options(1, 1)
     build = options.executable_build_options
-    if "xla_cpu_experimental_onednn_custom_call: true" not in repr(build.debug_options):
-        if before is None:
-            del os.environ["XLA_FLAGS"]
-        else:
-            os.environ["XLA_FLAGS"] = before
-        return "JAX has started already; this has to come before its first array"
-    _ASKED.set()
-    return None
+    heard = repr(build.debug_options)
+    if "xla_cpu_experimental_onednn_custom_call: true" in heard and "LIBRARY_FUSION_TYPE_INDIVIDUAL" not in heard:
+        _ASKED.set()
+        return None
+    if before is None:
+        del os.environ["XLA_FLAGS"]
+    else:
+        os.environ["XLA_FLAGS"] = before
+    return "XLA has read its flags already; this has to come before JAX's first array"
 
 
 def is_asked() -> bool:
@@ -68,7 +70,7 @@ def is_asked() -> bool:
 
 
 def is_used() -> bool:
-    """Return whether XLA computes convolutions on CPUs by oneDNN. Starts JAX if it was asked to."""
+    """Return whether XLA computes convolutions on CPUs by oneDNN. Starts JAX if oneDNN was asked for."""
     return _ASKED.is_set() and _is_compiled_in()
 
 

@@ -199,15 +199,16 @@ class RunDirectory:
           resolved: as it is now.
         Returns:
           What differs and may go on, in words: the version of the library that resizes, the device, whether
-          oneDNN computes, and the versions of cuDNN on a GPU and of jaxlib, which holds the compiler. All of them may
-          round otherwise.
+          oneDNN was asked for, and the versions of cuDNN on a GPU and of jaxlib, which holds the compiler. All of them
+          may round otherwise.
         Raises:
           WorkdirError: anything else that both know of differs.
         """
         if not self.config_file.exists():
             return []
         read = self._read()
-        saved = read.get("resolved", {})
+        # Runs of versions that had no oneDNN do not speak of it.
+        saved = {"onednn": False} | read.get("resolved", {})
         now = json.loads(json.dumps(dict(resolved)))
         notices: list[str] = []
         differing: list[str] = []
@@ -220,7 +221,7 @@ class RunDirectory:
             elif name == "device":
                 notices.append(f"{line}: results may differ by rounding from a run on one device")
             elif name == "onednn":
-                notices.append(f"{line}: results may differ by rounding from a run with one of both")
+                notices.append(f"{line}: results may differ by rounding from a run with one setting throughout")
             elif name in CUDNN:
                 notices.append(f"{line}: results may differ by rounding from a run with one version")
             else:

@@ -55,7 +55,7 @@ def export_network(network: LoadedNetwork, out: str | os.PathLike[str], platform
       ValueError: the package flatbuffers is missing, or this process has asked for oneDNN.
     """
     if is_asked():
-        raise ValueError("programs that are exported may run without oneDNN, and slowly: unset CNNJAX_ONEDNN")
+        raise ValueError("export in a process that has not asked for oneDNN: the program would be slow without it")
     shape = (*network.preprocessing.size, len(network.preprocessing.mean))
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *shape), jnp.uint8)

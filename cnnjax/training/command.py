@@ -14,7 +14,7 @@ import jax
 from rich.console import Console
 
 from cnnjax.large_pages import use_large_pages
-from cnnjax.nn.onednn import use_onednn
+from cnnjax.nn.onednn import is_asked, use_onednn
 from cnnjax.runs.checkpoints import CheckpointError
 from cnnjax.training.compilation import OFF, VARIABLE, use_compilation_cache
 from cnnjax.training.interruption import Interrupted
@@ -80,17 +80,29 @@ def prepare(console: Console) -> None:
             console.print(f"memory is in large pages; {LARGE_PAGES}=off: in small ones", style="dim")
         elif wanted == "on":
             console.print(f"memory is in small pages: {reason}", style="yellow", markup=False)
-    if _switch(ONEDNN) == "on":
-        console.print(ask_for_onednn(), style="dim", markup=False)
+    ask_for_onednn(console)
     kept = use_compilation_cache()
-    if os.environ.get(VARIABLE) != OFF:
+    if is_asked():
+        console.print(kept, style="dim", markup=False)
+    elif os.environ.get(VARIABLE) != OFF:
         console.print(f"{kept}; {VARIABLE}=off: not kept", style="dim", markup=False)
 
 
-def ask_for_onednn() -> str:
-    """Ask for oneDNN, see `cnnjax.nn.onednn`, and return what came of it, for a message."""
-    reason = use_onednn()
-    return "convolutions on processors are by oneDNN" if reason is None else f"oneDNN is not used: {reason}"
+def ask_for_onednn(console: Console) -> None:
+    """Ask XLA for oneDNN if ``$CNNJAX_ONEDNN`` is "on" and processors compute, and say what came of it.
+
+    With accelerators, XLA would have read its flags before ``--deterministic`` adds one.
+
+    Raises:
+      ValueError: the variable is neither "on" nor "off".
+    """
+    if _switch(ONEDNN) != "on":
+        return
+    reason = use_onednn() if only_processors() else "JAX may have accelerators; JAX_PLATFORMS=cpu leaves them out"
+    if reason is None:
+        console.print(f"XLA was asked to compute by oneDNN; {ONEDNN}=off: not asked", style="dim")
+    else:
+        console.print(f"oneDNN is not used: {reason}", style="yellow", markup=False)
 
 
 def _switch(variable: str) -> str | None:

@@ -41,13 +41,17 @@ def test_another_device_compiler_or_resizer_may_round_otherwise(directory):
 
 
 def test_onednn_may_round_otherwise(directory):
+    notice = "onednn: {} there, {} now: results may differ by rounding from a run with one setting throughout"
+    # A run of an earlier version.
+    assert "onednn" not in json.loads(directory.config_file.read_text())["resolved"]
+    assert directory.check_resolved(RESOLVED | {"onednn": False}) == []
+    assert directory.check_resolved(RESOLVED | {"onednn": True}) == [notice.format(False, True)]
+
     saved = json.loads(directory.config_file.read_text())
     saved["resolved"]["onednn"] = True
     directory.config_file.write_text(json.dumps(saved))
     assert directory.check_resolved(RESOLVED | {"onednn": True}) == []
-    assert directory.check_resolved(RESOLVED | {"onednn": False}) == [
-        "onednn: True there, False now: results may differ by rounding from a run with one of both"
-    ]
+    assert directory.check_resolved(RESOLVED | {"onednn": False}) == [notice.format(True, False)]
 
 
 def test_another_cudnn_may_round_otherwise(directory, monkeypatch):

@@ -169,17 +169,22 @@ def test_scripts_ask_for_onednn_where_they_are_told_to_and_then_keep_nothing(fre
     fresh.setenv(VARIABLE, str(tmp_path / "programs"))
     fresh.setenv("CNNJAX_ONEDNN", "on")
     fresh.setattr(sys, "argv", ["train.py"])
+    fresh.setattr(command, "only_processors", lambda: False)
+    assert run_command(lambda: None) == 0
+    assert "oneDNN is not used: JAX has accelerators, or may have" in capsys.readouterr().err
+    fresh.setattr(command, "only_processors", lambda: True)
     fresh.setattr(command, "use_onednn", lambda: "another system")
     assert run_command(lambda: None) == 0
     assert "oneDNN is not used: another system" in capsys.readouterr().err
     shutil.rmtree(tmp_path / "programs")
 
     fresh.setattr(command, "use_onednn", lambda: None)
-    fresh.setattr(compilation, "is_asked", lambda: True)
+    for module in (command, compilation):
+        fresh.setattr(module, "is_asked", lambda: True)
     assert run_command(lambda: None) == 0
     first, second = capsys.readouterr().err.splitlines()
-    assert first == "convolutions on processors are by oneDNN"
-    assert second.startswith("compiled programs are not kept: XLA cannot store those with oneDNN")
+    assert first == "XLA was asked to compute by oneDNN; CNNJAX_ONEDNN=off: not asked"
+    assert second == "compiled programs are not kept: XLA cannot store those with oneDNN"
     assert getattr(jax.config, SETTINGS[0]) is None
     assert not (tmp_path / "programs").exists()
 

@@ -112,7 +112,10 @@ def _at_stride_1(images: jax.Array, cotangent: jax.Array, window: Shape, geometr
 
 
 def _turned_for_eigen(kernel: jax.Array) -> jax.Array:
-    """Return a kernel turned round if oneDNN is used, which gets none that were turned just before."""
+    """Return a kernel turned round if oneDNN is used: XLA gives it none that were turned just before.
+
+    Turned twice, the first time `apart`, it is what it was.
+    """
     return lax.rev(kernel, (0, 1)) if is_used() else kernel
 
 

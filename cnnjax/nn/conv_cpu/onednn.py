@@ -1,8 +1,8 @@
 """Convolutions by oneDNN, where `cnnjax.nn.onednn` has asked for it: no form of ours is as fast for most shapes.
 
-XLA gives oneDNN convolutions of undilated images whose padding is not negative and whose kernel is not, at once, the
-result of turning one round. Each is computed `apart`: with sums that read it, as those of a normalisation, YNNPACK
-would take it. oneDNN's gradients of kernels, XLA does not call: at stride 1 they stay with the other forms.
+XLA gives oneDNN undilated images without negative padding, and no kernels that the operation just before has turned
+round. Each convolution is computed `apart`: with sums that read it, as those of a normalisation, YNNPACK would take it.
+XLA calls none of oneDNN's gradients of kernels: at stride 1 they stay with the other forms.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ import jax
 import jax.numpy as jnp
 
 from cnnjax.nn.conv_cpu.by_phase import input_by_phase
+from cnnjax.nn.conv_cpu.dense import SMALL_WINDOW, fits
 from cnnjax.nn.conv_cpu.forms import Forms, turned_geometry
 from cnnjax.nn.conv_cpu.native import native_convolve
 from cnnjax.nn.conv_cpu.patches import FEW_CHANNELS
 from cnnjax.nn.slices import Geometry, Shape, apart
-
-# Kernels of at most so many taps over few channels have their strided gradients from what they see side by side.
-SMALL_WINDOW = 25
 
 
 def by_onednn(forms: Forms) -> Forms:
@@ -45,8 +43,11 @@ def by_onednn(forms: Forms) -> Forms:
         return forms.input_gradient(cotangent, kernel, size=size, geometry=geometry)
 
     def kernel_gradient(images: jax.Array, cotangent: jax.Array, *, window: Shape, geometry: Geometry) -> jax.Array:
-        side_by_side = images.shape[-1] <= FEW_CHANNELS and math.prod(window) <= SMALL_WINDOW
-        if images.dtype == jnp.float32 and geometry.groups == 1 and set(geometry.strides) != {1} and not side_by_side:
+        channels, taps = images.shape[-1], math.prod(window)
+        # A product of what small windows see of few channels is faster.
+        product = channels <= FEW_CHANNELS and taps <= SMALL_WINDOW and fits(window, channels, cotangent.shape[-1])
+        strided = geometry.groups == 1 and set(geometry.strides) != {1}
+        if images.dtype == jnp.float32 and strided and not (product and len(window) == 2):
             return _strided_kernel(images, cotangent, window=window, geometry=geometry)
         return forms.kernel_gradient(images, cotangent, window=window, geometry=geometry)
 

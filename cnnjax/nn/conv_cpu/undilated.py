@@ -52,5 +52,5 @@ def choose_undilated(window: Shape, channels: int, size: Shape, geometry: Geomet
         form = LANES if per_group <= LANE_CHANNELS and groups >= LANE_GROUPS else BLOCKS
     else:
         form = DENSE if len(window) == 2 else NATIVE
-    # Of rows alone, those of ours are as fast, depthwise ones faster.
+    # Over one axis, forms of ours are as fast, depthwise ones faster.
     return by_onednn(form) if len(window) > 1 and is_used() else form
