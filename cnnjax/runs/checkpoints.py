@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import sys
+import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ from cnnjax.runs.reader import FORMAT
 State = TypeVar("State")
 # The newest may turn out to be damaged, so that there is always one before it.
 LATEST = 2
+# How long what a failed write left is removed again and again, and the pause between.
+REMOVAL_SECONDS, REMOVAL_PAUSE = 5.0, 0.05
 
 
 class CheckpointError(RuntimeError):
@@ -109,8 +112,12 @@ class Checkpoints:
         """Forget a write that failed, which Orbax takes for a checkpoint, and free the space it takes."""
         with contextlib.suppress(OSError, ValueError, RuntimeError):
             self._manager.close()
-        for part in self.directory.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(part, ignore_errors=True)
+        # Threads of Orbax may still write other parts of it, and make its folder anew.
+        until = time.monotonic() + REMOVAL_SECONDS
+        while (parts := list(self.directory.glob("*.orbax-checkpoint-tmp*"))) and time.monotonic() < until:
+            for part in parts:
+                shutil.rmtree(part, ignore_errors=True)
+            time.sleep(REMOVAL_PAUSE)
         self._manager = self._open()
 
     def __enter__(self) -> Checkpoints:

@@ -25,8 +25,8 @@ and depthwise, grouped and small ones as programs of other operations. The rule:
   of the images by the cotangent in which channels count as images, or, for at most half as many features as channels
   at stride 1, the same with both turned round;
 - what is left, as XLA does it;
-- if oneDNN was asked for (`cnnjax.nn.onednn`), it computes what `cnnjax.nn.conv_cpu.onednn` leaves to it of windows over
-  two and three axes, but for small maps, 1x1 windows and those that move by their own size.
+- if oneDNN was asked for (`cnnjax.nn.onednn`), windows over two and three axes are its own as far as
+  `cnnjax.nn.conv_cpu.onednn` says, but for small maps, 1x1 windows and those that move by their own size.
 
 Each form is a module; `choose` and `choose_undilated` are the rule. `benchmarks/convolutions.py` measures each form
 where it applies. Sums are taken in float32 at least.
