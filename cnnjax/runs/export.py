@@ -34,7 +34,7 @@ def export_run(
       out, platforms: see `export_network`.
     Raises:
       WeightsFileError (a ValueError): see `cnnjax.load_run`.
-      ValueError: the package flatbuffers is missing.
+      ValueError: see `export_network`.
     """
     run = load_run(workdir, which)
     export_network(run, out, platforms)
